@@ -1,0 +1,330 @@
+// The Python module: converts arrays to spans, releases the GIL around one core call, converts back.
+#include <pybind11/functional.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <chrono>
+#include <cstring>
+#include <limits>
+
+#include "codec.hpp"
+#include "corpus.hpp"
+#include "dct.hpp"
+#include "parallel.hpp"
+
+namespace py = pybind11;
+namespace ft = fast_tokenizer;
+
+namespace {
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style>;
+
+template <typename T>
+std::span<const T> span_of(const Array<T>& a) {
+  return {a.data(), static_cast<size_t>(a.size())};
+}
+
+/// A NumPy array that owns the vector: no copy.
+template <typename T>
+Array<T> to_array(std::vector<T>&& values) {
+  auto owner = std::make_unique<std::vector<T>>(std::move(values));
+  const auto size = static_cast<py::ssize_t>(owner->size());
+  T* const data = owner->data();
+  py::capsule free(owner.release(), [](void* p) { delete static_cast<std::vector<T>*>(p); });
+  return Array<T>({size}, data, free);
+}
+
+/// (M, 2) int32.
+Array<int32_t> to_array(const std::vector<ft::Merge>& merges) {
+  Array<int32_t> out({static_cast<py::ssize_t>(merges.size()), py::ssize_t{2}});
+  auto view = out.mutable_unchecked<2>();
+  for (size_t i = 0; i < merges.size(); ++i) {
+    view(static_cast<py::ssize_t>(i), 0) = merges[i].left;
+    view(static_cast<py::ssize_t>(i), 1) = merges[i].right;
+  }
+  return out;
+}
+
+/// The chunks of a (N, T, D) array, or, with row offsets, of a (rows, D) array. The Python layer has validated
+/// dtype, rank and contiguity; what would read out of bounds is checked once more.
+ft::ChunkBatch to_batch(const py::array& a, const std::optional<Array<int64_t>>& row_offsets) {
+  const bool is_float32 = a.dtype().is(py::dtype::of<float>());
+  if (!is_float32 && !a.dtype().is(py::dtype::of<double>())) throw py::type_error("chunks must be float32 or float64");
+  if ((a.flags() & py::array::c_style) == 0) throw py::type_error("chunks must be C-contiguous");
+  const py::ssize_t rank = row_offsets ? 2 : 3;
+  if (a.ndim() != rank) throw py::type_error("chunks must have rank " + std::to_string(rank));
+  if (a.shape(rank - 1) < 1 || a.shape(rank - 1) > std::numeric_limits<int>::max())
+    throw py::type_error("chunks must have at least one dimension");
+  const int dims = static_cast<int>(a.shape(rank - 1));
+  if (!row_offsets) return {a.data(), is_float32, dims, static_cast<size_t>(a.shape(0)), a.shape(1), {}};
+  const auto offsets = span_of(*row_offsets);
+  if (offsets.empty() || offsets.front() != 0 || offsets.back() != a.shape(0))
+    throw py::type_error("row offsets must run from 0 to the number of rows");
+  for (size_t i = 0; i + 1 < offsets.size(); ++i)
+    if (offsets[i] > offsets[i + 1]) throw py::type_error("row offsets must not fall");
+  return {a.data(), is_float32, dims, offsets.size() - 1, 0, offsets};
+}
+
+template <typename T>
+ft::RaggedView<T> to_ragged(const Array<T>& values, const Array<int64_t>& offsets) {
+  const auto ends = span_of(offsets);
+  if (ends.empty() || ends.front() != 0 || ends.back() != values.size())
+    throw py::value_error("offsets must run from 0 to the number of values");
+  for (size_t i = 0; i + 1 < ends.size(); ++i)
+    if (ends[i] > ends[i + 1]) throw py::value_error("offsets must not fall");
+  return {span_of(values), ends};
+}
+
+ft::QuantizerSpec to_spec(std::vector<double> scale, int lowest, int highest,
+                          std::optional<std::vector<double>> center, std::optional<std::vector<double>> half_range,
+                          double clip) {
+  ft::QuantizerSpec spec{std::move(scale), lowest, highest, {}};
+  if (center.has_value() != half_range.has_value()) throw py::value_error("center and half_range go together");
+  if (center) spec.normalization = ft::Normalization{std::move(*center), std::move(*half_range), clip};
+  return spec;
+}
+
+const ft::Kernels& to_kernels(const std::optional<std::string>& name) {
+  return name ? ft::kernels_by_name(name->c_str()) : ft::default_kernels();
+}
+
+/// Reports about ten times a second, and lets Ctrl-C stop the work.
+std::function<void(int, int)> to_progress(const py::object& callback) {
+  auto last = std::chrono::steady_clock::now();
+  return [&callback, last](int done, int total) mutable {
+    const auto now = std::chrono::steady_clock::now();
+    if (done < total && now - last < std::chrono::milliseconds(100)) return;
+    last = now;
+    py::gil_scoped_acquire lock;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    if (!callback.is_none()) callback(done, total);
+  };
+}
+
+ft::TrainOptions to_options(int vocab_size, int64_t min_frequency, int max_token_symbols, int num_threads,
+                            const py::object& progress) {
+  return {vocab_size, min_frequency, max_token_symbols, num_threads, to_progress(progress)};
+}
+
+py::tuple encode(const ft::Codec& codec, const py::array& chunks, const std::optional<Array<int64_t>>& row_offsets,
+                 int num_threads) {
+  const ft::ChunkBatch batch = to_batch(chunks, row_offsets);
+  ft::EncodedBatch out;
+  {
+    py::gil_scoped_release unlock;
+    out = codec.encode(batch, num_threads);
+  }
+  return py::make_tuple(to_array(std::move(out.ids)), to_array(std::move(out.offsets)),
+                        to_array(std::move(out.saturated)), to_array(std::move(out.clipped)));
+}
+
+py::tuple decode(const ft::Codec& codec, const Array<int32_t>& ids, const Array<int64_t>& offsets,
+                 const Array<int64_t>& horizons, int action_dim, int num_threads) {
+  const ft::RaggedView<int32_t> view = to_ragged(ids, offsets);
+  const auto rows = span_of(horizons);
+  if (action_dim < 1 || rows.empty() || (rows.size() != 1 && rows.size() != view.size()))
+    throw py::value_error("horizons must hold one entry, or one per chunk, and action_dim be positive");
+  int64_t total = 0;
+  for (const int64_t h : rows) {
+    if (h < 1 || h > ft::DctPlan::kMaxHorizon) throw py::value_error("horizon out of range: " + std::to_string(h));
+    total += h;
+  }
+  if (rows.size() == 1) total *= static_cast<int64_t>(view.size());
+  Array<double> chunks({static_cast<py::ssize_t>(total), static_cast<py::ssize_t>(action_dim)});
+  Array<int64_t> counts({static_cast<py::ssize_t>(view.size()), py::ssize_t{4}});
+  static_assert(sizeof(ft::DecodeCounts) == 4 * sizeof(int64_t));
+  double* const out = chunks.mutable_data();
+  auto* const status = reinterpret_cast<ft::DecodeCounts*>(counts.mutable_data());
+  {
+    py::gil_scoped_release unlock;
+    codec.decode(view, rows, action_dim, out, status, num_threads);
+  }
+  return py::make_tuple(chunks, counts);
+}
+
+Array<int32_t> expansion_lengths(const ft::Codec& codec) {
+  std::vector<int32_t> lengths;
+  for (int t = 0; t < codec.table().vocab_size(); ++t)
+    lengths.push_back(codec.table().expansion_length(static_cast<ft::TokenId>(t)));
+  return to_array(std::move(lengths));
+}
+
+std::vector<ft::RawMerge> to_merges(const Array<int64_t>& merges) {
+  if (merges.ndim() != 2 || merges.shape(1) != 2) throw py::value_error("merges must have shape (M, 2)");
+  std::vector<ft::RawMerge> out(static_cast<size_t>(merges.shape(0)));
+  auto view = merges.unchecked<2>();
+  for (size_t i = 0; i < out.size(); ++i) out[i] = {view(static_cast<py::ssize_t>(i), 0), view(static_cast<py::ssize_t>(i), 1)};
+  return out;
+}
+
+/// DCT along the middle axis of (N, T, D), forward or back.
+Array<double> transform(const Array<double>& x, ft::Direction direction, const std::string& method,
+                        const std::optional<std::string>& kernel, int num_threads) {
+  if (x.ndim() != 3) throw py::value_error("expected rank 3 (N, T, D), got rank " + std::to_string(x.ndim()));
+  if (x.shape(2) < 1 || x.shape(2) > std::numeric_limits<int>::max()) throw py::value_error("D must be positive");
+  const ft::Kernels& kernels = to_kernels(kernel);
+  using Method = ft::DctPlan::Method;
+  const Method how = method == "matrix" ? Method::kMatrix : method == "fft" ? Method::kFft : Method::kAutomatic;
+  if (x.shape(1) > ft::DctPlan::kMaxHorizon) throw py::value_error("T is too large");
+  const auto plan = how == Method::kAutomatic
+                        ? ft::DctPlan::cached(static_cast<int>(x.shape(1)))
+                        : std::make_shared<const ft::DctPlan>(static_cast<int>(x.shape(1)), how);
+  Array<double> out({x.shape(0), x.shape(1), x.shape(2)});
+  double* const result = out.mutable_data();
+  py::gil_scoped_release unlock;
+  ft::transform_chunks(*plan, direction, kernels, static_cast<size_t>(x.shape(0)), static_cast<int>(x.shape(2)),
+                       x.data(), result, num_threads);
+  return out;
+}
+
+/// A corpus together with the quantizer that fills it.
+struct BoundCorpus {
+  ft::Corpus corpus;
+  ft::QuantizerSpec spec;
+};
+
+void register_codec(py::module_& m) {
+  py::class_<ft::Codec>(m, "Codec")
+      .def(py::init([](std::vector<double> scale, int lowest, int highest, const Array<int64_t>& merges,
+                       std::optional<std::vector<double>> center, std::optional<std::vector<double>> half_range,
+                       double clip, const std::optional<std::string>& kernel) {
+             const auto raw = to_merges(merges);
+             return std::make_unique<ft::Codec>(
+                 to_spec(std::move(scale), lowest, highest, std::move(center), std::move(half_range), clip), raw,
+                 to_kernels(kernel));
+           }),
+           py::arg("scale"), py::arg("lowest"), py::arg("highest"), py::arg("merges"), py::kw_only(),
+           py::arg("center") = py::none(), py::arg("half_range") = py::none(),
+           py::arg("clip") = std::numeric_limits<double>::infinity(), py::arg("kernel") = py::none())
+      .def("encode", &encode, py::arg("chunks"), py::arg("row_offsets") = py::none(), py::arg("num_threads") = 0)
+      .def("decode", &decode, py::arg("ids"), py::arg("offsets"), py::arg("horizons"), py::arg("action_dim"),
+           py::arg("num_threads") = 0)
+      .def(
+          "encode_symbols",
+          [](const ft::Codec& c, const Array<uint16_t>& s) { return to_array(c.encode_symbols(span_of(s))); },
+          py::arg("symbols"))
+      .def(
+          "expand", [](const ft::Codec& c, const Array<int32_t>& ids) { return to_array(c.expand(span_of(ids))); },
+          py::arg("ids"))
+      .def("expansion_lengths", &expansion_lengths);
+}
+
+void register_corpus(py::module_& m) {
+  py::class_<BoundCorpus>(m, "Corpus")
+      .def(py::init([](std::vector<double> scale, std::optional<std::vector<double>> center,
+                       std::optional<std::vector<double>> half_range, double clip) {
+             return std::make_unique<BoundCorpus>(BoundCorpus{
+                 {},
+                 to_spec(std::move(scale), -ft::kMaxCoefficient, ft::kMaxCoefficient, std::move(center),
+                         std::move(half_range), clip)});
+           }),
+           py::arg("scale"), py::kw_only(), py::arg("center") = py::none(), py::arg("half_range") = py::none(),
+           py::arg("clip") = std::numeric_limits<double>::infinity())
+      .def(
+          "add",
+          [](BoundCorpus& c, const py::array& chunks, const std::optional<Array<int64_t>>& row_offsets,
+             int num_threads) {
+            const ft::ChunkBatch batch = to_batch(chunks, row_offsets);
+            py::gil_scoped_release unlock;
+            c.corpus.add(c.spec, batch, num_threads);
+          },
+          py::arg("chunks"), py::arg("row_offsets") = py::none(), py::arg("num_threads") = 0)
+      .def_property_readonly("chunks", [](const BoundCorpus& c) { return c.corpus.chunks(); })
+      .def_property_readonly("symbols", [](const BoundCorpus& c) { return c.corpus.symbols(); })
+      .def_property_readonly("clipped", [](const BoundCorpus& c) { return c.corpus.clipped(); })
+      .def_property_readonly("saturated", [](const BoundCorpus& c) { return c.corpus.saturated(); })
+      .def(
+          "range",
+          [](const BoundCorpus& c, double quantile) {
+            const ft::CoefficientRange r = c.corpus.range(quantile);
+            return py::make_tuple(r.lowest, r.highest);
+          },
+          py::arg("quantile"))
+      .def(
+          "outside",
+          [](const BoundCorpus& c, int lowest, int highest) {
+            return c.corpus.outside({lowest, highest});
+          },
+          py::arg("lowest"), py::arg("highest"))
+      .def(
+          "train",
+          [](BoundCorpus& c, int lowest, int highest, int vocab_size, int64_t min_frequency, int max_token_symbols,
+             int num_threads, const py::object& progress) {
+            const auto options = to_options(vocab_size, min_frequency, max_token_symbols, num_threads, progress);
+            std::vector<ft::Merge> merges;
+            {
+              py::gil_scoped_release unlock;
+              merges = c.corpus.train({lowest, highest}, options);
+            }
+            return to_array(merges);
+          },
+          py::arg("lowest"), py::arg("highest"), py::arg("vocab_size"), py::arg("min_frequency"),
+          py::arg("max_token_symbols"), py::arg("num_threads") = 0, py::arg("progress") = py::none());
+}
+
+void register_functions(py::module_& m) {
+  m.def(
+      "train_bpe",
+      [](const Array<uint16_t>& symbols, const Array<int64_t>& offsets, int alphabet_size, int vocab_size,
+         int64_t min_frequency, int max_token_symbols, int num_threads, int shards) {
+        const auto corpus = to_ragged(symbols, offsets);
+        const py::object none = py::none();
+        const auto options = to_options(vocab_size, min_frequency, max_token_symbols, num_threads, none);
+        std::vector<ft::Merge> merges;
+        {
+          py::gil_scoped_release unlock;
+          merges = ft::train_bpe(corpus, alphabet_size, options, shards);
+        }
+        return to_array(merges);
+      },
+      py::arg("symbols"), py::arg("offsets"), py::arg("alphabet_size"), py::arg("vocab_size"),
+      py::arg("min_frequency") = 2, py::arg("max_token_symbols") = ft::kMaxTokenSymbols, py::arg("num_threads") = 0,
+      py::arg("shards") = 0);
+  m.def(
+      "dct2",
+      [](const Array<double>& x, const std::string& method, const std::optional<std::string>& kernel, int threads) {
+        return transform(x, ft::Direction::kForward, method, kernel, threads);
+      },
+      py::arg("x"), py::kw_only(), py::arg("method") = "automatic", py::arg("kernel") = py::none(),
+      py::arg("num_threads") = 0);
+  m.def(
+      "dct3",
+      [](const Array<double>& x, const std::string& method, const std::optional<std::string>& kernel, int threads) {
+        return transform(x, ft::Direction::kInverse, method, kernel, threads);
+      },
+      py::arg("x"), py::kw_only(), py::arg("method") = "automatic", py::arg("kernel") = py::none(),
+      py::arg("num_threads") = 0);
+  m.def("build_info", [] {
+    py::dict info;
+    info["version"] = FAST_TOKENIZER_VERSION;
+    info["kernel"] = ft::default_kernels().name;
+    py::list kernels;
+    for (const char* const* k = ft::available_kernels(); *k != nullptr; ++k) kernels.append(*k);
+    info["kernels"] = kernels;
+#if defined(__clang__)
+    info["compiler"] = "clang " __clang_version__;
+#elif defined(__GNUC__)
+    info["compiler"] = "gcc " __VERSION__;
+#else
+    info["compiler"] = "other";
+#endif
+    info["threads"] = ft::thread_count(0, std::numeric_limits<size_t>::max());
+    return info;
+  });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "Native core of fast_tokenizer. Use the classes of fast_tokenizer instead.";
+  ft::default_kernels();  // a wrong FAST_TOKENIZER_KERNEL fails the import, not the first call
+  m.attr("MAX_VOCAB_SIZE") = ft::kMaxVocabSize;
+  m.attr("MAX_TOKEN_SYMBOLS") = ft::kMaxTokenSymbols;
+  m.attr("MAX_COEFFICIENT") = ft::kMaxCoefficient;
+  m.attr("MAX_HORIZON") = ft::DctPlan::kMaxHorizon;
+  register_codec(m);
+  register_corpus(m);
+  register_functions(m);
+}

@@ -1,0 +1,161 @@
+#include "codec.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+#include "parallel.hpp"
+
+namespace fast_tokenizer {
+namespace {
+
+void check(const QuantizerSpec& spec, int alphabet_size) {
+  auto require = [](bool ok, const std::string& message) {
+    if (!ok) throw std::invalid_argument(message);
+  };
+  require(!spec.scale.empty(), "scale must have at least one entry");
+  for (const double s : spec.scale)
+    require(std::isfinite(s) && s > 0, "scale must be finite and positive, got " + std::to_string(s));
+  require(-kMaxCoefficient <= spec.lowest && spec.lowest <= 0 && 0 <= spec.highest &&
+              spec.highest <= kMaxCoefficient,
+          "the coefficient range must include 0 and lie within +-" + std::to_string(kMaxCoefficient) + ", got " +
+              std::to_string(spec.lowest) + ".." + std::to_string(spec.highest));
+  require(alphabet_size == spec.highest - spec.lowest + 1, "the alphabet must have one symbol per coefficient");
+  if (!spec.normalization) return;
+  const Normalization& norm = *spec.normalization;
+  require(norm.center.size() == norm.half_range.size(), "center and half_range must have the same length");
+  require(norm.clip > 0, "clip must be positive");
+  for (size_t d = 0; d < norm.center.size(); ++d) {
+    const double h = norm.half_range[d];
+    require(std::isfinite(norm.center[d]) && std::isfinite(h) && h >= 0 && (h == 0 || std::isfinite(1 / h)),
+            "normalization of dimension " + std::to_string(d) + " must be finite, its half_range not negative");
+  }
+}
+
+/// What one thread has encoded.
+struct Part {
+  std::vector<int32_t> ids;
+  size_t not_finite;  ///< first chunk with a value that is not finite, or the batch's size
+};
+
+template <typename T>
+void append(std::vector<int32_t>& out, const std::vector<T>& values) {
+  out.insert(out.end(), values.begin(), values.end());
+}
+
+}  // namespace
+
+Codec::Codec(QuantizerSpec spec, std::span<const RawMerge> merges, const Kernels& kernels)
+    : spec_(std::move(spec)),
+      table_(int64_t{spec_.highest} - spec_.lowest + 1, merges),
+      encoder_(table_, static_cast<Symbol>(-spec_.lowest)),
+      kernels_(kernels) {
+  check(spec_, table_.alphabet_size());
+}
+
+EncodedBatch Codec::encode(const ChunkBatch& batch, int num_threads) const {
+  EncodedBatch out;
+  out.offsets.assign(batch.count + 1, 0);
+  out.saturated.resize(batch.count);
+  out.clipped.resize(batch.count);
+  if (batch.count == 0) return out;
+  const BatchPlans plans(batch);
+  const int threads = batch_threads(batch, num_threads);
+  std::vector<Part> parts(static_cast<size_t>(threads));
+  parallel_for(batch.count, threads, [&](size_t begin, size_t end, int part_index) {
+    Part& part = parts[static_cast<size_t>(part_index)];
+    part.not_finite = batch.count;
+    Quantizer quantizer(spec_, batch.action_dim, kernels_);
+    EncodeScratch scratch;
+    std::vector<Symbol> symbols;
+    for (size_t i = begin; i < end; ++i) {
+      const auto n = static_cast<size_t>(batch.rows(i)) * static_cast<size_t>(batch.action_dim);
+      if (symbols.size() < n + kMaxLanes) symbols.resize(n + kMaxLanes);
+      const ChunkCounts counts = quantizer.quantize(batch, i, plans[batch.rows(i)], symbols.data());
+      if (!counts.finite) {
+        part.not_finite = i;
+        return;
+      }
+      encoder_.encode({symbols.data(), n}, scratch);
+      append(part.ids, scratch.tokens);
+      out.offsets[i + 1] = static_cast<int64_t>(scratch.tokens.size());
+      out.saturated[i] = static_cast<int32_t>(counts.saturated);
+      out.clipped[i] = static_cast<int32_t>(counts.clipped);
+    }
+  });
+  for (const Part& part : parts)
+    if (part.not_finite < batch.count) throw_not_finite(batch, part.not_finite);
+  for (size_t i = 0; i < batch.count; ++i) out.offsets[i + 1] += out.offsets[i];
+  if (threads == 1) {
+    out.ids = std::move(parts[0].ids);
+    return out;
+  }
+  out.ids.reserve(static_cast<size_t>(out.offsets.back()));
+  for (const Part& part : parts) append(out.ids, part.ids);
+  return out;
+}
+
+void Codec::decode(RaggedView<int32_t> ids, std::span<const int64_t> horizons, int action_dim, double* out,
+                   DecodeCounts* counts, int num_threads) const {
+  const size_t n = ids.size();
+  if (n == 0) return;
+  const bool uniform = horizons.size() == 1;
+  std::vector<int64_t> first_rows(uniform ? 0 : n + 1);
+  for (size_t i = 0; i < n && !uniform; ++i) first_rows[i + 1] = first_rows[i] + horizons[i];
+  const ChunkBatch shape = {nullptr, false, action_dim, n, horizons[0], first_rows};
+  const BatchPlans plans(horizons);
+  parallel_for(n, batch_threads(shape, num_threads), [&](size_t begin, size_t end, int) {
+    Quantizer quantizer(spec_, action_dim, kernels_);
+    const Symbol zero = quantizer.zero_symbol();
+    std::vector<Symbol> symbols;
+    for (size_t i = begin; i < end; ++i) {
+      const auto expected = static_cast<size_t>(shape.rows(i)) * static_cast<size_t>(action_dim);
+      if (symbols.size() < expected + kMaxLanes) symbols.resize(expected + kMaxLanes);
+      DecodeCounts c;
+      c.expected = static_cast<int64_t>(expected);
+      size_t filled = 0;
+      for (const int32_t id : ids[i]) {
+        if (id < 0 || id >= table_.vocab_size()) {
+          ++c.unknown;
+          continue;
+        }
+        const auto expansion = table_.expansion(static_cast<TokenId>(id));
+        const size_t fits = std::min(expansion.size(), expected - filled);
+        std::copy_n(expansion.begin(), fits, symbols.begin() + static_cast<ptrdiff_t>(filled));
+        filled += fits;
+        c.extra += static_cast<int64_t>(expansion.size() - fits);
+      }
+      c.missing = static_cast<int64_t>(expected - filled);
+      std::fill(symbols.begin() + static_cast<ptrdiff_t>(filled), symbols.end(), zero);
+      quantizer.dequantize(symbols.data(), plans[shape.rows(i)], out + shape.first_row(i) * action_dim);
+      counts[i] = c;
+    }
+  });
+}
+
+std::vector<int32_t> Codec::encode_symbols(std::span<const Symbol> symbols) const {
+  std::vector<Symbol> padded(symbols.begin(), symbols.end());
+  for (const Symbol s : padded)
+    if (s >= table_.alphabet_size())
+      throw std::invalid_argument("symbol " + std::to_string(s) + " lies outside the alphabet 0.." +
+                                  std::to_string(table_.alphabet_size() - 1));
+  padded.resize(symbols.size() + BpeEncoder::kReadAhead);
+  EncodeScratch scratch;
+  encoder_.encode({padded.data(), symbols.size()}, scratch);
+  return {scratch.tokens.begin(), scratch.tokens.end()};
+}
+
+std::vector<Symbol> Codec::expand(std::span<const int32_t> ids) const {
+  std::vector<Symbol> symbols;
+  for (const int32_t id : ids) {
+    if (id < 0 || id >= table_.vocab_size())
+      throw std::invalid_argument("token id " + std::to_string(id) + " lies outside the vocabulary 0.." +
+                                  std::to_string(table_.vocab_size() - 1));
+    const auto expansion = table_.expansion(static_cast<TokenId>(id));
+    symbols.insert(symbols.end(), expansion.begin(), expansion.end());
+  }
+  return symbols;
+}
+
+}  // namespace fast_tokenizer

@@ -1,0 +1,3 @@
+#define FT_KERNEL_LANES 2
+#define FT_KERNEL_NAME baseline
+#include "kernels_impl.hpp"

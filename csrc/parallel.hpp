@@ -1,0 +1,57 @@
+// Static split of a loop over threads.
+//
+// Threads are started for each call and joined before it returns: there is no pool, so nothing is left
+// behind that a fork could lose. A call too small to pay for a thread (about 30 us) stays on its own.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <exception>
+#include <thread>
+#include <vector>
+
+namespace fast_tokenizer {
+
+/// Threads to use when the caller asks for `requested` (0: all cores) and there are `parts` parts to share out.
+inline int thread_count(int requested, size_t parts) {
+  const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
+  const size_t wanted = requested > 0 ? static_cast<size_t>(requested) : cores;
+  return static_cast<int>(std::max<size_t>(1, std::min(wanted, parts)));
+}
+
+/// Calls body(part) for part = 0..parts-1, each on a thread of its own, the first on the caller's.
+/// The exception of the lowest part that threw is rethrown.
+template <typename Body>
+void parallel_parts(int parts, Body&& body) {
+  std::vector<std::exception_ptr> errors(static_cast<size_t>(parts));
+  auto guarded = [&](int part) {
+    try {
+      body(part);
+    } catch (...) {
+      errors[static_cast<size_t>(part)] = std::current_exception();
+    }
+  };
+  std::vector<std::thread> threads;
+  int started = 1;
+  try {
+    for (; started < parts; ++started) threads.emplace_back(guarded, started);
+  } catch (const std::system_error&) {  // the system has no more threads: the caller does the rest
+  }
+  guarded(0);
+  for (int part = started; part < parts; ++part) guarded(part);
+  for (std::thread& t : threads) t.join();
+  for (const std::exception_ptr& e : errors)
+    if (e) std::rethrow_exception(e);
+}
+
+/// Calls body(begin, end, part) on `parts` consecutive slices of 0..count-1.
+template <typename Body>
+void parallel_for(size_t count, int parts, Body&& body) {
+  const auto n = static_cast<size_t>(parts);
+  parallel_parts(parts, [&](int part) {
+    const auto p = static_cast<size_t>(part);
+    body(count * p / n, count * (p + 1) / n, part);
+  });
+}
+
+}  // namespace fast_tokenizer
