@@ -58,13 +58,13 @@ ft::ChunkBatch to_batch(const py::array& a, const std::optional<Array<int64_t>>&
   if (a.shape(rank - 1) < 1 || a.shape(rank - 1) > std::numeric_limits<int>::max())
     throw py::type_error("chunks must have at least one dimension");
   const int dims = static_cast<int>(a.shape(rank - 1));
-  if (!row_offsets) return {a.data(), is_float32, dims, static_cast<size_t>(a.shape(0)), a.shape(1), {}};
+  if (!row_offsets) return {a.data(), is_float32, dims, static_cast<size_t>(a.shape(0)), a.shape(1), {}, 0};
   const auto offsets = span_of(*row_offsets);
   if (offsets.empty() || offsets.front() != 0 || offsets.back() != a.shape(0))
     throw py::type_error("row offsets must run from 0 to the number of rows");
   for (size_t i = 0; i + 1 < offsets.size(); ++i)
     if (offsets[i] > offsets[i + 1]) throw py::type_error("row offsets must not fall");
-  return {a.data(), is_float32, dims, offsets.size() - 1, 0, offsets};
+  return {a.data(), is_float32, dims, offsets.size() - 1, 0, offsets, 0};
 }
 
 template <typename T>
@@ -77,9 +77,8 @@ ft::RaggedView<T> to_ragged(const Array<T>& values, const Array<int64_t>& offset
   return {span_of(values), ends};
 }
 
-ft::QuantizerSpec to_spec(std::vector<double> scale, int lowest, int highest,
-                          std::optional<std::vector<double>> center, std::optional<std::vector<double>> half_range,
-                          double clip) {
+ft::QuantizerSpec to_spec(std::vector<double> scale, int lowest, int highest, std::optional<std::vector<double>> center,
+                          std::optional<std::vector<double>> half_range, double clip) {
   ft::QuantizerSpec spec{std::move(scale), lowest, highest, {}};
   if (center.has_value() != half_range.has_value()) throw py::value_error("center and half_range go together");
   if (center) spec.normalization = ft::Normalization{std::move(*center), std::move(*half_range), clip};
@@ -155,7 +154,8 @@ std::vector<ft::RawMerge> to_merges(const Array<int64_t>& merges) {
   if (merges.ndim() != 2 || merges.shape(1) != 2) throw py::value_error("merges must have shape (M, 2)");
   std::vector<ft::RawMerge> out(static_cast<size_t>(merges.shape(0)));
   auto view = merges.unchecked<2>();
-  for (size_t i = 0; i < out.size(); ++i) out[i] = {view(static_cast<py::ssize_t>(i), 0), view(static_cast<py::ssize_t>(i), 1)};
+  for (size_t i = 0; i < out.size(); ++i)
+    out[i] = {view(static_cast<py::ssize_t>(i), 0), view(static_cast<py::ssize_t>(i), 1)};
   return out;
 }
 
@@ -168,9 +168,8 @@ Array<double> transform(const Array<double>& x, ft::Direction direction, const s
   using Method = ft::DctPlan::Method;
   const Method how = method == "matrix" ? Method::kMatrix : method == "fft" ? Method::kFft : Method::kAutomatic;
   if (x.shape(1) > ft::DctPlan::kMaxHorizon) throw py::value_error("T is too large");
-  const auto plan = how == Method::kAutomatic
-                        ? ft::DctPlan::cached(static_cast<int>(x.shape(1)))
-                        : std::make_shared<const ft::DctPlan>(static_cast<int>(x.shape(1)), how);
+  const auto plan = how == Method::kAutomatic ? ft::DctPlan::cached(static_cast<int>(x.shape(1)))
+                                              : std::make_shared<const ft::DctPlan>(static_cast<int>(x.shape(1)), how);
   Array<double> out({x.shape(0), x.shape(1), x.shape(2)});
   double* const result = out.mutable_data();
   py::gil_scoped_release unlock;
@@ -215,22 +214,24 @@ void register_corpus(py::module_& m) {
   py::class_<BoundCorpus>(m, "Corpus")
       .def(py::init([](std::vector<double> scale, std::optional<std::vector<double>> center,
                        std::optional<std::vector<double>> half_range, double clip) {
-             return std::make_unique<BoundCorpus>(BoundCorpus{
-                 {},
-                 to_spec(std::move(scale), -ft::kMaxCoefficient, ft::kMaxCoefficient, std::move(center),
-                         std::move(half_range), clip)});
+             return std::make_unique<BoundCorpus>(
+                 BoundCorpus{{},
+                             to_spec(std::move(scale), -ft::kMaxCoefficient, ft::kMaxCoefficient, std::move(center),
+                                     std::move(half_range), clip)});
            }),
            py::arg("scale"), py::kw_only(), py::arg("center") = py::none(), py::arg("half_range") = py::none(),
            py::arg("clip") = std::numeric_limits<double>::infinity())
       .def(
           "add",
           [](BoundCorpus& c, const py::array& chunks, const std::optional<Array<int64_t>>& row_offsets,
-             int num_threads) {
-            const ft::ChunkBatch batch = to_batch(chunks, row_offsets);
+             size_t first_chunk, int num_threads) {
+            ft::ChunkBatch batch = to_batch(chunks, row_offsets);
+            batch.first_chunk = first_chunk;
             py::gil_scoped_release unlock;
             c.corpus.add(c.spec, batch, num_threads);
           },
-          py::arg("chunks"), py::arg("row_offsets") = py::none(), py::arg("num_threads") = 0)
+          py::arg("chunks"), py::arg("row_offsets") = py::none(), py::arg("first_chunk") = 0,
+          py::arg("num_threads") = 0)
       .def_property_readonly("chunks", [](const BoundCorpus& c) { return c.corpus.chunks(); })
       .def_property_readonly("symbols", [](const BoundCorpus& c) { return c.corpus.symbols(); })
       .def_property_readonly("clipped", [](const BoundCorpus& c) { return c.corpus.clipped(); })
@@ -243,10 +244,7 @@ void register_corpus(py::module_& m) {
           },
           py::arg("quantile"))
       .def(
-          "outside",
-          [](const BoundCorpus& c, int lowest, int highest) {
-            return c.corpus.outside({lowest, highest});
-          },
+          "outside", [](const BoundCorpus& c, int lowest, int highest) { return c.corpus.outside({lowest, highest}); },
           py::arg("lowest"), py::arg("highest"))
       .def(
           "train",

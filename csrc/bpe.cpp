@@ -40,8 +40,7 @@ void MergeTable::add_merge(size_t index, RawMerge raw) {
     reject(index, raw, "the table's expansions exceed " + std::to_string(kMaxTableSymbols) + " symbols");
   const auto token = static_cast<TokenId>(own);
   merges_.push_back(merge);
-  if (!encodes_to_itself(token))
-    reject(index, raw, "can never be produced: an earlier merge takes its symbols apart");
+  if (!encodes_to_itself(token)) reject(index, raw, "can never be produced: an earlier merge takes its symbols apart");
   ranks_[pair_key(merge.left, merge.right)] = token;
   for (TokenId part : {merge.left, merge.right})
     for (uint32_t at = expansion_offsets_[part]; at < expansion_offsets_[part + 1U]; ++at)

@@ -18,7 +18,7 @@ using Symbol = uint16_t;
 using TokenId = uint16_t;
 
 inline constexpr int kMaxVocabSize = 16384;
-inline constexpr int kMaxTokenSymbols = 16384;      ///< symbols that one token may expand to
+inline constexpr int kMaxTokenSymbols = 16384;        ///< symbols that one token may expand to
 inline constexpr int64_t kMaxTableSymbols = 1 << 24;  ///< symbols of all expansions together
 inline constexpr TokenId kNoToken = 0xFFFF;
 
@@ -53,8 +53,8 @@ class MergeTable {
     return static_cast<int>(expansion_offsets_[token + 1U] - expansion_offsets_[token]);
   }
   std::span<const Symbol> expansion(TokenId token) const {
-    return std::span(expansions_).subspan(expansion_offsets_[token],
-                                          expansion_offsets_[token + 1U] - expansion_offsets_[token]);
+    return std::span(expansions_)
+        .subspan(expansion_offsets_[token], expansion_offsets_[token + 1U] - expansion_offsets_[token]);
   }
 
  private:

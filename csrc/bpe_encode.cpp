@@ -28,8 +28,8 @@ size_t run_length(const Symbol* at, size_t limit, Symbol symbol) {
     std::memcpy(&four, at + n, sizeof four);
     const uint64_t differing = four ^ pattern;
     if (differing != 0) {
-      const int zeros = std::endian::native == std::endian::little ? std::countr_zero(differing)
-                                                                   : std::countl_zero(differing);
+      const int zeros =
+          std::endian::native == std::endian::little ? std::countr_zero(differing) : std::countl_zero(differing);
       return std::min(limit, n + static_cast<size_t>(zeros) / 16);
     }
   }

@@ -51,14 +51,14 @@ class BpeEncoder {
   }
 
   Symbol run_symbol_;
-  std::vector<uint32_t> lengths_;          ///< symbols a token expands to
-  std::vector<TokenId> shorter_;           ///< longest token that is a proper prefix, or kNoToken
-  std::vector<uint32_t> roots_;            ///< trie node of each symbol
-  std::vector<TokenId> best_;              ///< deepest token at or above a node
-  std::vector<uint16_t> run_below_;        ///< how many run symbols can follow a node
-  std::vector<uint64_t> edges_;            ///< open addressing: node 24 bits, symbol 16, child 24
+  std::vector<uint32_t> lengths_;    ///< symbols a token expands to
+  std::vector<TokenId> shorter_;     ///< longest token that is a proper prefix, or kNoToken
+  std::vector<uint32_t> roots_;      ///< trie node of each symbol
+  std::vector<TokenId> best_;        ///< deepest token at or above a node
+  std::vector<uint16_t> run_below_;  ///< how many run symbols can follow a node
+  std::vector<uint64_t> edges_;      ///< open addressing: node 24 bits, symbol 16, child 24
   int edge_shift_ = 0;
-  std::vector<uint64_t> verdicts_;         ///< bit (a, b) set: b must not follow a
+  std::vector<uint64_t> verdicts_;  ///< bit (a, b) set: b must not follow a
   size_t verdict_words_ = 0;
 };
 

@@ -61,8 +61,7 @@ class Driver {
   void count_pairs() {
     std::vector<PairMap<int64_t>> counted(shards_.size());
     for_each_shard([&](size_t i) { counted[i] = shards_[i].count_pairs(); });
-    for (const auto& shard : counted)
-      shard.for_each([&](PairKey pair, int64_t n) { counts_[pair] += n; });
+    for (const auto& shard : counted) shard.for_each([&](PairKey pair, int64_t n) { counts_[pair] += n; });
     counts_.for_each([&](PairKey pair, int64_t n) { offer(pair, n); });
   }
 
@@ -268,8 +267,7 @@ std::vector<Merge> train_bpe(std::vector<CorpusShard>& shards, int alphabet_size
   return Driver(shards, alphabet_size, options).run();
 }
 
-std::vector<Merge> train_bpe(RaggedView<Symbol> corpus, int alphabet_size, const TrainOptions& options,
-                             int n_shards) {
+std::vector<Merge> train_bpe(RaggedView<Symbol> corpus, int alphabet_size, const TrainOptions& options, int n_shards) {
   if (n_shards <= 0) n_shards = thread_count(options.num_threads, corpus.size());
   std::vector<CorpusShard> shards(static_cast<size_t>(n_shards));
   for (size_t i = 0; i < shards.size(); ++i) {

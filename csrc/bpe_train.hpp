@@ -76,8 +76,8 @@ class CorpusShard {
   void apply_by_index(Merge merge, TokenId merged, MergeEffect& effect);
 
   std::vector<TokenId> stream_;
-  std::vector<uint32_t> span_;                      ///< slots of each token id, once indexed
-  PairMap<std::vector<Position>> places_;           ///< first slots, ascending; may hold outdated ones
+  std::vector<uint32_t> span_;             ///< slots of each token id, once indexed
+  PairMap<std::vector<Position>> places_;  ///< first slots, ascending; may hold outdated ones
   struct Event {
     TokenId partner;
     Position place;
@@ -86,10 +86,10 @@ class CorpusShard {
 };
 
 struct TrainOptions {
-  int vocab_size = 1024;         ///< symbols and merges together; training may end with fewer
-  int64_t min_frequency = 2;     ///< pairs that occur less often are not merged
-  int max_token_symbols = 1024;  ///< pairs that would expand to more are not merged
-  int num_threads = 0;           ///< 0: all cores
+  int vocab_size = 1024;                              ///< symbols and merges together; training may end with fewer
+  int64_t min_frequency = 2;                          ///< pairs that occur less often are not merged
+  int max_token_symbols = 1024;                       ///< pairs that would expand to more are not merged
+  int num_threads = 0;                                ///< 0: all cores
   std::function<void(int done, int total)> progress;  ///< called after each merge; may throw to stop
 };
 
@@ -97,7 +97,6 @@ struct TrainOptions {
 std::vector<Merge> train_bpe(std::vector<CorpusShard>& shards, int alphabet_size, const TrainOptions& options);
 
 /// The same on sequences in memory, split over `shards` shards (0: one a thread).
-std::vector<Merge> train_bpe(RaggedView<Symbol> corpus, int alphabet_size, const TrainOptions& options,
-                             int shards = 0);
+std::vector<Merge> train_bpe(RaggedView<Symbol> corpus, int alphabet_size, const TrainOptions& options, int shards = 0);
 
 }  // namespace fast_tokenizer

@@ -17,8 +17,7 @@ void check(const QuantizerSpec& spec, int alphabet_size) {
   require(!spec.scale.empty(), "scale must have at least one entry");
   for (const double s : spec.scale)
     require(std::isfinite(s) && s > 0, "scale must be finite and positive, got " + std::to_string(s));
-  require(-kMaxCoefficient <= spec.lowest && spec.lowest <= 0 && 0 <= spec.highest &&
-              spec.highest <= kMaxCoefficient,
+  require(-kMaxCoefficient <= spec.lowest && spec.lowest <= 0 && 0 <= spec.highest && spec.highest <= kMaxCoefficient,
           "the coefficient range must include 0 and lie within +-" + std::to_string(kMaxCoefficient) + ", got " +
               std::to_string(spec.lowest) + ".." + std::to_string(spec.highest));
   require(alphabet_size == spec.highest - spec.lowest + 1, "the alphabet must have one symbol per coefficient");
@@ -103,7 +102,7 @@ void Codec::decode(RaggedView<int32_t> ids, std::span<const int64_t> horizons, i
   const bool uniform = horizons.size() == 1;
   std::vector<int64_t> first_rows(uniform ? 0 : n + 1);
   for (size_t i = 0; i < n && !uniform; ++i) first_rows[i + 1] = first_rows[i] + horizons[i];
-  const ChunkBatch shape = {nullptr, false, action_dim, n, horizons[0], first_rows};
+  const ChunkBatch shape = {nullptr, false, action_dim, n, horizons[0], first_rows, 0};
   const BatchPlans plans(horizons);
   parallel_for(n, batch_threads(shape, num_threads), [&](size_t begin, size_t end, int) {
     Quantizer quantizer(spec_, action_dim, kernels_);

@@ -30,8 +30,8 @@ struct Registry {
 #ifdef FAST_TOKENIZER_X86_KERNELS
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2")) add(kernels_avx2);
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
       add(kernels_avx512);
 #endif
   }

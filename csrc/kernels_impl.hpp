@@ -74,8 +74,8 @@ inline Mask where(bool c) { return c ? -1 : 0; }
 
 /// out[r * out_stride] = sum over i of matrix[i][r] * in[i * in_stride], R outputs at once, i ascending.
 template <int R>
-inline const double* block_product(const double* matrix, int n_in, const double* in, ptrdiff_t in_stride,
-                                   double* out, ptrdiff_t out_stride) {
+inline const double* block_product(const double* matrix, int n_in, const double* in, ptrdiff_t in_stride, double* out,
+                                   ptrdiff_t out_stride) {
   Vec acc[R];
   for (int r = 0; r < R; ++r) acc[r] = broadcast(0.0);
   for (int i = 0; i < n_in; ++i) {
@@ -88,22 +88,38 @@ inline const double* block_product(const double* matrix, int n_in, const double*
 
 /// A (n_out, n_table) matrix stored in blocks of at most kMaxBlock outputs of nearly equal size, of which
 /// only the first n_in <= n_table inputs are not zero.
-void matrix_product(const double* matrix, int n_table, int n_in, int n_out, const double* in,
-                    ptrdiff_t in_stride, double* out, ptrdiff_t out_stride) {
+void matrix_product(const double* matrix, int n_table, int n_in, int n_out, const double* in, ptrdiff_t in_stride,
+                    double* out, ptrdiff_t out_stride) {
   if (n_out == 0) return;
   const int blocks = (n_out + kMaxBlock - 1) / kMaxBlock;
   for (int b = 0; b < blocks; ++b) {
     const int first = n_out * b / blocks, size = n_out * (b + 1) / blocks - first;
     double* o = out + first * out_stride * kLanes;
     switch (size) {
-      case 1: block_product<1>(matrix, n_in, in, in_stride, o, out_stride); break;
-      case 2: block_product<2>(matrix, n_in, in, in_stride, o, out_stride); break;
-      case 3: block_product<3>(matrix, n_in, in, in_stride, o, out_stride); break;
-      case 4: block_product<4>(matrix, n_in, in, in_stride, o, out_stride); break;
-      case 5: block_product<5>(matrix, n_in, in, in_stride, o, out_stride); break;
-      case 6: block_product<6>(matrix, n_in, in, in_stride, o, out_stride); break;
-      case 7: block_product<7>(matrix, n_in, in, in_stride, o, out_stride); break;
-      default: block_product<8>(matrix, n_in, in, in_stride, o, out_stride); break;
+      case 1:
+        block_product<1>(matrix, n_in, in, in_stride, o, out_stride);
+        break;
+      case 2:
+        block_product<2>(matrix, n_in, in, in_stride, o, out_stride);
+        break;
+      case 3:
+        block_product<3>(matrix, n_in, in, in_stride, o, out_stride);
+        break;
+      case 4:
+        block_product<4>(matrix, n_in, in, in_stride, o, out_stride);
+        break;
+      case 5:
+        block_product<5>(matrix, n_in, in, in_stride, o, out_stride);
+        break;
+      case 6:
+        block_product<6>(matrix, n_in, in, in_stride, o, out_stride);
+        break;
+      case 7:
+        block_product<7>(matrix, n_in, in, in_stride, o, out_stride);
+        break;
+      default:
+        block_product<8>(matrix, n_in, in, in_stride, o, out_stride);
+        break;
     }
     matrix += static_cast<ptrdiff_t>(n_table) * size;
   }
@@ -116,9 +132,7 @@ struct Complex {
 };
 inline Complex operator+(Complex a, Complex b) { return {a.re + b.re, a.im + b.im}; }
 inline Complex operator-(Complex a, Complex b) { return {a.re - b.re, a.im - b.im}; }
-inline Complex times(Complex a, double re, double im) {
-  return {a.re * re - a.im * im, a.re * im + a.im * re};
-}
+inline Complex times(Complex a, double re, double im) { return {a.re * re - a.im * im, a.re * im + a.im * re}; }
 inline Complex times_minus_i(Complex a) { return {a.im, -a.re}; }
 inline Complex load_complex(const double* p, ptrdiff_t i) {
   return {load(p + 2 * i * kLanes), load(p + (2 * i + 1) * kLanes)};
@@ -191,8 +205,7 @@ void fft_pass(const FftStage& stage, const double* in, double* out) {
       for (int j = 0; j < R; ++j) a[j] = load_complex(in, q + s * (p + m * j));
       Butterfly<R>::run(a);
       store_complex(out, q + s * R * p, a[0]);
-      for (int j = 1; j < R; ++j)
-        store_complex(out, q + s * (R * p + j), times(a[j], w[2 * j - 2], w[2 * j - 1]));
+      for (int j = 1; j < R; ++j) store_complex(out, q + s * (R * p + j), times(a[j], w[2 * j - 2], w[2 * j - 1]));
     }
   }
 }
@@ -207,8 +220,7 @@ void fft_pass_any(const FftStage& stage, const double* in, double* out) {
         Complex sum = load_complex(in, q + s * p);
         for (ptrdiff_t i = 1; i < radix; ++i) {
           const ptrdiff_t root = i * j % radix;
-          sum = sum +
-                times(load_complex(in, q + s * (p + m * i)), stage.roots[2 * root], stage.roots[2 * root + 1]);
+          sum = sum + times(load_complex(in, q + s * (p + m * i)), stage.roots[2 * root], stage.roots[2 * root + 1]);
         }
         if (j > 0) sum = times(sum, w[2 * j - 2], w[2 * j - 1]);
         store_complex(out, q + s * (radix * p + j), sum);
@@ -222,11 +234,21 @@ double* fft_stages(const FftTables& fft, double* data, double* other) {
   for (int i = 0; i < fft.n_stages; ++i) {
     const FftStage& stage = fft.stages[i];
     switch (stage.radix) {
-      case 2: fft_pass<2>(stage, data, other); break;
-      case 3: fft_pass<3>(stage, data, other); break;
-      case 4: fft_pass<4>(stage, data, other); break;
-      case 5: fft_pass<5>(stage, data, other); break;
-      default: fft_pass_any(stage, data, other); break;
+      case 2:
+        fft_pass<2>(stage, data, other);
+        break;
+      case 3:
+        fft_pass<3>(stage, data, other);
+        break;
+      case 4:
+        fft_pass<4>(stage, data, other);
+        break;
+      case 5:
+        fft_pass<5>(stage, data, other);
+        break;
+      default:
+        fft_pass_any(stage, data, other);
+        break;
     }
     double* t = data;
     data = other;
@@ -247,8 +269,7 @@ double* fft_forward(const FftTables& fft, double* data, double* other) {
   double* spare = spectrum == data ? other : data;
   // The inverse FFT is the forward one with real and imaginary parts swapped, before and after.
   for (ptrdiff_t k = 0; k < length; ++k) {
-    const Complex c =
-        times(load_complex(spectrum, k), fft.chirp_spectrum[2 * k], fft.chirp_spectrum[2 * k + 1]);
+    const Complex c = times(load_complex(spectrum, k), fft.chirp_spectrum[2 * k], fft.chirp_spectrum[2 * k + 1]);
     store_complex(spectrum, k, {c.im, c.re});
   }
   double* conv = fft_stages(*fft.conv, spectrum, spare);
@@ -311,8 +332,7 @@ inline void forward(const DctTables& dct, const Work& work, Row row) {
     const Complex odd = {(a.im + b.im) * 0.5, (b.re - a.re) * 0.5};
     const double wr = k < half ? dct.real_twiddles[2 * k] : -1.0;
     const double wi = k < half ? dct.real_twiddles[2 * k + 1] : 0.0;
-    const Complex w =
-        times(even + times(odd, wr, wi), dct.forward_shift[2 * k], dct.forward_shift[2 * k + 1]);
+    const Complex w = times(even + times(odd, wr, wi), dct.forward_shift[2 * k], dct.forward_shift[2 * k + 1]);
     store(out + static_cast<ptrdiff_t>(k) * kLanes, w.re);
     if (k > 0 && k < half) store(out + static_cast<ptrdiff_t>(T - k) * kLanes, -w.im);
   }
@@ -358,8 +378,7 @@ inline void inverse(const DctTables& dct, const Work& work, int rows) {
   for (int k = 0; k < half; ++k) {
     const Complex a = load_complex(work.fft_b, k), b = load_complex(work.fft_b, half - k);
     const Complex even = {a.re + b.re, a.im - b.im};
-    const Complex odd =
-        times({a.re - b.re, a.im + b.im}, dct.real_twiddles[2 * k], -dct.real_twiddles[2 * k + 1]);
+    const Complex odd = times({a.re - b.re, a.im + b.im}, dct.real_twiddles[2 * k], -dct.real_twiddles[2 * k + 1]);
     store_complex(work.fft_a, k, {even.im + odd.re, even.re - odd.im});
   }
   const double* z = fft_forward(*dct.fft, work.fft_a, work.fft_b);
@@ -486,8 +505,7 @@ void dequantize(const InverseArgs& args, const uint16_t* symbols, double* chunk)
       store(work.coefficients + static_cast<ptrdiff_t>(k) * kLanes, q / scale);
     }
     if (args.dct->fft != nullptr)
-      for (int k = args.rows; k < T; ++k)
-        store(work.coefficients + static_cast<ptrdiff_t>(k) * kLanes, broadcast(0.0));
+      for (int k = args.rows; k < T; ++k) store(work.coefficients + static_cast<ptrdiff_t>(k) * kLanes, broadcast(0.0));
     inverse(*args.dct, work, args.rows);
     auto signal = [&](int t) { return load(work.signal + static_cast<ptrdiff_t>(t) * kLanes); };
     if (args.normalization == nullptr) {
@@ -513,8 +531,7 @@ void dct3(const DctTables& dct, int D, const double* in, double* out, double* ba
   const Work work(dct, base);
   for_column_groups(D, [&](int first, Mask) {
     for (int k = 0; k < dct.horizon; ++k)
-      store(work.coefficients + static_cast<ptrdiff_t>(k) * kLanes,
-            load(in + static_cast<ptrdiff_t>(k) * D + first));
+      store(work.coefficients + static_cast<ptrdiff_t>(k) * kLanes, load(in + static_cast<ptrdiff_t>(k) * D + first));
     inverse(dct, work, dct.horizon);
     write_rows(dct.horizon, D, first, out,
                [&](int t) { return load(work.signal + static_cast<ptrdiff_t>(t) * kLanes); });

@@ -26,13 +26,14 @@ std::vector<double> padded(const std::vector<double>& values, int action_dim, do
 template <typename T>
 [[noreturn]] void throw_not_finite_in(const T* data, const ChunkBatch& batch, size_t chunk) {
   const auto dims = static_cast<int64_t>(batch.action_dim);
+  const std::string name = "chunk " + std::to_string(batch.first_chunk + chunk);
   const T* values = data + batch.first_row(chunk) * dims;
   for (int64_t i = 0; i < batch.rows(chunk) * dims; ++i)
     if (!std::isfinite(values[i]))
-      throw std::invalid_argument("chunk " + std::to_string(chunk) + ": value at time step " +
-                                  std::to_string(i / dims) + ", dimension " + std::to_string(i % dims) + " is " +
-                                  (std::isnan(values[i]) ? "NaN" : "infinite") + "; actions must be finite");
-  throw std::logic_error("chunk " + std::to_string(chunk) + " was taken for not finite, but is");
+      throw std::invalid_argument(name + ": value at time step " + std::to_string(i / dims) + ", dimension " +
+                                  std::to_string(i % dims) + " is " + (std::isnan(values[i]) ? "NaN" : "infinite") +
+                                  "; actions must be finite");
+  throw std::logic_error(name + " was taken for not finite, but is");
 }
 
 }  // namespace

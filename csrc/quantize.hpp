@@ -38,8 +38,9 @@ struct ChunkBatch {
   bool is_float32;
   int action_dim;
   size_t count;
-  int64_t horizon;                         ///< used when row_offsets is empty
+  int64_t horizon;  ///< used when row_offsets is empty
   std::span<const int64_t> row_offsets;
+  size_t first_chunk = 0;  ///< what error messages call chunk 0
 
   int64_t first_row(size_t i) const { return row_offsets.empty() ? static_cast<int64_t>(i) * horizon : row_offsets[i]; }
   int64_t rows(size_t i) const { return row_offsets.empty() ? horizon : row_offsets[i + 1] - row_offsets[i]; }

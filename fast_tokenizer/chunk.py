@@ -1,0 +1,191 @@
+"""Trajectories, the chunks cut from them, and the one check that every chunk passes on its way to the core."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from fast_tokenizer._core import MAX_HORIZON
+
+#: (N, T, D) array, or chunks of differing T: arrays of shape (T_i, D) or (N_i, T_i, D).
+ChunksLike: TypeAlias = "NDArray[np.floating] | Iterable[NDArray[np.floating]]"
+
+#: Values gathered before a block goes to the core, when chunks come one by one.
+_BLOCK_VALUES = 1 << 22
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trajectory:
+    """One recorded episode.
+
+    Attributes:
+        actions: (L, D) float32 or float64, in raw units.
+        name: Where it comes from, for messages.
+        hz: Control rate, or None when not recorded.
+        dimension_names: D names, or None.
+    """
+
+    actions: NDArray[np.floating]
+    name: str = ""
+    hz: float | None = None
+    dimension_names: tuple[str, ...] | None = None
+
+
+def windows(actions: NDArray[np.floating], horizon: int, stride: int = 1) -> NDArray[np.floating]:
+    """Cuts a trajectory into chunks.
+
+    Args:
+        actions: (L, D).
+        horizon: Steps T of a chunk.
+        stride: Steps between the starts of neighbouring chunks.
+
+    Returns:
+        (N, T, D), a copy; N is 0 when the trajectory is shorter than a chunk. A last chunk that would not be full is
+        left out.
+
+    Example:
+        >>> windows(np.arange(5.0)[:, None], horizon=3, stride=2)[:, :, 0]
+        array([[0., 1., 2.],
+               [2., 3., 4.]])
+    """
+    if horizon < 1 or stride < 1:
+        raise ValueError(f"horizon and stride must be positive, got {horizon} and {stride}")
+    if len(actions) < horizon:
+        return np.empty((0, horizon, actions.shape[1]), actions.dtype)
+    view = sliding_window_view(actions, horizon, axis=0)[::stride]
+    return np.ascontiguousarray(view.transpose(0, 2, 1))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkBlock:
+    """Validated chunks as the core takes them: (N, T, D), or rows (sum of T_i, D) with the offsets of the chunks."""
+
+    values: NDArray[np.floating]
+    row_offsets: NDArray[np.int64] | None
+    first: int
+
+    def __len__(self) -> int:
+        return len(self.values) if self.row_offsets is None else len(self.row_offsets) - 1
+
+    @property
+    def action_dim(self) -> int:
+        """Dimensions D."""
+        return int(self.values.shape[-1])
+
+    @property
+    def horizons(self) -> set[int]:
+        """Distinct numbers of steps T."""
+        if self.row_offsets is None:
+            return {int(self.values.shape[1])}
+        return {int(t) for t in np.unique(np.diff(self.row_offsets))}
+
+
+def chunk_blocks(
+    chunks: ChunksLike, *, horizon: int | None = None, action_dim: int | None = None
+) -> Iterator[ChunkBlock]:
+    """Checks chunks and gathers them into blocks, reading an iterator no further than a block ahead.
+
+    Args:
+        chunks: See `ChunksLike`.
+        horizon: The only T that is allowed, or None.
+        action_dim: The only D that is allowed; None: that of the first chunk.
+
+    Raises:
+        ValueError: Wrong rank, dtype, T or D, or no values; names the chunk. (That values are finite is checked by the
+            core, as it reads them.)
+    """
+    if isinstance(chunks, str | bytes) or (not hasattr(chunks, "__array__") and not isinstance(chunks, Iterable)):
+        raise ValueError(f"expected an array of chunks or an iterable of arrays, got {type(chunks).__name__}")
+    if hasattr(chunks, "__array__"):
+        array = _float_array(chunks, "chunks")
+        if array.ndim != 3:
+            hint = "; for one chunk pass chunk[None]" if array.ndim == 2 else ""
+            raise ValueError(f"expected chunks of rank 3 (N, T, D), got shape {array.shape}{hint}")
+        _check_shape(array.shape, 0, horizon, action_dim)
+        step = max(1, _BLOCK_VALUES * 4 // (array.shape[1] * array.shape[2]))
+        for first in range(0, len(array), step):
+            yield ChunkBlock(np.ascontiguousarray(array[first : first + step]), None, first)
+        return
+    gathered: list[NDArray[np.floating]] = []
+    first = count = values = 0
+    for item in chunks:
+        array = _float_array(item, f"chunk {count}")
+        if array.ndim == 2:
+            array = array[None]
+        if array.ndim != 3:
+            raise ValueError(f"chunk {count}: expected rank 2 (T, D) or 3 (N, T, D), got shape {array.shape}")
+        if len(array) == 0:
+            continue
+        _check_shape(array.shape, count, horizon, action_dim)
+        action_dim = array.shape[2]
+        if gathered and (values + array.size > _BLOCK_VALUES or array.dtype != gathered[0].dtype):
+            yield _join(gathered, first)
+            gathered, first, values = [], count, 0
+        gathered.append(array)
+        count += len(array)
+        values += array.size
+    if gathered:
+        yield _join(gathered, first)
+
+
+def one_block(chunks: ChunksLike, *, horizon: int | None = None, action_dim: int | None = None) -> ChunkBlock:
+    """All chunks as one block. Raises ValueError as `chunk_blocks` does, and when there are no chunks."""
+    if (  # the training loop's case, without a detour
+        isinstance(chunks, np.ndarray)
+        and chunks.ndim == 3
+        and chunks.dtype in (np.float32, np.float64)
+        and chunks.dtype.isnative
+        and len(chunks) > 0
+    ):
+        _check_shape(chunks.shape, 0, horizon, action_dim)
+        return ChunkBlock(np.ascontiguousarray(chunks), None, 0)
+    blocks = list(chunk_blocks(chunks, horizon=horizon, action_dim=action_dim))
+    if not blocks:
+        raise ValueError("got no chunks")
+    return blocks[0] if len(blocks) == 1 else _concatenate(blocks)
+
+
+def _float_array(values: Any, what: str) -> NDArray[np.floating]:
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{what}: not an array of numbers: {error}") from None
+    if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
+        raise ValueError(f"{what}: expected float32 or float64, got dtype {array.dtype}")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _check_shape(shape: Sequence[int], chunk: int, horizon: int | None, action_dim: int | None) -> None:
+    _, got_horizon, got_dim = shape
+    if got_horizon < 1 or got_dim < 1:
+        raise ValueError(f"chunk {chunk}: is empty: {got_horizon} time steps of {got_dim} dimensions")
+    if got_horizon > MAX_HORIZON:
+        raise ValueError(f"chunk {chunk}: has {got_horizon} time steps; the longest horizon is {MAX_HORIZON}")
+    if horizon is not None and got_horizon != horizon:
+        raise ValueError(f"chunk {chunk}: has {got_horizon} time steps, expected {horizon}")
+    if action_dim is not None and got_dim != action_dim:
+        raise ValueError(f"chunk {chunk}: has {got_dim} dimensions, expected {action_dim}")
+
+
+def _join(arrays: list[NDArray[np.floating]], first: int) -> ChunkBlock:
+    """One block of (N_i, T_i, D) arrays: (N, T, D) when all T_i agree, rows and offsets otherwise."""
+    if len({a.shape[1] for a in arrays}) == 1:
+        return ChunkBlock(np.ascontiguousarray(np.concatenate(arrays)), None, first)
+    lengths = np.concatenate([np.full(len(a), a.shape[1], np.int64) for a in arrays])
+    rows = np.concatenate([a.reshape(-1, a.shape[2]) for a in arrays])
+    return ChunkBlock(np.ascontiguousarray(rows), np.concatenate([[0], np.cumsum(lengths)]), first)
+
+
+def _concatenate(blocks: list[ChunkBlock]) -> ChunkBlock:
+    arrays: list[NDArray[np.floating]] = []
+    for block in blocks:
+        if block.row_offsets is None:
+            arrays.append(block.values)
+        else:
+            arrays += [rows[None] for rows in np.split(block.values, block.row_offsets[1:-1])]
+    return _join(arrays, 0)

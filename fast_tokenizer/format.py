@@ -1,0 +1,263 @@
+"""The artefact: one JSON file. Read strictly, written atomically. The README states the format."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fast_tokenizer.errors import ArtefactError
+from fast_tokenizer.normalize import Normalizer
+from fast_tokenizer.spec import TokenizerSpec
+
+FILE_NAME = "fast_tokenizer.json"
+VERSION = 1
+#: Largest file that is read. The largest possible vocabulary takes less than 1 MiB.
+MAX_BYTES = 16 * 2**20
+
+_Json = dict[str, Any]
+_Value = TypeVar("_Value")
+
+
+def to_json(spec: TokenizerSpec) -> _Json:
+    """The artefact as JSON values."""
+    normalizer = spec.normalizer
+    return {
+        "format": "fast_tokenizer",
+        "version": VERSION,
+        "vocab_size": spec.vocab_size,
+        "scale": spec.scale if isinstance(spec.scale, float) else list(spec.scale),
+        "min_coefficient": spec.min_coefficient,
+        "max_coefficient": spec.max_coefficient,
+        "order": "frequency-first",
+        "time_horizon": spec.time_horizon,
+        "action_dim": spec.action_dim,
+        "hz": spec.hz,
+        "dimension_names": None if spec.dimension_names is None else list(spec.dimension_names),
+        "normalizer": normalizer
+        and {
+            "kind": normalizer.kind,
+            "center": normalizer.center.tolist(),
+            "half_range": normalizer.half_range.tolist(),
+            "clip": normalizer.clip,
+        },
+        "merges": spec.merges.tolist(),
+    }
+
+
+def fingerprint(spec: TokenizerSpec) -> str:
+    """SHA-256, in hexadecimal, of the artefact with sorted keys and no white space."""
+    canonical = json.dumps(to_json(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def save(spec: TokenizerSpec, directory: str | os.PathLike[str]) -> Path:
+    """Writes ``directory/fast_tokenizer.json``; the old file stays whole until the new one is."""
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [f"  {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in to_json(spec).items()]
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    target = folder / FILE_NAME
+    handle, temporary = tempfile.mkstemp(prefix=f".{FILE_NAME}.", dir=folder)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        mode = target.stat().st_mode if target.exists() else 0o666 & ~_umask()
+        Path(temporary).chmod(mode & 0o777)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def load(path: str | os.PathLike[str]) -> TokenizerSpec:
+    """Reads an artefact from its folder or file.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ArtefactError: It is not a valid artefact; the message names the field.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / FILE_NAME
+    with file.open("rb") as handle:
+        data = handle.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ArtefactError(f"{file}: larger than {MAX_BYTES} bytes, which no artefact is")
+    return loads(data, where=str(file))
+
+
+def loads(data: bytes, where: str = "artefact") -> TokenizerSpec:
+    """Parses and validates an artefact; `where` starts the error messages."""
+    return _Reader(_parse(data, where), where).spec()
+
+
+def _parse(data: bytes, where: str) -> _Json:
+    def no_constant(name: str) -> NoReturn:
+        raise ArtefactError(f"{where}: contains {name}; numbers must be finite")
+
+    def no_repeats(pairs: list[tuple[str, Any]]) -> _Json:
+        values = dict(pairs)
+        if len(values) != len(pairs):
+            raise ArtefactError(f"{where}: a field is given twice")
+        return values
+
+    try:
+        values = json.loads(data.decode("utf-8"), parse_constant=no_constant, object_pairs_hook=no_repeats)
+    except ArtefactError:
+        raise
+    except RecursionError:
+        raise ArtefactError(f"{where}: nested too deeply to be an artefact") from None
+    except ValueError as error:
+        raise ArtefactError(f"{where}: not valid JSON, truncated perhaps: {error}") from None
+    if not isinstance(values, dict):
+        raise ArtefactError(f"{where}: expected a JSON object, got {type(values).__name__}")
+    return values
+
+
+class _Reader:
+    """Takes the fields out of parsed JSON one by one, refusing what is missing, left over or of a wrong type."""
+
+    def __init__(self, values: _Json, where: str) -> None:
+        self._values, self._where = dict(values), where
+
+    def spec(self) -> TokenizerSpec:
+        self._check_header()
+        vocab_size = self._take("vocab_size", _integer)
+        fields: _Json = {
+            "scale": self._take("scale", _scale),
+            "min_coefficient": self._take("min_coefficient", _integer),
+            "max_coefficient": self._take("max_coefficient", _integer),
+            "time_horizon": self._take("time_horizon", _optional(_integer)),
+            "action_dim": self._take("action_dim", _optional(_integer)),
+            "hz": self._take("hz", _optional(_number)),
+            "dimension_names": self._take("dimension_names", _optional(_names)),
+            "normalizer": self._take("normalizer", _optional(_normalizer)),
+        }
+        merges = self._take("merges", _merges)
+        if self._values:
+            raise ArtefactError(f"{self._where}: unknown field {min(self._values)!r}")
+        alphabet_size = fields["max_coefficient"] - fields["min_coefficient"] + 1
+        if alphabet_size + len(merges) != vocab_size:
+            raise ArtefactError(
+                f"{self._where}: vocab_size is {vocab_size}, but {alphabet_size} symbols and {len(merges)} merges "
+                f"make {alphabet_size + len(merges)}"
+            )
+        self._check_merges(merges, alphabet_size)
+        try:
+            return TokenizerSpec(merges=merges.astype(np.int32), **fields)
+        except ValueError as error:
+            raise ArtefactError(f"{self._where}: {error}") from None
+
+    def _check_header(self) -> None:
+        header = self._values.pop("format", None)
+        if header != "fast_tokenizer":
+            raise ArtefactError(f"{self._where}: 'format' must be 'fast_tokenizer', got {_short(header)}")
+        version = self._take("version", _integer)
+        if version != VERSION:
+            raise ArtefactError(f"{self._where}: artefact version {version}; this library reads version {VERSION}")
+        order = self._take("order", _text)
+        if order != "frequency-first":
+            raise ArtefactError(f"{self._where}: 'order' must be 'frequency-first', got {_short(order)}")
+
+    def _take(self, name: str, read: Callable[[Any], _Value]) -> _Value:
+        if name not in self._values:
+            raise ArtefactError(f"{self._where}: field {name!r} is missing")
+        try:
+            return read(self._values.pop(name))
+        except (ValueError, OverflowError) as error:
+            raise ArtefactError(f"{self._where}: {name!r}: {error}") from None
+
+    def _check_merges(self, merges: NDArray[np.int64], alphabet_size: int) -> None:
+        """Each merge joins ids that exist before it, and no pair occurs twice."""
+        own = alphabet_size + np.arange(len(merges), dtype=np.int64)
+        bad = ((merges < 0) | (merges >= own[:, None])).any(axis=1)
+        if bad.any():
+            i = int(np.flatnonzero(bad)[0])
+            raise ArtefactError(
+                f"{self._where}: merge {i} joins {merges[i].tolist()}, but only ids 0..{own[i] - 1} exist before it"
+            )
+        _, first, counts = np.unique(merges, axis=0, return_index=True, return_counts=True)
+        if (counts > 1).any():
+            i = int(first[counts > 1].min())
+            raise ArtefactError(f"{self._where}: merge {i} {merges[i].tolist()} occurs more than once")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**31:
+        raise ValueError(f"expected an integer of 32 bits, got {_short(value)}")
+    return value
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"expected a number, got {_short(value)}")
+    number = float(value)
+    if not np.isfinite(number):
+        raise ValueError(f"expected a finite number, got {_short(value)}")
+    return number
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a string, got {_short(value)}")
+    return value
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list, got {_short(value)}")
+    return value
+
+
+def _scale(value: object) -> float | tuple[float, ...]:
+    return tuple(_number(s) for s in value) if isinstance(value, list) else _number(value)
+
+
+def _names(value: object) -> tuple[str, ...]:
+    return tuple(_text(name) for name in _list(value))
+
+
+def _optional(read: Callable[[Any], _Value]) -> Callable[[Any], _Value | None]:
+    return lambda value: None if value is None else read(value)
+
+
+def _normalizer(value: object) -> Normalizer:
+    fields = {"kind", "center", "half_range", "clip"}
+    if not isinstance(value, dict) or set(value) != fields:
+        raise ValueError(f"expected an object with {sorted(fields)}, got {_short(value)}")
+    return Normalizer(
+        kind=_text(value["kind"]),  # type: ignore[arg-type]  # checked by Normalizer
+        center=np.array([_number(x) for x in _list(value["center"])]),
+        half_range=np.array([_number(x) for x in _list(value["half_range"])]),
+        clip=_optional(_number)(value["clip"]),
+    )
+
+
+def _merges(value: object) -> NDArray[np.int64]:
+    for i, merge in enumerate(_list(value)):
+        if not isinstance(merge, list) or len(merge) != 2:
+            raise ValueError(f"merge {i}: expected two token ids, got {_short(merge)}")
+        _integer(merge[0]), _integer(merge[1])
+    return np.array(value, dtype=np.int64).reshape(-1, 2)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

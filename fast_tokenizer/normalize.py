@@ -1,0 +1,141 @@
+"""Per-dimension normalisation: part of the artefact, so that fitting and use cannot differ."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+NormalizerKind = Literal["quantile", "min-max", "mean-std", "identity"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Normalizer:
+    """Maps each action dimension to about [-1, 1]: ``y = (x - center) / half_range``.
+
+    ===========  =====================  ======================
+    kind         center                 half_range
+    ===========  =====================  ======================
+    quantile     (q01 + q99) / 2        (q99 - q01) / 2
+    min-max      (min + max) / 2        (max - min) / 2
+    mean-std     mean                   standard deviation
+    identity     0                      1
+    ===========  =====================  ======================
+
+    A dimension that never changes has ``half_range`` 0: it maps to 0 and comes back as ``center``, exactly. A
+    dimension whose quantiles coincide although it does change (a gripper that moves in fewer than 1 % of the
+    steps) takes its minimum and maximum instead.
+
+    Values beyond the range are kept unless ``clip`` is given; then ``y`` is cut to [-clip, clip]. The tokenizer
+    counts what is cut, and what leaves a constant dimension's constant.
+
+    Attributes:
+        kind: How the statistics were taken.
+        center: (D,) float64, in the actions' units.
+        half_range: (D,) float64, in the actions' units, not negative.
+        clip: Bound on the normalised value, or None.
+
+    Example:
+        >>> actions = np.array([[0.0, 5.0], [1.0, 5.0], [2.0, 5.0]])
+        >>> normalizer = Normalizer.fit(actions, "min-max")
+        >>> normalizer.apply(actions)[:, 0]
+        array([-1.,  0.,  1.])
+        >>> normalizer.invert(normalizer.apply(actions))[:, 1]
+        array([5., 5., 5.])
+    """
+
+    kind: NormalizerKind
+    center: NDArray[np.float64]
+    half_range: NDArray[np.float64]
+    clip: float | None = None
+    _gain: NDArray[np.float64] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(NormalizerKind):
+            raise ValueError(f"normalizer kind must be one of {get_args(NormalizerKind)}, got {self.kind!r}")
+        center = np.array(self.center, dtype=np.float64)
+        half_range = np.array(self.half_range, dtype=np.float64)
+        if center.ndim != 1 or center.shape != half_range.shape or center.size == 0:
+            raise ValueError(
+                f"center and half_range must be vectors of one length, got {center.shape} and {half_range.shape}"
+            )
+        for name, values, bad in (
+            ("center", center, ~np.isfinite(center)),
+            ("half_range", half_range, ~np.isfinite(half_range) | (half_range < 0)),
+        ):
+            if bad.any():
+                d = int(np.flatnonzero(bad)[0])
+                raise ValueError(f"{name} of dimension {d} is {values[d]}; it must be finite, half_range >= 0")
+        if self.clip is not None and not (math.isfinite(self.clip) and self.clip > 0):
+            raise ValueError(f"clip must be positive and finite, or None, got {self.clip}")
+        with np.errstate(divide="ignore", over="ignore"):
+            gain = np.where(half_range == 0, 0.0, 1.0 / half_range)
+        if not np.isfinite(gain).all():
+            d = int(np.flatnonzero(~np.isfinite(gain))[0])
+            raise ValueError(f"half_range of dimension {d} is {half_range[d]}: too small to divide by")
+        for values in (center, half_range, gain):
+            values.flags.writeable = False
+        object.__setattr__(self, "center", center)
+        object.__setattr__(self, "half_range", half_range)
+        object.__setattr__(self, "_gain", gain)
+
+    @classmethod
+    def fit(
+        cls,
+        actions: NDArray[np.floating],
+        kind: NormalizerKind = "quantile",
+        *,
+        clip: float | None = None,
+    ) -> Normalizer:
+        """Takes the statistics of recorded actions.
+
+        Args:
+            actions: (..., D) float, in raw units; all but the last axis are samples.
+            kind: See the class.
+            clip: Bound on the normalised value, or None.
+
+        Raises:
+            ValueError: No samples, or a value that is not finite.
+        """
+        rows = np.asarray(actions)
+        if rows.ndim < 2 or rows.size == 0:
+            raise ValueError(f"normalizer statistics need actions of shape (..., D), got {rows.shape}")
+        rows = rows.reshape(-1, rows.shape[-1]).astype(np.float64, copy=False)
+        if not np.isfinite(rows).all():
+            row, d = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])
+            raise ValueError(f"action at row {row}, dimension {d} is {rows[row, d]}; actions must be finite")
+        low, high = rows.min(axis=0), rows.max(axis=0)
+        if kind == "mean-std":
+            center, half_range = rows.mean(axis=0), rows.std(axis=0)
+        elif kind == "identity":
+            return cls(kind, np.zeros(rows.shape[1]), np.ones(rows.shape[1]), clip)
+        else:
+            q_low, q_high = np.quantile(rows, [0.01, 0.99], axis=0) if kind == "quantile" else (low, high)
+            degenerate = q_low == q_high
+            q_low, q_high = np.where(degenerate, low, q_low), np.where(degenerate, high, q_high)
+            center, half_range = q_low + (q_high - q_low) / 2, (q_high - q_low) / 2
+        # A range too small to divide by is no range; a constant's mean may be off by a rounding error.
+        constant = (low == high) | (half_range < np.finfo(np.float64).tiny)
+        return cls(kind, np.where(constant, low, center), np.where(constant, 0.0, half_range), clip)
+
+    @property
+    def action_dim(self) -> int:
+        """Number of dimensions D."""
+        return len(self.center)
+
+    @property
+    def constant(self) -> NDArray[np.bool_]:
+        """(D,) bool: dimensions that never changed."""
+        return np.equal(self.half_range, 0)
+
+    def apply(self, actions: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Normalises (..., D) actions, as the native core does: the same float64 operations in the same order."""
+        y = (np.asarray(actions, dtype=np.float64) - self.center) * self._gain
+        return y if self.clip is None else np.clip(y, -self.clip, self.clip)
+
+    def invert(self, normalized: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Back to raw units: (..., D) float64."""
+        return np.asarray(normalized, dtype=np.float64) * self.half_range + self.center

@@ -1,0 +1,495 @@
+"""`FastTokenizer`: fit, encode, decode, save, load."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fast_tokenizer import format as artefact
+from fast_tokenizer._core import MAX_TOKEN_SYMBOLS, MAX_VOCAB_SIZE, Codec, Corpus
+from fast_tokenizer.chunk import ChunkBlock, ChunksLike, chunk_blocks, one_block
+from fast_tokenizer.errors import ArtefactError, DecodeError, DecodeRepairWarning
+from fast_tokenizer.normalize import Normalizer, NormalizerKind
+from fast_tokenizer.spec import TokenizerSpec
+from fast_tokenizer.tokens import TokenBatch, TokensLike
+
+#: Called with the stage ("quantize" or "merge"), the work done and the work to do (None: not known yet).
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class FitSummary:
+    """What `fit` saw and what it cost.
+
+    Attributes:
+        chunks: Chunks fitted on.
+        coefficients: Coefficients in them.
+        clipped: Values that the normaliser cut.
+        saturated: Coefficients outside the fitted range.
+        alphabet_size: Symbols of the fitted range.
+        merges: Merges learned; fewer than asked for when no pair occurs `min_frequency` times any more.
+        seconds: Wall time.
+    """
+
+    chunks: int
+    coefficients: int
+    clipped: int
+    saturated: int
+    alphabet_size: int
+    merges: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodeStatus:
+    """What decoding did to each of N chunks; all counts are (N,) int64.
+
+    Attributes:
+        unknown: Ids outside the vocabulary, dropped.
+        missing: Symbols that were filled with coefficient 0.
+        extra: Symbols that were cut off.
+        expected: Symbols that the chunk has: T * D.
+    """
+
+    unknown: NDArray[np.int64]
+    missing: NDArray[np.int64]
+    extra: NDArray[np.int64]
+    expected: NDArray[np.int64]
+
+    @property
+    def ok(self) -> NDArray[np.bool_]:
+        """(N,) bool: the ids described the chunk exactly."""
+        ok: NDArray[np.bool_] = (self.unknown == 0) & (self.missing == 0) & (self.extra == 0)
+        return ok
+
+    def describe(self, chunk: int) -> str:
+        """One line about one chunk."""
+        if self.ok[chunk]:
+            return f"chunk {chunk}: well-formed"
+        parts = [
+            f"{counts[chunk]} {what}"
+            for counts, what in (
+                (self.unknown, "unknown ids dropped"),
+                (self.missing, f"of {self.expected[chunk]} symbols missing, filled with 0"),
+                (self.extra, f"symbols beyond {self.expected[chunk]} cut off"),
+            )
+            if counts[chunk]
+        ]
+        return f"chunk {chunk}: " + ", ".join(parts)
+
+
+class FastTokenizer:
+    """FAST action tokenizer: DCT along time, scale and round, byte-pair encoding (arXiv 2501.09747).
+
+    Immutable; usable from several threads, and in forked or spawned workers. Get one from `fit`, `load` or `default`.
+
+    Attributes:
+        spec: Everything that decides the tokens.
+        fit_summary: What `fit` counted; None for a tokenizer that was loaded.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> chunks = np.cumsum(rng.normal(0, 0.02, (200, 50, 7)), axis=1)
+        >>> tok = FastTokenizer.fit(chunks, vocab_size=256)
+        >>> batch = tok.encode(chunks)
+        >>> x = tok.decode(batch)
+        >>> x.shape, bool(abs(x - chunks).max() < 0.2)
+        ((200, 50, 7), True)
+    """
+
+    __slots__ = ("_codec", "fit_summary", "spec")
+
+    def __init__(self, spec: TokenizerSpec, fit_summary: FitSummary | None = None) -> None:
+        self.spec = spec
+        self.fit_summary = fit_summary
+        self._codec = Codec(
+            list(spec.scales),
+            spec.min_coefficient,
+            spec.max_coefficient,
+            spec.merges.astype(np.int64),
+            **_native_normalizer(spec.normalizer),
+        )
+
+    # ---- Making one ------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls,
+        chunks: ChunksLike,
+        vocab_size: int = 1024,
+        scale: float | Sequence[float] = 10.0,
+        *,
+        min_frequency: int = 2,
+        normalize: Normalizer | NormalizerKind | None = None,
+        clip: float | None = None,
+        range_quantile: float = 1.0,
+        max_token_symbols: int = 1024,
+        dimension_names: Sequence[str] | None = None,
+        hz: float | None = None,
+        num_threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> FastTokenizer:
+        """Fits the vocabulary on chunks.
+
+        The result depends on the chunks only: not on their order, the number of threads or the machine.
+
+        Args:
+            chunks: (N, T, D) array, or an iterable of (T_i, D) or (N_i, T_i, D) arrays; float32 or float64. An
+                iterator is read once, unless `normalize` names statistics to take: then it is read into memory first.
+            vocab_size: Token ids, symbols included. Fewer result when no pair occurs `min_frequency` times any more.
+            scale: Factor on the coefficients before rounding; a number, or one per dimension. A coefficient is off by
+                at most ``0.5 / scale`` after decoding.
+            min_frequency: Pairs that occur less often are not merged.
+            normalize: None: chunks are taken as they are. Otherwise statistics to take from them ("quantile",
+                "min-max", "mean-std", "identity"), or a `Normalizer`.
+            clip: Bound on normalised values, with statistics to take. None keeps everything.
+            range_quantile: Share of the coefficients that each end of the range keeps; what lies beyond saturates. 1
+                keeps all; 0.99999 spares the vocabulary an outlier's symbols.
+            max_token_symbols: Longest run of symbols that one token may stand for.
+            dimension_names: D names, recorded in the artefact.
+            hz: Control rate, recorded in the artefact.
+            num_threads: Threads; None: all cores.
+            progress: See `Progress`.
+
+        Raises:
+            ValueError: Bad chunks (the message names chunk, time step and dimension) or options; a vocabulary smaller
+                than the range of the coefficients.
+        """
+        start = time.perf_counter()
+        _check_fit_options(vocab_size, min_frequency, range_quantile, max_token_symbols)
+        scale = float(scale) if isinstance(scale, int | float) else tuple(float(s) for s in scale)
+        if isinstance(normalize, str):
+            blocks: Iterable[ChunkBlock] = list(chunk_blocks(chunks))
+            normalizer: Normalizer | None = _fit_normalizer(list(blocks), normalize, clip)
+        elif clip is not None:
+            raise ValueError("clip goes with statistics to take; give a Normalizer its clip itself")
+        else:
+            blocks, normalizer = chunk_blocks(chunks), normalize
+
+        threads = _threads(num_threads)
+        corpus = Corpus([scale] if isinstance(scale, float) else list(scale), **_native_normalizer(normalizer))
+        horizons: set[int] = set()
+        dims: int | None = None
+        for block in blocks:
+            corpus.add(block.values, block.row_offsets, first_chunk=block.first, num_threads=threads)
+            horizons |= block.horizons
+            dims = block.action_dim
+            if progress is not None:
+                progress("quantize", corpus.chunks, None)
+        if dims is None:
+            raise ValueError("got no chunks to fit on")
+        lowest, highest = _fitted_range(corpus, range_quantile, vocab_size)
+        summary: dict[str, Any] = {
+            "chunks": corpus.chunks,
+            "coefficients": corpus.symbols,
+            "clipped": corpus.clipped,
+            "saturated": corpus.outside(lowest, highest),
+        }
+        report = None if progress is None else lambda done, total: progress("merge", done, total)
+        merges = corpus.train(
+            lowest,
+            highest,
+            vocab_size,
+            min_frequency,
+            max_token_symbols,
+            num_threads=threads,
+            progress=report,
+        )
+        spec = TokenizerSpec(
+            scale=scale,
+            min_coefficient=lowest,
+            max_coefficient=highest,
+            merges=merges,
+            normalizer=normalizer,
+            time_horizon=horizons.pop() if len(horizons) == 1 else None,
+            action_dim=dims,
+            hz=hz,
+            dimension_names=None if dimension_names is None else tuple(dimension_names),
+        )
+        seconds = time.perf_counter() - start
+        return cls(
+            spec,
+            FitSummary(**summary, alphabet_size=spec.alphabet_size, merges=len(merges), seconds=seconds),
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FastTokenizer:
+        """Reads a saved tokenizer from its folder (or the JSON file itself).
+
+        Raises:
+            FileNotFoundError: There is none.
+            ArtefactError: It is damaged, of another version, or no training could have produced it.
+        """
+        return cls._from_artefact(artefact.load(path), str(path))
+
+    @classmethod
+    def default(cls) -> FastTokenizer:
+        """The bundled tokenizer, for a start without data: takes chunks of any T and D, normalised to about [-1, 1].
+
+        A vocabulary fitted on your own robot needs fewer tokens. `NOTICE` names the data this one was fitted on.
+        """
+        file = resources.files("fast_tokenizer") / "data" / "default.json"
+        return cls._from_artefact(artefact.loads(file.read_bytes(), "bundled default tokenizer"), file.name)
+
+    @classmethod
+    def _from_artefact(cls, spec: TokenizerSpec, where: str) -> FastTokenizer:
+        try:
+            return cls(spec)
+        except ValueError as error:  # the core's own check of the merges
+            raise ArtefactError(f"{where}: {error}") from None
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Writes ``directory/fast_tokenizer.json``, replacing an old one at once or not at all."""
+        artefact.save(self.spec, directory)
+
+    # ---- What it is ------------------------------------------------------------------------------
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self.spec.vocab_size
+
+    @property
+    def merges(self) -> NDArray[np.int32]:
+        """(M, 2) read-only: merge i joins two ids into id ``vocab_size - M + i``."""
+        return self.spec.merges
+
+    @property
+    def expansion_lengths(self) -> NDArray[np.int32]:
+        """(vocab_size,): number of symbols that each token id stands for."""
+        return self._codec.expansion_lengths()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the artefact: two tokenizers with the same one give the same tokens, on every machine."""
+        return artefact.fingerprint(self.spec)
+
+    # ---- Using it --------------------------------------------------------------------------------
+
+    def encode(self, chunks: ChunksLike, num_threads: int | None = None) -> TokenBatch:
+        """Turns chunks into token ids.
+
+        Args:
+            chunks: (N, T, D) array, or an iterable of (T_i, D) or (N_i, T_i, D) arrays; float32 or float64, raw units
+                when the artefact has a normaliser, normalised otherwise.
+            num_threads: Threads; None: all cores, where the batch is worth it. Results do not depend on it.
+
+        Returns:
+            The ids, and per chunk how many coefficients saturated and how many values were clipped.
+
+        Raises:
+            ValueError: Not finite, empty, or of a rank, dtype, T or D that the artefact does not allow. Names chunk,
+                time step and dimension.
+        """
+        spec = self.spec
+        block = one_block(chunks, horizon=spec.time_horizon, action_dim=spec.action_dim)
+        return TokenBatch(*self._codec.encode(block.values, block.row_offsets, _threads(num_threads)))
+
+    def decode(
+        self,
+        tokens: TokensLike,
+        time_horizon: int | None = None,
+        action_dim: int | None = None,
+        *,
+        mask: NDArray[np.bool_] | None = None,
+        errors: Literal["strict", "repair"] = "strict",
+        num_threads: int | None = None,
+    ) -> NDArray[np.float64]:
+        """Turns token ids back into chunks.
+
+        Args:
+            tokens: A `TokenBatch`, one sequence of ids per chunk, or a padded (N, L) array.
+            time_horizon: Steps T of every chunk. Not needed when the artefact records it.
+            action_dim: Dimensions D. Not needed when the artefact records it.
+            mask: (N, L), true on the ids of a padded array that count.
+            errors: "strict" raises on ids that do not describe a chunk. "repair" drops unknown ids, fills a short
+                sequence with coefficient 0, cuts a long one, and warns.
+            num_threads: Threads; None: all cores, where the batch is worth it.
+
+        Returns:
+            (N, T, D) float64, in raw units when the artefact has a normaliser.
+
+        Raises:
+            DecodeError: With ``errors="strict"``.
+            ValueError: T or D is missing, or contradicts the artefact.
+        """
+        if errors not in ("strict", "repair"):
+            raise ValueError(f"errors must be 'strict' or 'repair', got {errors!r}")
+        batch = TokenBatch.coerce(tokens, mask)
+        actions, status = self.decode_with_status(batch, time_horizon, action_dim, num_threads=num_threads)
+        if not status.ok.all():
+            self._handle_malformed(batch, status, errors)
+        return actions
+
+    def decode_with_status(
+        self,
+        tokens: TokensLike,
+        time_horizon: int | None = None,
+        action_dim: int | None = None,
+        *,
+        mask: NDArray[np.bool_] | None = None,
+        num_threads: int | None = None,
+    ) -> tuple[NDArray[np.float64], DecodeStatus]:
+        """Decodes whatever ids there are, and says what was done to each chunk. Arguments as for `decode`.
+
+        Total: every sequence of ids has a finite result, whose coefficients lie in the fitted range.
+
+        Returns:
+            (N, T, D) float64, and the status of the N chunks.
+        """
+        horizon = self._shape("time_horizon", time_horizon, self.spec.time_horizon)
+        dims = self._shape("action_dim", action_dim, self.spec.action_dim)
+        batch = TokenBatch.coerce(tokens, mask)
+        rows, status = self._decode_rows(batch, np.array([horizon], np.int64), dims, num_threads)
+        return rows.reshape(len(batch), horizon, dims), status
+
+    def decode_ragged(
+        self,
+        tokens: TokensLike,
+        time_horizons: Sequence[int],
+        action_dim: int | None = None,
+        *,
+        num_threads: int | None = None,
+    ) -> list[NDArray[np.float64]]:
+        """Decodes chunks of differing horizon, strictly.
+
+        Args:
+            tokens: As for `decode`.
+            time_horizons: N horizons T_i.
+            action_dim: As for `decode`.
+            num_threads: As for `decode`.
+
+        Returns:
+            N arrays (T_i, D) float64.
+
+        Raises:
+            DecodeError: Ids that do not describe a chunk of that horizon.
+            ValueError: As for `decode`.
+        """
+        batch = TokenBatch.coerce(tokens)
+        if len(time_horizons) != len(batch):
+            raise ValueError(f"got {len(time_horizons)} horizons for {len(batch)} chunks")
+        horizons = np.array([self._shape("time_horizon", t, self.spec.time_horizon) for t in time_horizons], np.int64)
+        dims = self._shape("action_dim", action_dim, self.spec.action_dim)
+        if len(batch) == 0:
+            return []
+        rows, status = self._decode_rows(batch, horizons, dims, num_threads)
+        if not status.ok.all():
+            self._handle_malformed(batch, status, "strict")
+        return np.split(rows, np.cumsum(horizons)[:-1])
+
+    def _decode_rows(
+        self, batch: TokenBatch, horizons: NDArray[np.int64], dims: int, num_threads: int | None
+    ) -> tuple[NDArray[np.float64], DecodeStatus]:
+        rows, counts = self._codec.decode(batch.ids, batch.offsets, horizons, dims, _threads(num_threads))
+        return rows, DecodeStatus(*counts.T)
+
+    def _shape(self, name: str, given: int | None, recorded: int | None) -> int:
+        if given is None and recorded is None:
+            raise ValueError(f"this tokenizer takes any {name}: decode needs {name}=...")
+        if given is not None and recorded is not None and given != recorded:
+            raise ValueError(f"{name}={given}, but this tokenizer was fitted for {recorded}")
+        value = recorded if given is None else given
+        assert value is not None
+        if value < 1:
+            raise ValueError(f"{name} must be positive, got {value}")
+        return value
+
+    def _handle_malformed(self, batch: TokenBatch, status: DecodeStatus, errors: Literal["strict", "repair"]) -> None:
+        bad = np.flatnonzero(~status.ok)
+        i = int(bad[0])
+        if errors == "repair":
+            warnings.warn(
+                f"repaired {len(bad)} of {len(batch)} chunks; {status.describe(i)}",
+                DecodeRepairWarning,
+                stacklevel=3,
+            )
+            return
+        if status.unknown[i]:
+            unknown = (batch[i] < 0) | (batch[i] >= self.vocab_size)
+            raise DecodeError(i, "unknown token id", int(batch[i][unknown][0]), self.vocab_size)
+        expected = int(status.expected[i])
+        if status.missing[i]:
+            raise DecodeError(i, "too few symbols", expected - int(status.missing[i]), expected)
+        raise DecodeError(i, "too many symbols", expected + int(status.extra[i]), expected)
+
+    # ---- Python's own ----------------------------------------------------------------------------
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FastTokenizer) and self.fingerprint() == other.fingerprint()
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint())
+
+    def __reduce__(self) -> tuple[type[FastTokenizer], tuple[TokenizerSpec, FitSummary | None]]:
+        return type(self), (self.spec, self.fit_summary)
+
+    def __repr__(self) -> str:
+        s = self.spec
+        normalizer = None if s.normalizer is None else s.normalizer.kind
+        return (
+            f"FastTokenizer(vocab_size={s.vocab_size}, scale={s.scale}, time_horizon={s.time_horizon}, "
+            f"action_dim={s.action_dim}, coefficients {s.min_coefficient}..{s.max_coefficient}, normalizer={normalizer})"
+        )
+
+
+def _native_normalizer(normalizer: Normalizer | None) -> dict[str, Any]:
+    """Keyword arguments of the core's classes."""
+    if normalizer is None:
+        return {}
+    return {
+        "center": normalizer.center.tolist(),
+        "half_range": normalizer.half_range.tolist(),
+        "clip": float("inf") if normalizer.clip is None else normalizer.clip,
+    }
+
+
+def _threads(num_threads: int | None) -> int:
+    """The core's count: 0 is all cores."""
+    if num_threads is None:
+        return 0
+    if num_threads < 1:
+        raise ValueError(f"num_threads must be positive, or None for all cores, got {num_threads}")
+    return num_threads
+
+
+def _check_fit_options(vocab_size: int, min_frequency: int, range_quantile: float, max_token_symbols: int) -> None:
+    if not 1 <= vocab_size <= MAX_VOCAB_SIZE:
+        raise ValueError(f"vocab_size must lie in 1..{MAX_VOCAB_SIZE}, got {vocab_size}")
+    if min_frequency < 1:
+        raise ValueError(f"min_frequency must be at least 1, got {min_frequency}")
+    if not 0.5 < range_quantile <= 1:
+        raise ValueError(f"range_quantile must lie in (0.5, 1], got {range_quantile}")
+    if not 1 <= max_token_symbols <= MAX_TOKEN_SYMBOLS:
+        raise ValueError(f"max_token_symbols must lie in 1..{MAX_TOKEN_SYMBOLS}, got {max_token_symbols}")
+
+
+def _fit_normalizer(blocks: list[ChunkBlock], kind: NormalizerKind, clip: float | None) -> Normalizer:
+    if not blocks:
+        raise ValueError("got no chunks to fit on")
+    rows = [b.values.reshape(-1, b.action_dim) for b in blocks]
+    return Normalizer.fit(rows[0] if len(rows) == 1 else np.concatenate(rows), kind, clip=clip)
+
+
+def _fitted_range(corpus: Corpus, quantile: float, vocab_size: int) -> tuple[int, int]:
+    lowest, highest = corpus.range(quantile)
+    alphabet = highest - lowest + 1
+    if quantile == 1.0 and corpus.saturated:
+        raise ValueError(
+            f"{corpus.saturated} quantized coefficients lie beyond +-32767; normalise the actions "
+            '(normalize="quantile"), lower scale, or let outliers saturate (range_quantile=0.99999)'
+        )
+    if alphabet > vocab_size:
+        raise ValueError(
+            f"the quantized coefficients span {lowest}..{highest}: {alphabet} symbols do not fit vocab_size={vocab_size}; "
+            'normalise the actions (normalize="quantile"), lower scale, let outliers saturate '
+            "(range_quantile=0.99999), or raise vocab_size"
+        )
+    return lowest, highest

@@ -1,0 +1,168 @@
+"""Token ids of a batch of chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: A `TokenBatch`, one sequence of ids per chunk, or a padded (N, L) integer array (with a mask).
+TokensLike: TypeAlias = "TokenBatch | Iterable[Sequence[int] | NDArray[np.integer]] | NDArray[np.integer]"
+
+
+class TokenBatch(Sequence[NDArray[np.int32]]):
+    """The token ids of N chunks, one after the other, without padding.
+
+    Behaves as a list of arrays; `batch[i]` is a view, `batch[i:j]` another batch.
+
+    Attributes:
+        ids: (total,) int32.
+        offsets: (N + 1,) int64; chunk i has ``ids[offsets[i]:offsets[i + 1]]``.
+        saturated: (N,) int32; coefficients of each chunk that were cut to the fitted range.
+        clipped: (N,) int32; values of each chunk that the normaliser cut.
+
+    Example:
+        >>> batch = TokenBatch.from_lists([[5, 6, 7], [8]])
+        >>> len(batch), batch[0].tolist(), batch.lengths.tolist()
+        (2, [5, 6, 7], [3, 1])
+        >>> ids, mask = batch.pad(4, pad_id=-1)
+        >>> ids.tolist()
+        [[5, 6, 7, -1], [8, -1, -1, -1]]
+    """
+
+    __slots__ = ("clipped", "ids", "offsets", "saturated")
+
+    def __init__(
+        self,
+        ids: NDArray[np.int32],
+        offsets: NDArray[np.int64],
+        saturated: NDArray[np.int32],
+        clipped: NDArray[np.int32],
+    ) -> None:
+        self.ids, self.offsets, self.saturated, self.clipped = ids, offsets, saturated, clipped
+
+    @classmethod
+    def from_lists(cls, sequences: Iterable[Sequence[int] | NDArray[np.integer]]) -> TokenBatch:
+        """A batch of given sequences, with no saturation or clipping known.
+
+        Raises:
+            ValueError: A sequence that is not one-dimensional or not of integers.
+        """
+        arrays = [_integer_array(s, f"sequence {i}", 1) for i, s in enumerate(sequences)]
+        offsets = np.zeros(len(arrays) + 1, np.int64)
+        np.cumsum([len(a) for a in arrays], out=offsets[1:])
+        ids = np.concatenate([np.empty(0, np.int32), *arrays])
+        return cls(ids.astype(np.int32, copy=False), offsets, *np.zeros((2, len(arrays)), np.int32))
+
+    @classmethod
+    def from_padded(cls, ids: NDArray[np.integer], mask: NDArray[np.bool_] | None = None) -> TokenBatch:
+        """A batch from an (N, L) array; `mask` (N, L) is true where an id counts (everywhere by default).
+
+        Raises:
+            ValueError: Wrong rank, dtype, or a mask of another shape.
+        """
+        array = _integer_array(ids, "token ids", 2)
+        if mask is None:
+            lengths = np.full(len(array), array.shape[1])
+        else:
+            keep = np.asarray(mask)
+            if keep.shape != array.shape:
+                raise ValueError(f"mask has shape {keep.shape}, the token ids {array.shape}")
+            keep = keep.astype(bool)
+            array, lengths = array[keep], keep.sum(axis=1)
+        offsets = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        return cls(array.reshape(-1), offsets, *np.zeros((2, len(lengths)), np.int32))
+
+    @classmethod
+    def coerce(cls, tokens: TokensLike, mask: NDArray[np.bool_] | None = None) -> TokenBatch:
+        """Any of the forms that `decode` takes, as a batch."""
+        if isinstance(tokens, TokenBatch):
+            if mask is not None:
+                raise ValueError("a mask goes with a padded array; a TokenBatch has none")
+            return tokens
+        if hasattr(tokens, "__array__"):
+            return cls.from_padded(np.asarray(tokens), mask)
+        if mask is not None:
+            return cls.from_padded(np.asarray(list(tokens)), mask)
+        return cls.from_lists(tokens)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(N,) tokens of each chunk."""
+        return np.diff(self.offsets)
+
+    def to_list(self) -> list[list[int]]:
+        """Plain lists of Python integers."""
+        return [ids.tolist() for ids in self]
+
+    def pad(self, max_len: int | None = None, pad_id: int = -1) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Pads on the right to one rectangle.
+
+        Args:
+            max_len: Width L; None: the longest sequence.
+            pad_id: Fills the rest. The default is no token id, so that forgetting the mask shows.
+
+        Returns:
+            ids (N, L) int32 and mask (N, L) bool, true on tokens.
+
+        Raises:
+            ValueError: A sequence is longer than `max_len`; nothing is cut.
+        """
+        lengths = self.lengths
+        longest = int(lengths.max(initial=0))
+        width = longest if max_len is None else max_len
+        if longest > width:
+            raise ValueError(
+                f"chunk {int(lengths.argmax())} has {longest} tokens, more than max_len {max_len}; "
+                f"{int((lengths > width).sum())} of {len(self)} chunks are too long"
+            )
+        mask = np.arange(width) < lengths[:, None]
+        ids = np.full(mask.shape, pad_id, np.int32)
+        ids[mask] = self.ids
+        return ids, mask
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.int32]: ...
+    @overload
+    def __getitem__(self, index: slice) -> TokenBatch: ...
+    def __getitem__(self, index: int | slice) -> NDArray[np.int32] | TokenBatch:
+        if isinstance(index, slice):
+            picked = range(len(self))[index]
+            if picked.step == 1 and len(picked) > 0:
+                span = self.offsets[picked.start : picked.stop + 1]
+                ids = self.ids[span[0] : span[-1]]
+                offsets = span - span[0]
+            else:
+                part = TokenBatch.from_lists([self[i] for i in picked])
+                ids, offsets = part.ids, part.offsets
+            return TokenBatch(ids, offsets, self.saturated[index], self.clipped[index])
+        i = range(len(self))[index]
+        return self.ids[self.offsets[i] : self.offsets[i + 1]]
+
+    def __iter__(self) -> Iterator[NDArray[np.int32]]:
+        for i in range(len(self)):
+            yield self.ids[self.offsets[i] : self.offsets[i + 1]]
+
+    def __repr__(self) -> str:
+        mean = len(self.ids) / max(1, len(self))
+        return f"TokenBatch({len(self)} chunks, {len(self.ids)} ids, {mean:.1f} a chunk)"
+
+
+def _integer_array(values: Any, what: str, rank: int) -> NDArray[np.int32]:
+    """`values` as int32. Ids that do not fit become -1 or the largest int32: unknown either way."""
+    array = np.asarray(values)
+    if array.size == 0:
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{what}: expected integers, got dtype {array.dtype}")
+    if array.ndim != rank:
+        raise ValueError(f"{what}: expected rank {rank}, got shape {array.shape}")
+    if array.dtype.itemsize > 4 or array.dtype.kind == "u":
+        array = array.clip(-1, np.iinfo(np.int32).max)
+    return array.astype(np.int32, copy=False)
