@@ -45,9 +45,9 @@ def build_info() -> dict[str, Any]:
     """How the native core was built, and what it uses on this machine.
 
     Returns:
-        ``version``, ``compiler``, ``kernels`` (those this machine can run, narrowest first), ``kernel`` (the one in use:
-        the widest, or the one that the environment variable ``FAST_TOKENIZER_KERNEL`` named before the import) and
-        ``threads`` (the default of ``num_threads=None``).
+        ``version``, ``compiler``, ``kernels`` (those this machine can run, narrowest first), ``kernel`` (the one in
+        use: the widest, or the one that the environment variable ``FAST_TOKENIZER_KERNEL`` named before the import)
+        and ``threads`` (the default of ``num_threads=None``).
 
     Example:
         >>> build_info()["kernel"] in build_info()["kernels"]

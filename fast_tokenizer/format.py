@@ -58,14 +58,12 @@ def fingerprint(spec: TokenizerSpec) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def save(spec: TokenizerSpec, directory: str | os.PathLike[str]) -> Path:
-    """Writes ``directory/fast_tokenizer.json``; the old file stays whole until the new one is."""
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
+def save(spec: TokenizerSpec, target: Path) -> None:
+    """Writes the artefact; an old file stays whole until the new one is."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"  {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in to_json(spec).items()]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
-    target = folder / FILE_NAME
-    handle, temporary = tempfile.mkstemp(prefix=f".{FILE_NAME}.", dir=folder)
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -77,7 +75,6 @@ def save(spec: TokenizerSpec, directory: str | os.PathLike[str]) -> Path:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return target
 
 
 def load(path: str | os.PathLike[str]) -> TokenizerSpec:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -248,7 +249,7 @@ class FastTokenizer:
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Writes ``directory/fast_tokenizer.json``, replacing an old one at once or not at all."""
-        artefact.save(self.spec, directory)
+        artefact.save(self.spec, Path(directory) / artefact.FILE_NAME)
 
     # ---- What it is ------------------------------------------------------------------------------
 
@@ -350,6 +351,15 @@ class FastTokenizer:
         rows, status = self._decode_rows(batch, np.array([horizon], np.int64), dims, num_threads)
         return rows.reshape(len(batch), horizon, dims), status
 
+    def coefficients(self, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int32]:
+        """Quantized coefficients that one sequence of ids stands for: (n,) int32, in frequency-first order.
+
+        Raises:
+            ValueError: An id outside the vocabulary.
+        """
+        symbols = self._codec.expand(TokenBatch.from_lists([ids]).ids)
+        return symbols.astype(np.int32) + self.spec.min_coefficient
+
     def decode_ragged(
         self,
         tokens: TokensLike,
@@ -435,8 +445,9 @@ class FastTokenizer:
         s = self.spec
         normalizer = None if s.normalizer is None else s.normalizer.kind
         return (
-            f"FastTokenizer(vocab_size={s.vocab_size}, scale={s.scale}, time_horizon={s.time_horizon}, "
-            f"action_dim={s.action_dim}, coefficients {s.min_coefficient}..{s.max_coefficient}, normalizer={normalizer})"
+            f"FastTokenizer(vocab_size={s.vocab_size}, scale={s.scale}, "
+            f"coefficients={s.min_coefficient}..{s.max_coefficient}, time_horizon={s.time_horizon}, "
+            f"action_dim={s.action_dim}, normalizer={normalizer})"
         )
 
 
@@ -488,7 +499,8 @@ def _fitted_range(corpus: Corpus, quantile: float, vocab_size: int) -> tuple[int
         )
     if alphabet > vocab_size:
         raise ValueError(
-            f"the quantized coefficients span {lowest}..{highest}: {alphabet} symbols do not fit vocab_size={vocab_size}; "
+            f"the quantized coefficients span {lowest}..{highest}: {alphabet} symbols do not fit "
+            f"vocab_size={vocab_size}; "
             'normalise the actions (normalize="quantile"), lower scale, let outliers saturate '
             "(range_quantile=0.99999), or raise vocab_size"
         )

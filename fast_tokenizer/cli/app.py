@@ -1,0 +1,418 @@
+"""The commands: options in, one call of the library, a table or JSON out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fast_tokenizer.chunk import Trajectory
+from fast_tokenizer.cli.picture import chunk_picture
+from fast_tokenizer.cli.tables import Result, result_table
+from fast_tokenizer.cli.workflow import (
+    Recording,
+    count_short,
+    horizon_steps,
+    iterate_windows,
+    peak_memory_mib,
+    read_recording,
+    split_holdout,
+)
+from fast_tokenizer.metrics import evaluate
+from fast_tokenizer.normalize import Normalizer, NormalizerKind
+from fast_tokenizer.synthetic import ROBOTS, generate_trajectories
+from fast_tokenizer.tokenizer import FastTokenizer
+from fast_tokenizer.tokens import TokenBatch
+
+app = typer.Typer(
+    name="fast-tokenizer",
+    help="FAST action tokenization: fit a vocabulary on robot trajectories, encode, decode.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class NormalizeChoice(StrEnum):
+    """Values of --normalize."""
+
+    quantile = "quantile"
+    min_max = "min-max"
+    mean_std = "mean-std"
+    identity = "identity"
+    none = "none"
+
+
+class ErrorsChoice(StrEnum):
+    """Values of --errors."""
+
+    strict = "strict"
+    repair = "repair"
+
+
+Data = Annotated[
+    list[Path], typer.Argument(help="npz (actions + episode_ends, or chunks) or npy files.", metavar="DATA")
+]
+Model = Annotated[Path, typer.Argument(help="Folder of a saved tokenizer.", metavar="DIR")]
+HorizonOption = Annotated[
+    str | None,
+    typer.Option("--horizon", help="Steps of a chunk (50) or seconds (1s). Default: 1s, or the data's own."),
+]
+HzOption = Annotated[float | None, typer.Option("--hz", help="Control rate, where the data does not say it.")]
+DimsOption = Annotated[str | None, typer.Option("--dims", help="Dimensions to keep, e.g. 0:6,7. Default: all.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads. Default: all cores.")]
+
+
+@app.command()
+def fit(
+    data: Data,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to save the tokenizer in.", metavar="DIR")],
+    horizon: HorizonOption = None,
+    hz: HzOption = None,
+    stride: Annotated[int, typer.Option("--stride", help="Steps between the starts of chunks.")] = 1,
+    vocab_size: Annotated[int, typer.Option("--vocab-size", help="Token ids, symbols included.")] = 1024,
+    scale: Annotated[float, typer.Option("--scale", help="Factor on coefficients before rounding.")] = 10.0,
+    normalize: Annotated[NormalizeChoice, typer.Option("--normalize")] = NormalizeChoice.quantile,
+    clip: Annotated[float | None, typer.Option("--clip", help="Bound on normalised values. Default: none.")] = None,
+    range_quantile: Annotated[
+        float, typer.Option("--range-quantile", help="Share of the coefficients that each end of the range keeps.")
+    ] = 1.0,
+    dims: DimsOption = None,
+    holdout: Annotated[float, typer.Option("--holdout", help="Share of the episodes to measure on.")] = 0.2,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit a vocabulary on trajectories, save it, and measure it on held-out episodes."""
+    recording = read_recording(data, hz, dims)
+    steps = horizon_steps(horizon, recording)
+    with _progress() as report:
+        result, short = _fit_and_measure(
+            recording,
+            steps,
+            stride,
+            holdout,
+            report,
+            vocab_size=vocab_size,
+            scale=scale,
+            normalize=normalize,
+            clip=clip,
+            range_quantile=range_quantile,
+            num_threads=threads,
+        )
+    result.tokenizer.save(output)
+    if as_json:
+        _print_json({**result.to_json(), "short_episodes": short, "output": str(output)})
+        return
+    console = Console()
+    measured = "held-out episodes" if _holds_out(recording, holdout) else "the fitted episodes: none were held out"
+    console.print(result_table({"": result}, f"Measured on {measured}"))
+    if short:
+        console.print(f"{short} of {len(recording.trajectories)} episodes are shorter than {steps} steps: left out.")
+    console.print(f"Saved to {output}, fingerprint {result.tokenizer.fingerprint()[:16]}")
+
+
+@app.command()
+def encode(
+    model: Model,
+    data: Data,
+    output: Annotated[Path, typer.Option("-o", "--output", help="npz file to write.", metavar="FILE")],
+    horizon: HorizonOption = None,
+    hz: HzOption = None,
+    stride: Annotated[int | None, typer.Option("--stride", help="Steps between chunks. Default: the horizon.")] = None,
+    dims: DimsOption = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn trajectories into token ids (npz: ids, offsets, time_horizon, action_dim, fingerprint, counts)."""
+    tokenizer = FastTokenizer.load(model)
+    recording = read_recording(data, hz, dims)
+    recorded = tokenizer.spec.time_horizon
+    steps = recorded if recorded is not None and horizon is None else horizon_steps(horizon, recording)
+    stride = stride or steps
+    chunks = list(iterate_windows(recording.trajectories, steps, stride))
+    if not chunks:
+        raise ValueError(f"none of the {len(recording.trajectories)} episodes has {steps} steps")
+    tokens = tokenizer.encode(np.concatenate(chunks), num_threads=threads)
+    _save_npz(
+        output,
+        ids=tokens.ids,
+        offsets=tokens.offsets,
+        saturated=tokens.saturated,
+        clipped=tokens.clipped,
+        time_horizon=np.int64(steps),
+        action_dim=np.int64(recording.action_dim),
+        fingerprint=np.array(tokenizer.fingerprint()),
+    )
+    covered = sum(steps + stride * (len(c) - 1) if stride <= steps else steps * len(c) for c in chunks)
+    rows = sum(len(t.actions) for t in recording.trajectories)
+    summary = {
+        "chunks": len(tokens),
+        "ids": len(tokens.ids),
+        "mean_token_length": len(tokens.ids) / len(tokens),
+        "saturated": int(tokens.saturated.sum()),
+        "clipped": int(tokens.clipped.sum()),
+        "short_episodes": count_short(recording.trajectories, steps),
+        "steps_left_out": rows - covered,
+        "output": str(output),
+    }
+    if as_json:
+        _print_json(summary)
+    else:
+        print(
+            f"{len(tokens):,} chunks of {steps} x {recording.action_dim} in {len(tokens.ids):,} tokens "
+            f"({summary['mean_token_length']:.1f} a chunk) to {output}; saturated {summary['saturated']:,}, "
+            f"clipped {summary['clipped']:,}; {summary['steps_left_out']:,} of {rows:,} steps fill no chunk"
+        )
+
+
+@app.command()
+def decode(
+    model: Model,
+    tokens: Annotated[Path, typer.Argument(help="npz file that encode wrote.", metavar="TOKENS")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="npz file to write.", metavar="FILE")],
+    errors: Annotated[
+        ErrorsChoice, typer.Option("--errors", help="What to do with malformed ids.")
+    ] = ErrorsChoice.strict,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn token ids back into chunks (npz: actions (N, T, D) in raw units, and what was repaired)."""
+    tokenizer = FastTokenizer.load(model)
+    fields = _load_tokens(tokens)
+    if (written_by := str(fields["fingerprint"])) != tokenizer.fingerprint():
+        raise ValueError(
+            f"{tokens}: encoded with tokenizer {written_by[:16]}, but {model} is {tokenizer.fingerprint()[:16]}"
+        )
+    counts = np.zeros((2, len(fields["offsets"]) - 1), np.int32)
+    batch = TokenBatch(fields["ids"], fields["offsets"], *counts)
+    horizon, dims = int(fields["time_horizon"]), int(fields["action_dim"])
+    if errors is ErrorsChoice.strict:
+        tokenizer.decode(batch, horizon, dims, num_threads=threads)
+    actions, status = tokenizer.decode_with_status(batch, horizon, dims, num_threads=threads)
+    _save_npz(output, actions=actions, unknown=status.unknown, missing=status.missing, extra=status.extra)
+    repaired = int((~status.ok).sum())
+    if as_json:
+        _print_json({"chunks": len(batch), "repaired": repaired, "output": str(output)})
+    else:
+        print(f"{len(batch):,} chunks of {horizon} x {dims} to {output}; {repaired:,} repaired")
+
+
+@app.command()
+def inspect(model: Model, as_json: JsonOption = False) -> None:
+    """Show what a saved tokenizer holds."""
+    tokenizer = FastTokenizer.load(model)
+    spec = tokenizer.spec
+    lengths = tokenizer.expansion_lengths
+    zero_runs = [int(n) for t, n in enumerate(lengths) if not tokenizer.coefficients([t]).any()]
+    facts: dict[str, Any] = {
+        "fingerprint": tokenizer.fingerprint(),
+        "vocab_size": spec.vocab_size,
+        "symbols": spec.alphabet_size,
+        "merges": len(spec.merges),
+        "coefficients": f"{spec.min_coefficient}..{spec.max_coefficient}",
+        "scale": spec.scale,
+        "time_horizon": spec.time_horizon,
+        "action_dim": spec.action_dim,
+        "hz": spec.hz,
+        "longest_token_symbols": int(lengths.max()),
+        "zero_run_tokens": len(zero_runs),
+        "longest_zero_run": max(zero_runs),
+    }
+    if as_json:
+        normalizer = spec.normalizer
+        _print_json(
+            {
+                **facts,
+                "dimension_names": spec.dimension_names,
+                "normalizer": normalizer
+                and {
+                    "kind": normalizer.kind,
+                    "clip": normalizer.clip,
+                    "center": normalizer.center.tolist(),
+                    "half_range": normalizer.half_range.tolist(),
+                },
+            }
+        )
+        return
+    console = Console()
+    table = Table(show_header=False)
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), "any" if value is None else str(value))
+    console.print(table)
+    if spec.normalizer is not None:
+        console.print(_normalizer_table(spec.normalizer, spec.dimension_names))
+
+
+@app.command()
+def demo(
+    data: Annotated[list[Path] | None, typer.Argument(help="Your own npz or npy files.", metavar="[DATA]")] = None,
+    horizon: HorizonOption = None,
+    hz: HzOption = None,
+    episodes: Annotated[int, typer.Option("--episodes", help="Generated episodes of each robot.")] = 100,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the generated episodes.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit, encode and decode generated robot trajectories (or yours), and show what comes out."""
+    with _progress() as report:
+        if data:
+            recordings = {data[0].stem: read_recording(data, hz, None)}
+        else:
+            recordings = {name: _generated(name, episodes, seed) for name in ROBOTS}
+        results: dict[str, Result] = {}
+        for name, recording in recordings.items():
+            steps = horizon_steps(horizon, recording)
+            results[name], _ = _fit_and_measure(
+                recording, steps, max(1, steps // 10), 0.2, report, label=name, normalize=NormalizeChoice.quantile
+            )
+    if as_json:
+        _print_json({name: result.to_json() for name, result in results.items()})
+        return
+    console = Console()
+    source = "your data" if data else "generated robot trajectories"
+    console.print(result_table(results, f"Fitted on {source}, measured on held-out episodes"))
+    name, result = next(iter(results.items()))
+    _, held = split_holdout(recordings[name].trajectories, 0.2)
+    horizon_ = result.tokenizer.spec.time_horizon
+    assert horizon_ is not None
+    chunk = next(iterate_windows(held or recordings[name].trajectories, horizon_, horizon_))
+    console.print(chunk_picture(result.tokenizer, chunk[len(chunk) // 2]))
+
+
+# ---- Shared by fit and demo ------------------------------------------------------------------------
+
+_Report = Callable[[str, int, int | None], None]
+
+
+def _fit_and_measure(
+    recording: Recording,
+    steps: int,
+    stride: int,
+    holdout: float,
+    report: _Report,
+    *,
+    normalize: NormalizeChoice,
+    clip: float | None = None,
+    label: str = "",
+    **options: Any,
+) -> tuple[Result, int]:
+    """Fits on most episodes and measures on the others; also says how many were too short."""
+    prefix = f"{label}: " if label else ""
+    fitted, held = split_holdout(recording.trajectories, holdout)
+    long_enough = [t for t in fitted if len(t.actions) >= steps]
+    if not long_enough:
+        raise ValueError(f"none of the {len(fitted)} episodes to fit on has {steps} steps")
+    normalizer = None
+    if normalize is not NormalizeChoice.none:
+        rows = np.concatenate([t.actions for t in long_enough])
+        normalizer = Normalizer.fit(rows, cast(NormalizerKind, normalize.value), clip=clip)
+    elif clip is not None:
+        raise ValueError("--clip needs --normalize")
+    tokenizer = FastTokenizer.fit(
+        iterate_windows(long_enough, steps, stride),
+        normalize=normalizer,
+        dimension_names=recording.dimension_names,
+        hz=recording.hz,
+        progress=lambda stage, done, total: report(prefix + stage, done, total),
+        **options,
+    )
+    measured = held if any(len(t.actions) >= steps for t in held) else long_enough
+    quality = evaluate(tokenizer, _reported(measured, steps, stride, report, prefix))
+    assert tokenizer.fit_summary is not None
+    result = Result(tokenizer, tokenizer.fit_summary, quality, peak_memory_mib())
+    return result, count_short(recording.trajectories, steps)
+
+
+def _reported(trajectories: list[Trajectory], steps: int, stride: int, report: _Report, prefix: str) -> Iterator[Any]:
+    done = 0
+    for chunks in iterate_windows(trajectories, steps, stride):
+        yield chunks
+        done += len(chunks)
+        report(prefix + "measure", done, None)
+
+
+def _holds_out(recording: Recording, holdout: float) -> bool:
+    return len(split_holdout(recording.trajectories, holdout)[1]) > 0
+
+
+def _generated(name: str, episodes: int, seed: int) -> Recording:
+    robot = ROBOTS[name]
+    actions = generate_trajectories(robot, episodes, seed)
+    trajectories = [Trajectory(a, f"{name} {i}", robot.hz, robot.dimension_names) for i, a in enumerate(actions)]
+    if not trajectories:
+        raise ValueError("--episodes must be positive")
+    return Recording(trajectories, robot.hz, robot.dimension_names, None)
+
+
+@contextmanager
+def _progress() -> Iterator[_Report]:
+    """A progress line on stderr: one task a stage."""
+    console = Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                for task in tasks.values():
+                    progress.update(task, visible=False)
+                tasks[stage] = progress.add_task(stage, total=total)
+            progress.update(tasks[stage], completed=done, total=total)
+
+        yield report
+
+
+def _normalizer_table(normalizer: Normalizer, names: tuple[str, ...] | None) -> Table:
+    table = Table(title=f"normalizer: {normalizer.kind}, clip {normalizer.clip or 'none'}", title_justify="left")
+    for column in ("dimension", "center", "half range"):
+        table.add_column(column, justify="right")
+    for d, (center, half_range) in enumerate(zip(normalizer.center, normalizer.half_range, strict=True)):
+        table.add_row(names[d] if names else str(d), f"{center:.6g}", f"{half_range:.6g}" if half_range else "constant")
+    return table
+
+
+def _load_tokens(path: Path) -> dict[str, Any]:
+    wanted = ("ids", "offsets", "time_horizon", "action_dim", "fingerprint")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            fields = {name: file[name] for name in wanted}
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # numpy and zipfile raise a dozen kinds for a file that is not theirs
+        raise ValueError(f"{path}: not a file of tokens, as encode writes it: {error}") from None
+    fields["ids"] = fields["ids"].astype(np.int32)
+    fields["offsets"] = fields["offsets"].astype(np.int64)
+    return fields
+
+
+def _save_npz(path: Path, **arrays: Any) -> None:
+    """Writes under the very name given (numpy would append .npz), whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    json.dump(values, sys.stdout, indent=2)
+    print()

@@ -1,0 +1,61 @@
+"""Small pictures for the terminal."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.text import Text
+
+from fast_tokenizer.tokenizer import FastTokenizer
+
+_BARS = " ▁▂▃▄▅▆▇█"
+_COLOURS = ("bright_cyan", "bright_magenta", "bright_green", "bright_yellow", "bright_blue", "bright_red")
+
+
+def sparkline(values: NDArray[np.floating], low: float, high: float) -> str:
+    """One character a value, higher for larger ones between `low` and `high`."""
+    span = high - low or 1.0
+    levels = np.clip((values - low) / span * (len(_BARS) - 2), 0, len(_BARS) - 2)
+    return "".join(_BARS[1 + round(float(level))] for level in levels)
+
+
+def chunk_picture(tokenizer: FastTokenizer, chunk: NDArray[np.floating]) -> Text:
+    """What became of one chunk: its liveliest dimension before and after, and which token covers which coefficient.
+
+    Args:
+        tokenizer: The tokenizer.
+        chunk: (T, D), in the units that it takes.
+    """
+    horizon, dims = chunk.shape
+    tokens = tokenizer.encode(chunk[None])
+    decoded = tokenizer.decode(tokens, horizon, dims)[0]
+    moving = np.ptp(tokenizer.spec.normalizer.apply(chunk) if tokenizer.spec.normalizer else chunk, axis=0)
+    d = int(moving.argmax())
+    names = tokenizer.spec.dimension_names
+    low, high = float(chunk[:, d].min()), float(chunk[:, d].max())
+    text = Text()
+    text.append(f"One chunk of {horizon} steps, dimension {names[d] if names else d}, from {low:.3g} to {high:.3g}:\n")
+    text.append(f"  recorded  {sparkline(chunk[:, d], low, high)}\n")
+    text.append("  decoded   ")
+    text.append(sparkline(decoded[:, d], low, high), style="bright_green")
+    text.append(f"\n  largest error {np.abs(decoded[:, d] - chunk[:, d]).max():.2g}\n\n")
+    text.append(
+        f"Its {horizon} x {dims} = {chunk.size} coefficients in {len(tokens.ids)} tokens\n"
+        "(row: dimension, column: frequency, colour: token, # is not zero):\n"
+    )
+    text.append_text(_coverage(tokenizer, tokens[0], horizon, dims))
+    return text
+
+
+def _coverage(tokenizer: FastTokenizer, ids: NDArray[np.int32], horizon: int, dims: int) -> Text:
+    """The coefficient matrix, each cell in the colour of the token that covers it."""
+    lengths = tokenizer.expansion_lengths[ids]
+    owner = np.repeat(np.arange(len(ids)), lengths).reshape(horizon, dims)
+    nonzero = (tokenizer.coefficients(ids) != 0).reshape(horizon, dims)
+    text = Text()
+    for d in range(dims):
+        text.append("  ")
+        for k in range(horizon):
+            text.append("#" if nonzero[k, d] else "·", style=_COLOURS[owner[k, d] % len(_COLOURS)])
+        text.append("\n")
+    return text

@@ -1,0 +1,76 @@
+"""Tables of results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from fast_tokenizer.metrics import QualityReport
+from fast_tokenizer.tokenizer import FastTokenizer, FitSummary
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A fitted tokenizer, and what it does on chunks that it was not fitted on."""
+
+    tokenizer: FastTokenizer
+    fit: FitSummary
+    quality: QualityReport
+    peak_memory_mib: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        spec = self.tokenizer.spec
+        return {
+            "fingerprint": self.tokenizer.fingerprint(),
+            "vocab_size": spec.vocab_size,
+            "alphabet_size": spec.alphabet_size,
+            "time_horizon": spec.time_horizon,
+            "action_dim": spec.action_dim,
+            "fit_chunks": self.fit.chunks,
+            "fit_saturated": self.fit.saturated,
+            "fit_clipped": self.fit.clipped,
+            "fit_seconds": self.fit.seconds,
+            "peak_memory_mib": self.peak_memory_mib,
+            **self.quality.to_json(),
+        }
+
+
+_ROWS: tuple[tuple[str, Callable[[Result], str]], ...] = (
+    ("chunk, steps x dims", lambda r: f"{r.tokenizer.spec.time_horizon} x {r.tokenizer.spec.action_dim}"),
+    ("chunks fitted", lambda r: f"{r.fit.chunks:,}"),
+    ("chunks measured", lambda r: f"{r.quality.chunks:,}"),
+    ("symbols + merges", lambda r: f"{r.fit.alphabet_size}+{r.fit.merges}"),
+    ("tokens a chunk, mean", lambda r: f"{r.quality.mean_token_length:.1f}"),
+    ("  p50/p99/max", lambda r: _percentiles(r.quality)),
+    ("naive binning / ours", lambda r: f"{r.quality.compression_ratio:.1f} x"),
+    ("RMSE, normalised", lambda r: f"{r.quality.reconstruction_rmse:.4f}"),
+    ("  max error", lambda r: f"{r.quality.reconstruction_max_abs_error:.3f}"),
+    ("RMSE, raw units", lambda r: f"{r.quality.raw_rmse:.2g}"),
+    ("  max error", lambda r: f"{r.quality.raw_max_abs_error:.2g}"),
+    ("saturated coeffs", lambda r: f"{r.quality.saturated:,}"),
+    ("values clipped", lambda r: f"{r.quality.clipped:,}"),
+    ("fit, seconds", lambda r: f"{r.fit.seconds:.2f}"),
+    ("encode, chunks / s", lambda r: f"{r.quality.chunks / r.quality.encode_seconds:,.0f}"),
+    ("decode, chunks / s", lambda r: f"{r.quality.chunks / r.quality.decode_seconds:,.0f}"),
+    ("peak memory, MiB", lambda r: "" if r.peak_memory_mib is None else f"{r.peak_memory_mib:,.0f}"),
+)
+
+
+def result_table(results: Mapping[str, Result], title: str) -> Table:
+    """One column a result."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in results:
+        table.add_column(name, justify="right", no_wrap=True)
+    for label, cell in _ROWS:
+        table.add_row(label, *(cell(r) for r in results.values()))
+    return table
+
+
+def _percentiles(q: QualityReport) -> str:
+    return f"{q.p50_token_length:.0f}/{q.p99_token_length:.0f}/{q.max_token_length}"
