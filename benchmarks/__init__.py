@@ -1,0 +1,1 @@
+"""Experiments: each file answers one question, on seeded or recorded data, equality asserted first."""

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,10 @@ from fast_tokenizer.metrics import QualityReport, evaluate
 SHARED = Path(os.environ.get("FAST_TOKENIZER_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 #: Windows taken of a set, at most: enough for stable figures in seconds.
 MAX_CHUNKS = 40_000
+COLUMNS = (
+    *("set", "T x D", "chunks", "tokens", "p99", "max", "vs naive", "RMSE", "max error", "raw RMSE", "raw max"),
+    *("saturated", "fit s", "default's tokens"),
+)
 
 
 def recorded_sets(shared: Path = SHARED) -> Iterator[tuple[str, Dataset]]:
@@ -59,29 +64,34 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--markdown", action="store_true", help="print the README's table instead")
     arguments = parser.parse_args()
     default = FastTokenizer.default()
     table = Table(title="Held-out episodes, one-second chunks, scale 10, 1,024 ids", title_justify="left")
-    columns = ("set", "T x D", "chunks", "tokens", "p99", "max", "vs naive", "RMSE", "max", "raw RMSE", "raw max")
-    for column in (*columns, "sat.", "fit s", "default's tokens"):
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column == "set" else "right", no_wrap=True)
-    figures = {}
+    figures: dict[str, dict[str, Any]] = {}
     for name, dataset in recorded_sets():
         tokenizer, held = fit_and_hold_out(dataset)
         assert_exact_round_trip(tokenizer, held)
         quality = evaluate(tokenizer, held)
         normalizer = tokenizer.spec.normalizer
-        assert normalizer is not None and tokenizer.fit_summary is not None
+        assert normalizer is not None
+        assert tokenizer.fit_summary is not None
         with_default = evaluate(default, (normalizer.apply(block) for block in held))
         table.add_row(*_row(name, tokenizer, quality, with_default))
         figures[name] = {
+            "shape": f"{tokenizer.spec.time_horizon} x {tokenizer.spec.action_dim}",
             "fit_chunks": tokenizer.fit_summary.chunks,
             "fit_seconds": tokenizer.fit_summary.seconds,
             **quality.to_json(),
             "default_mean_token_length": with_default.mean_token_length,
             "default_reconstruction_rmse": with_default.reconstruction_rmse,
         }
-    Console(width=160).print(table)
+    if arguments.markdown:
+        print(_markdown(figures))
+    else:
+        Console(width=160).print(table)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=2))
 
@@ -104,6 +114,20 @@ def _row(name: str, tokenizer: FastTokenizer, q: QualityReport, with_default: Qu
         f"{tokenizer.fit_summary.seconds:.2f}",
         f"{with_default.mean_token_length:.1f}",
     ]
+
+
+def _markdown(figures: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        "| recorded set | chunk | tokens, mean / p99 | fewer than naive | RMSE | RMSE, raw units | saturated |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, f in figures.items():
+        share = f["saturated"] / (f["chunks"] * f["compression_ratio"] * f["mean_token_length"])
+        lines.append(
+            f"| {name} | {f['shape']} | {f['mean_token_length']:.1f} / {f['p99_token_length']:.0f} "
+            f"| {f['compression_ratio']:.1f} x | {f['reconstruction_rmse']:.4f} | {f['raw_rmse']:.2g} | {share:.3%} |"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,364 @@
+"""What the native core does, in plain NumPy and Python: slow, short, and meant to be read.
+
+One action chunk's way to token ids, one function per step::
+
+    chunk (T, D) raw units --normalize--> (T, D) about [-1, 1] --dct2--> (T, D) coefficients, a row per frequency
+      --scale, round_ties_to_even--> integers --saturate, shift--> symbols 0..A-1 --encode_bpe--> token ids 0..V-1
+
+and back::
+
+    token ids --expand--> symbols --fit_to_length--> T * D symbols --shift, unscale--> coefficients --dct3--> (T, D)
+      --denormalize--> chunk (T, D) raw units
+
+`fitted_range` and `train_bpe` make the vocabulary. The tests hold each native stage against its function here, and
+nothing else imports this file. The words (chunk, coefficient, symbol, token, merge) mean the same everywhere.
+
+Example:
+    >>> from fast_tokenizer.spec import TokenizerSpec
+    >>> spec = TokenizerSpec(10.0, -20, 20, np.array([[20, 20]]))  # symbol 20 is coefficient 0, id 41 two of them
+    >>> chunk = np.linspace(-1, 1, 8)[:, None]
+    >>> encode(chunk, spec)
+    Encoded(ids=[20, 2, 20, 18, 20, 19, 41], saturated=0, clipped=0)
+    >>> decoded = decode([20, 2, 20, 18, 20, 19, 41], spec, T=8, D=1)
+    >>> bool(np.linalg.norm(decoded.chunk - chunk) < 0.5 / 10 * np.sqrt(8 * 1))  # half a step per coefficient
+    True
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fast_tokenizer._core import MAX_COEFFICIENT, MAX_TOKEN_SYMBOLS
+from fast_tokenizer.normalize import Normalizer
+from fast_tokenizer.spec import TokenizerSpec
+
+Pair = tuple[int, int]
+
+# ---- Normalisation -----------------------------------------------------------------------------------
+
+
+def normalize(chunk: NDArray[np.floating], normalizer: Normalizer | None) -> tuple[NDArray[np.float64], int]:
+    """Maps every dimension to about [-1, 1], and cuts what lies beyond `clip` where there is one.
+
+    A dimension with ``half_range`` 0 was constant when the normaliser was fitted: all its values map to 0.
+
+    Args:
+        chunk: (T, D), raw units.
+        normalizer: None: the chunk is taken as it is.
+
+    Returns:
+        (T, D) float64, and the count of clipped values: those that were cut, and those in a constant dimension that
+        are not its constant.
+    """
+    x = chunk.astype(np.float64)
+    if normalizer is None:
+        return x, 0
+    constant = normalizer.half_range == 0
+    # Times 1 / half_range, as the core does it: the last bit can differ from a division's.
+    gain = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, normalizer.half_range))
+    y = (x - normalizer.center) * gain
+    clip = np.inf if normalizer.clip is None else normalizer.clip
+    clipped = (np.abs(y) > clip) | (constant & (x != normalizer.center))
+    return np.clip(y, -clip, clip), int(clipped.sum())
+
+
+def denormalize(normalized: NDArray[np.float64], normalizer: Normalizer | None) -> NDArray[np.float64]:
+    """The reverse, (T, D) to (T, D). A constant dimension comes back as its constant, whatever the values are."""
+    if normalizer is None:
+        return normalized
+    return normalized * normalizer.half_range + normalizer.center
+
+
+# ---- Discrete cosine transform -----------------------------------------------------------------------
+
+
+def cosine_matrix(T: int) -> NDArray[np.float64]:
+    """(T, T) orthonormal DCT-II: row k holds ``a_k cos(pi k (2t + 1) / 2T)``, a_0 = sqrt(1/T), a_k = sqrt(2/T).
+
+    Example:
+        >>> bool(np.allclose(cosine_matrix(5) @ cosine_matrix(5).T, np.eye(5)))
+        True
+    """
+    k, t = np.arange(T)[:, None], np.arange(T)
+    quarter_turns = k * (2 * t + 1) % (4 * T)  # the cosine repeats after 4T; reduced as integers, so exactly
+    amplitude = np.where(k == 0, np.sqrt(1 / T), np.sqrt(2 / T))
+    return np.asarray(amplitude * np.cos(np.pi * quarter_turns / (2 * T)), np.float64)
+
+
+def dct2(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """DCT-II along time: (T, D) values to (T, D) coefficients, a row per frequency."""
+    return np.asarray(cosine_matrix(len(x)) @ x)
+
+
+def dct3(coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+    """DCT-III, the inverse: (T, D) coefficients to (T, D) values."""
+    return np.asarray(cosine_matrix(len(coefficients)).T @ coefficients)
+
+
+# ---- Quantization ------------------------------------------------------------------------------------
+
+
+def round_ties_to_even(y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Nearest integer; what lies within 1e-9 of halfway is a tie and goes to the even neighbour.
+
+    On recorded data exact ties are common (a gripper of 0 and 1 at T = 16), and whether a sum comes out as 2.5 or as
+    2.4999999999999996 depends on the order of its additions. With a tie this wide, no order changes the result.
+
+    Example:
+        >>> round_ties_to_even(np.array([0.5, 1.5, 2.5, 2.5 + 1e-12, 2.5 + 1e-6])).tolist()
+        [0.0, 2.0, 2.0, 2.0, 3.0]
+    """
+    nearest = np.rint(y)
+    is_tie = np.abs(y - nearest) >= 0.5 - 1e-9
+    nearest_even = 2 * np.rint(y / 2)
+    return np.where(is_tie, nearest_even, nearest)
+
+
+def quantized_coefficients(chunk: NDArray[np.floating], spec: TokenizerSpec) -> tuple[NDArray[np.int64], int]:
+    """Integer coefficients before any are cut to the fitted range.
+
+    Args:
+        chunk: (T, D), raw units.
+        spec: Its normaliser and scale are used.
+
+    Returns:
+        (T, D) int64, and the count of values that the normaliser clipped.
+    """
+    y, clipped = normalize(chunk, spec.normalizer)
+    scaled = dct2(y) * np.array(spec.scales)
+    return round_ties_to_even(scaled).astype(np.int64), clipped
+
+
+class Quantized(NamedTuple):
+    """A chunk as T * D symbols; how many coefficients were cut to the fitted range, how many values clipped."""
+
+    symbols: NDArray[np.int64]
+    saturated: int
+    clipped: int
+
+
+def quantize(chunk: NDArray[np.floating], spec: TokenizerSpec) -> Quantized:
+    """Chunk (T, D) to (T * D,) symbols 0..A-1, frequency-first: all dimensions of frequency 0, then of 1, ...
+
+    Symbol s stands for coefficient ``spec.min_coefficient + s``. A coefficient outside the fitted range takes the
+    range's end, and is counted.
+    """
+    coefficients, clipped = quantized_coefficients(chunk, spec)
+    inside = np.clip(coefficients, spec.min_coefficient, spec.max_coefficient)
+    saturated = int((inside != coefficients).sum())
+    return Quantized((inside - spec.min_coefficient).reshape(-1), saturated, clipped)
+
+
+def dequantize(symbols: NDArray[np.integer], spec: TokenizerSpec, T: int, D: int) -> NDArray[np.float64]:
+    """(T * D,) symbols to the chunk (T, D) that they stand for, in raw units."""
+    coefficients = symbols.astype(np.int64).reshape(T, D) + spec.min_coefficient
+    return denormalize(dct3(coefficients / np.array(spec.scales)), spec.normalizer)
+
+
+def fitted_range(coefficients: NDArray[np.int64], quantile: float) -> Pair:
+    """Lowest and highest coefficient that get a symbol; 0 always does.
+
+    Args:
+        coefficients: All the quantized coefficients of a corpus, in any order and shape.
+        quantile: At most a share ``1 - quantile`` of them lies below the range, and at most that share above. 1: none.
+
+    Example:
+        >>> fitted_range(np.array([-9, -1, 0, 0, 0, 0, 1, 2, 3, 3]), 0.875)
+        (-1, 3)
+    """
+    ordered = np.sort(np.clip(coefficients, -MAX_COEFFICIENT, MAX_COEFFICIENT).reshape(-1))
+    may_drop = int((1.0 - quantile) * len(ordered))
+    return min(0, int(ordered[may_drop])), max(0, int(ordered[-1 - may_drop]))
+
+
+# ---- Byte-pair encoding, on integers -----------------------------------------------------------------
+#
+# Token ids 0..A-1 are the symbols. Merge i joins a pair of smaller ids into id A + i; i is its rank.
+
+
+def count_pairs(sequences: Iterable[Sequence[int]]) -> Counter[Pair]:
+    """Counts neighbours, at every position: in (a, a, a) the pair (a, a) stands twice. None spans two sequences.
+
+    Example:
+        >>> count_pairs([[7, 7, 7], [7, 8]])
+        Counter({(7, 7): 2, (7, 8): 1})
+    """
+    return Counter(pair for tokens in sequences for pair in pairwise(tokens))
+
+
+def replace_pair(tokens: Sequence[int], pair: Pair, merged: int) -> list[int]:
+    """Puts `merged` wherever `pair` stands, from left to right: of an odd run, the last one stays.
+
+    Example:
+        >>> replace_pair([7, 7, 7, 8, 7, 7], (7, 7), merged=9)
+        [9, 7, 8, 9]
+    """
+    out: list[int] = []
+    i = 0
+    while i < len(tokens):
+        if tuple(tokens[i : i + 2]) == pair:
+            out.append(merged)
+            i += 2
+        else:
+            out.append(tokens[i])
+            i += 1
+    return out
+
+
+def train_bpe(
+    sequences: Iterable[Sequence[int]],
+    alphabet_size: int,
+    vocab_size: int,
+    min_frequency: int = 2,
+    max_token_symbols: int = MAX_TOKEN_SYMBOLS,
+) -> list[Pair]:
+    """Exact greedy training: again and again merges the most frequent pair; of equals, the smallest one.
+
+    Args:
+        sequences: One per chunk, of symbols below `alphabet_size`.
+        alphabet_size: Number of symbols A.
+        vocab_size: Ids to end with, symbols included.
+        min_frequency: A pair that occurs less often is not merged. (Nor is one that does not occur at all.)
+        max_token_symbols: A pair that would stand for more symbols is not merged.
+
+    Returns:
+        At most ``vocab_size - alphabet_size`` merges; fewer when no pair is left to merge.
+
+    Example:
+        >>> train_bpe([[0, 1, 0, 1, 2], [0, 1, 2]], alphabet_size=3, vocab_size=5)
+        [(0, 1), (3, 2)]
+    """
+    corpus = [list(tokens) for tokens in sequences]
+    lengths = [1] * alphabet_size  # symbols that each token stands for
+    merges: list[Pair] = []
+    while alphabet_size + len(merges) < vocab_size:
+        counts = {
+            (left, right): count
+            for (left, right), count in count_pairs(corpus).items()
+            if count >= min_frequency and lengths[left] + lengths[right] <= max_token_symbols
+        }
+        if not counts:
+            break
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merged = alphabet_size + len(merges)
+        corpus = [replace_pair(tokens, best, merged) for tokens in corpus]
+        merges.append(best)
+        lengths.append(lengths[best[0]] + lengths[best[1]])
+    return merges
+
+
+def encode_bpe(symbols: Sequence[int], merges: Sequence[Pair], alphabet_size: int) -> list[int]:
+    """Symbols to token ids: repeats the training, merge by merge.
+
+    Of the merges whose pair is present the one of lowest rank is made, wherever its pair stands; until none is left.
+
+    Example:
+        >>> encode_bpe([0, 1, 0, 0, 1, 2], merges=[(0, 1), (3, 2)], alphabet_size=3)
+        [3, 0, 4]
+    """
+    rank = {pair: i for i, pair in enumerate(merges)}
+    tokens = list(symbols)
+    while True:
+        present = [rank[pair] for pair in count_pairs([tokens]) if pair in rank]
+        if not present:
+            return tokens
+        lowest = min(present)
+        tokens = replace_pair(tokens, merges[lowest], merged=alphabet_size + lowest)
+
+
+def expansions(merges: Sequence[Pair], alphabet_size: int) -> list[list[int]]:
+    """The symbols that each of the V token ids stands for.
+
+    Example:
+        >>> expansions([(0, 1), (2, 0)], alphabet_size=2)
+        [[0], [1], [0, 1], [0, 1, 0]]
+    """
+    table = [[symbol] for symbol in range(alphabet_size)]
+    for left, right in merges:
+        table.append(table[left] + table[right])
+    return table
+
+
+def expand(ids: Iterable[int], merges: Sequence[Pair], alphabet_size: int) -> list[int]:
+    """Token ids back to symbols. The ids must be in the vocabulary."""
+    table = expansions(merges, alphabet_size)
+    return [symbol for token in ids for symbol in table[token]]
+
+
+def could_be_trained(merges: Sequence[Pair], alphabet_size: int) -> bool:
+    """Whether the core accepts these merges.
+
+    Each must join two ids that exist before it, no pair may occur twice, and the symbols of every token must encode to
+    that token: training made it from them, so it must be found again.
+
+    Example:
+        >>> could_be_trained([(0, 1), (3, 2)], alphabet_size=3)
+        True
+        >>> could_be_trained([(0, 1), (1, 2), (0, 4)], alphabet_size=3)  # 0 1 2 becomes 3 2, never 0 4
+        False
+    """
+    if any(not 0 <= part < alphabet_size + i for i, pair in enumerate(merges) for part in pair):
+        return False
+    if len(set(merges)) < len(merges):
+        return False
+    return all(
+        encode_bpe(symbols, merges, alphabet_size) == [token]
+        for token, symbols in enumerate(expansions(merges, alphabet_size))
+    )
+
+
+# ---- All of it ---------------------------------------------------------------------------------------
+
+
+class Encoded(NamedTuple):
+    """Token ids of a chunk; how many coefficients were cut to the fitted range, how many values clipped."""
+
+    ids: list[int]
+    saturated: int
+    clipped: int
+
+
+def encode(chunk: NDArray[np.floating], spec: TokenizerSpec) -> Encoded:
+    """Chunk (T, D), raw units, to token ids."""
+    symbols, saturated, clipped = quantize(chunk, spec)
+    return Encoded(encode_bpe(symbols.tolist(), _pairs(spec), spec.alphabet_size), saturated, clipped)
+
+
+class Decoded(NamedTuple):
+    """A chunk (T, D), and what had to be done to its ids: all zero when they described it exactly."""
+
+    chunk: NDArray[np.float64]
+    unknown: int
+    missing: int
+    extra: int
+
+
+def fit_to_length(symbols: list[int], length: int, zero_symbol: int) -> list[int]:
+    """Cuts what is too long, fills what is too short with the symbol of coefficient 0."""
+    return symbols[:length] + [zero_symbol] * (length - len(symbols))
+
+
+def decode(ids: Sequence[int], spec: TokenizerSpec, T: int, D: int) -> Decoded:
+    """Token ids to the chunk (T, D), raw units. Any ids have a result.
+
+    Ids outside the vocabulary are dropped, missing symbols are coefficient 0, and symbols too many are cut off.
+    """
+    known = [i for i in ids if 0 <= i < spec.vocab_size]
+    symbols = expand(known, _pairs(spec), spec.alphabet_size)
+    fitted = fit_to_length(symbols, T * D, zero_symbol=-spec.min_coefficient)
+    return Decoded(
+        chunk=dequantize(np.array(fitted), spec, T, D),
+        unknown=len(ids) - len(known),
+        missing=max(0, T * D - len(symbols)),
+        extra=max(0, len(symbols) - T * D),
+    )
+
+
+def _pairs(spec: TokenizerSpec) -> list[Pair]:
+    return [(int(left), int(right)) for left, right in spec.merges]

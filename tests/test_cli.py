@@ -1,0 +1,259 @@
+"""The command line, run as users run it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fast_tokenizer import FastTokenizer
+from fast_tokenizer.synthetic import ROBOTS, generate_trajectories
+
+
+def run(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from fast_tokenizer.cli import main; main()", *map(str, args)]
+    environment = {**os.environ, "COLUMNS": "100"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
+
+
+def ok(*args: object) -> str:
+    done = run(*args)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def fails(*args: object) -> str:
+    """One line on stderr, nothing on stdout, exit code 1."""
+    done = run(*args)
+    assert done.returncode == 1, (done.stdout, done.stderr)
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("fast-tokenizer: ")
+    return lines[0]
+
+
+def save_episodes(path: Path, trajectories: list[np.ndarray], **fields: object) -> Path:
+    ends = np.cumsum([len(t) for t in trajectories])
+    np.savez(path, actions=np.concatenate(trajectories), episode_ends=ends, **fields)
+    return path
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten generated LIBERO-like episodes, one of which is too short for a chunk."""
+    trajectories = generate_trajectories(ROBOTS["libero"], 10, seed=3, seconds=(4.0, 6.0))
+    trajectories[4] = trajectories[4][:7]
+    return save_episodes(
+        tmp_path_factory.mktemp("data") / "libero.npz",
+        trajectories,
+        hz=20.0,
+        action_names=np.array(ROBOTS["libero"].dimension_names),
+    )
+
+
+@pytest.fixture(scope="module")
+def model(episodes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "nested" / "tok"
+    ok("fit", episodes, "-o", folder, "--vocab-size", 512)
+    return folder
+
+
+def test_fit_saves_a_tokenizer_and_prints_what_it_is_worth(episodes: Path, tmp_path: Path) -> None:
+    out = ok("fit", episodes, "-o", tmp_path / "tok", "--vocab-size", 512)
+    for expected in ("20 x 7", "p50/p99/max", "naive binning", "RMSE, raw units", "saturated", "peak memory"):
+        assert expected in out
+    assert "1 of 10 episodes are shorter than 20 steps" in out
+    tokenizer = FastTokenizer.load(tmp_path / "tok")
+    assert (tokenizer.spec.time_horizon, tokenizer.spec.action_dim, tokenizer.spec.hz) == (20, 7, 20.0)
+    assert tokenizer.spec.dimension_names == ROBOTS["libero"].dimension_names
+    assert tokenizer.spec.normalizer is not None
+    assert tokenizer.spec.normalizer.kind == "quantile"
+    assert tokenizer.fingerprint()[:16] in out
+
+
+def test_fit_json_is_json_and_agrees_with_the_library(episodes: Path, tmp_path: Path) -> None:
+    figures = json.loads(ok("fit", episodes, "-o", tmp_path / "tok", "--vocab-size", 300, "--json"))
+    assert figures["vocab_size"] == 300
+    assert figures["short_episodes"] == 1
+    assert figures["compression_ratio"] == pytest.approx(140 / figures["mean_token_length"])
+    assert figures["fingerprint"] == FastTokenizer.load(tmp_path / "tok").fingerprint()
+    assert 0 < figures["reconstruction_rmse"] < 0.5 / 10
+    assert len(figures["per_dimension_rmse"]) == 7
+
+
+def test_fit_options_reach_the_artefact(episodes: Path, tmp_path: Path) -> None:
+    ok(
+        *("fit", episodes, "-o", tmp_path / "tok", "--horizon", "0.5s", "--dims", "0:3,6", "--scale", 20),
+        *("--normalize", "min-max", "--clip", 0.9, "--stride", 3, "--holdout", 0, "--threads", 1),
+    )
+    spec = FastTokenizer.load(tmp_path / "tok").spec
+    assert (spec.time_horizon, spec.action_dim, spec.scale) == (10, 4, 20.0)
+    assert spec.dimension_names == ("x", "y", "z", "gripper")
+    assert spec.normalizer is not None
+    assert (spec.normalizer.kind, spec.normalizer.clip) == ("min-max", 0.9)
+
+
+def test_encode_then_decode_gives_the_actions_back(episodes: Path, model: Path, tmp_path: Path) -> None:
+    summary = json.loads(ok("encode", model, episodes, "-o", tmp_path / "tokens.npz", "--json"))
+    ok("decode", model, tmp_path / "tokens.npz", "-o", tmp_path / "actions.npz")
+    with np.load(episodes) as source, np.load(tmp_path / "actions.npz") as decoded:
+        first = source["actions"][: source["episode_ends"][0]]
+        count = len(first) // 20
+        np.testing.assert_allclose(decoded["actions"][:count].reshape(-1, 7), first[: count * 20], atol=0.5)
+        assert len(decoded["actions"]) == summary["chunks"]
+        assert not decoded["missing"].any()
+        lengths = np.diff(source["episode_ends"], prepend=0)
+        assert summary["steps_left_out"] == sum(n % 20 for n in lengths)
+        assert summary["short_episodes"] == 1
+
+
+def test_decode_refuses_tokens_of_another_tokenizer(episodes: Path, model: Path, tmp_path: Path) -> None:
+    ok("encode", model, episodes, "-o", tmp_path / "tokens.npz")
+    ok("fit", episodes, "-o", tmp_path / "other", "--vocab-size", 400)
+    line = fails("decode", tmp_path / "other", tmp_path / "tokens.npz", "-o", tmp_path / "x")
+    assert "encoded with tokenizer" in line
+    assert not (tmp_path / "x").exists()
+
+
+def test_decode_repairs_only_when_told(episodes: Path, model: Path, tmp_path: Path) -> None:
+    ok("encode", model, episodes, "-o", tmp_path / "tokens.npz")
+    with np.load(tmp_path / "tokens.npz") as file:
+        fields = dict(file)
+    fields["ids"][0] = 99_999
+    np.savez(tmp_path / "broken.npz", **fields)
+    assert "unknown token id: got 99999" in fails("decode", model, tmp_path / "broken.npz", "-o", tmp_path / "a.npz")
+    out = ok("decode", model, tmp_path / "broken.npz", "-o", tmp_path / "a.npz", "--errors", "repair")
+    assert "1 repaired" in out
+    with np.load(tmp_path / "a.npz") as file:
+        assert file["unknown"][0] == 1
+        assert file["unknown"][1:].sum() == 0
+
+
+def test_inspect_shows_the_artefact(model: Path) -> None:
+    assert "gripper" in ok("inspect", model)
+    facts = json.loads(ok("inspect", model, "--json"))
+    tokenizer = FastTokenizer.load(model)
+    assert facts["fingerprint"] == tokenizer.fingerprint()
+    assert facts["symbols"] + facts["merges"] == tokenizer.vocab_size == 512
+    assert facts["longest_token_symbols"] == tokenizer.expansion_lengths.max()
+
+
+def test_demo_needs_nothing(tmp_path: Path) -> None:
+    done = run("demo", "--episodes", 8, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for expected in ("aloha", "humanoid", "tokens a chunk", "recorded", "decoded", "coefficients in"):
+        assert expected in done.stdout
+    again = json.loads(ok("demo", "--episodes", 8, "--json"))
+    assert set(again) == set(ROBOTS)
+    assert again["aloha"]["fingerprint"] == json.loads(ok("demo", "--episodes", 8, "--json"))["aloha"]["fingerprint"]
+
+
+def test_demo_takes_a_path(episodes: Path) -> None:
+    assert "libero" in ok("demo", episodes)
+
+
+def test_chunks_and_single_trajectories_are_read(tmp_path: Path) -> None:
+    chunks = np.random.default_rng(0).normal(size=(60, 16, 3)).cumsum(axis=1).astype(np.float32)
+    np.save(tmp_path / "chunks.npy", chunks)
+    np.savez(tmp_path / "chunks.npz", chunks=chunks)
+    np.save(tmp_path / "one.npy", chunks.reshape(-1, 3))
+    for name, extra in (("chunks.npy", ()), ("chunks.npz", ()), ("one.npy", ("--horizon", 16))):
+        figures = json.loads(ok("fit", tmp_path / name, "-o", tmp_path / "t", "--vocab-size", 800, "--json", *extra))
+        assert figures["time_horizon"] == 16
+
+
+def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
+    """Files that are not what they should be, and what the message must say."""
+    rng = np.random.default_rng(0)
+    actions = rng.normal(size=(100, 3))
+    ends = np.array([50, 100])
+    with_nan = actions.copy()
+    with_nan[17, 2] = np.nan
+
+    def npz(name: str, **fields: object) -> Path:
+        np.savez(folder / f"{name}.npz", **fields)
+        return folder / f"{name}.npz"
+
+    (folder / "empty.npz").write_bytes(b"")
+    (folder / "text.npz").write_text("hello")
+    whole = npz("whole", actions=actions, episode_ends=ends).read_bytes()
+    (folder / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    (folder / "data.parquet").write_text("PAR1")
+    np.save(folder / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
+    return {
+        "missing": (folder / "nowhere.npz", "no such file"),
+        "empty": (folder / "empty.npz", "not a readable npz"),
+        "text": (folder / "text.npz", "not a readable npz"),
+        "cut": (folder / "cut.npz", "not a readable npz"),
+        "suffix": (folder / "data.parquet", "expected a file ending in .npz or .npy"),
+        "pickle": (folder / "object.npy", "not a readable npy"),
+        "no actions": (npz("other", positions=actions), "expected an array 'actions' or 'chunks', got ['positions']"),
+        "no ends": (npz("noends", actions=actions), "need 'episode_ends'"),
+        "falling ends": (npz("falling", actions=actions, episode_ends=ends[::-1]), "episode 1 runs from row 100 to 50"),
+        "short ends": (npz("shortends", actions=actions, episode_ends=ends[:1]), "the last episode ends at row 50"),
+        "beyond": (npz("beyond", actions=actions, episode_ends=np.array([50, 120])), "runs from row 50 to 120"),
+        "integers": (npz("ints", actions=np.ones((9, 3), int), episode_ends=np.array([9])), "got int64"),
+        "nan": (npz("nan", actions=with_nan, episode_ends=ends), "actions[17, 2] is nan"),
+        "rank": (npz("rank", actions=actions.ravel(), episode_ends=ends), "expected actions of shape"),
+        "no rows": (npz("norows", chunks=np.ones((0, 5, 3))), "not empty"),
+        "hz": (npz("hz", actions=actions, episode_ends=ends, hz=-5.0), "hz must be one positive number"),
+    }
+
+
+def test_bad_data_ends_in_one_clear_line(tmp_path: Path) -> None:
+    for path, message in broken_files(tmp_path).values():
+        line = fails("fit", path, "-o", tmp_path / "tok", "--horizon", 10)
+        assert message in line
+        assert str(path) in line
+    assert not (tmp_path / "tok").exists()
+
+
+def test_bad_options_end_in_one_clear_line(episodes: Path, tmp_path: Path) -> None:
+    for options, message in (
+        (("--horizon", "5000"), "none of the 8 episodes to fit on has 5000 steps"),
+        (("--horizon", "soon"), "expected steps such as 50"),
+        (("--horizon", "0"), "less than one step"),
+        (("--dims", "0:9"), "0:9 does not lie in the data's dimensions 0..6"),
+        (("--dims", "1,1"), "names a dimension twice"),
+        (("--dims", "a"), "expected indices and ranges"),
+        (("--holdout", "1"), "--holdout must lie in [0, 1)"),
+        (("--vocab-size", "40"), "do not fit vocab_size=40"),
+        (("--scale", "-1"), "scale must be finite and positive"),
+        (("--stride", "0"), "stride must be positive"),
+        (("--normalize", "none", "--clip", "2"), "--clip needs --normalize"),
+        (("--threads", "0"), "num_threads must be positive"),
+    ):
+        assert message in fails("fit", episodes, "-o", tmp_path / "tok", *options)
+    np.save(tmp_path / "norate.npy", np.zeros((50, 2)))
+    assert "give --horizon in steps, or --hz" in fails("fit", tmp_path / "norate.npy", "-o", tmp_path / "tok")
+    assert not (tmp_path / "tok").exists()
+
+
+def test_bad_models_and_tokens_end_in_one_clear_line(episodes: Path, model: Path, tmp_path: Path) -> None:
+    assert "No such file" in fails("inspect", tmp_path / "nowhere")
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    artefact = (model / "fast_tokenizer.json").read_bytes()
+    (cut / "fast_tokenizer.json").write_bytes(artefact[: len(artefact) // 2])
+    assert "not valid JSON, truncated perhaps" in fails("inspect", cut)
+    assert "not valid JSON" in fails("encode", cut, episodes, "-o", tmp_path / "t.npz")
+    assert "not a file of tokens" in fails("decode", model, episodes, "-o", tmp_path / "a.npz")
+    np.save(tmp_path / "wide.npy", np.zeros((40, 9)))
+    assert "has 9 dimensions, expected 7" in fails("encode", model, tmp_path / "wide.npy", "-o", tmp_path / "t.npz")
+
+
+def test_bad_usage_exits_with_2() -> None:
+    assert run("fit").returncode == 2
+    assert run("nonsense").returncode == 2
+
+
+def test_files_that_disagree_are_refused(episodes: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "wide.npy", np.zeros((90, 9)))
+    assert "wide.npy has 9 dimensions" in fails("fit", episodes, tmp_path / "wide.npy", "-o", tmp_path / "tok")
+    other = save_episodes(tmp_path / "slow.npz", [np.zeros((90, 7))], hz=5.0)
+    assert "has 5.0 Hz" in fails("fit", episodes, other, "-o", tmp_path / "tok")
