@@ -14,7 +14,8 @@ namespace fast_tokenizer {
 
 /// Threads to use when the caller asks for `requested` (0: all cores) and there are `parts` parts to share out.
 inline int thread_count(int requested, size_t parts) {
-  const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
+  // Asked once: the C library opens files for the answer, which takes longer than encoding a chunk.
+  static const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
   const size_t wanted = requested > 0 ? static_cast<size_t>(requested) : cores;
   return static_cast<int>(std::max<size_t>(1, std::min(wanted, parts)));
 }
@@ -23,6 +24,7 @@ inline int thread_count(int requested, size_t parts) {
 /// The exception of the lowest part that threw is rethrown.
 template <typename Body>
 void parallel_parts(int parts, Body&& body) {
+  if (parts == 1) return body(0);
   std::vector<std::exception_ptr> errors(static_cast<size_t>(parts));
   auto guarded = [&](int part) {
     try {

@@ -1,0 +1,70 @@
+"""The published FAST pipeline, rebuilt from its description over the packages it uses, for comparison.
+
+scipy's DCT in the input's dtype, symbols written as characters, byte-level BPE with GPT-2's splitting regex by
+`tokenizers`, called through `transformers` chunk by chunk. Its behaviour, losses included, is the peer's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+from tokenizers import ByteLevelBPETokenizer, trainers
+from transformers import PreTrainedTokenizerFast
+
+
+class PublishedFast:
+    """Fit, encode and decode as the published processor does."""
+
+    def __init__(self, bpe: PreTrainedTokenizerFast, scale: float, min_token: int) -> None:
+        self.bpe, self.scale, self.min_token = bpe, scale, min_token
+
+    @classmethod
+    def fit(cls, chunks: NDArray[np.floating], vocab_size: int, scale: float = 10.0) -> PublishedFast:
+        """Trains on (N, T, D) chunks."""
+        coefficients = [_quantize(chunk, scale).ravel() for chunk in chunks]
+        joined = np.concatenate(coefficients)
+        lowest, highest = int(joined.min()), int(joined.max())
+
+        def texts() -> Iterator[str]:
+            for c in coefficients:
+                yield _text(c, lowest)
+
+        bpe = ByteLevelBPETokenizer()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            show_progress=False,
+            special_tokens=[],
+            initial_alphabet=[chr(i) for i in range(highest - lowest + 1)],
+            max_token_length=10_000,
+        )
+        bpe._tokenizer.train_from_iterator(texts(), trainer=trainer)
+        fast = PreTrainedTokenizerFast(tokenizer_object=bpe, clean_up_tokenization_spaces=False)
+        return cls(fast, scale, lowest)
+
+    def encode(self, chunks: NDArray[np.floating]) -> list[list[int]]:
+        """Ids of (N, T, D) chunks."""
+        texts = (_text(c.ravel(), self.min_token) for c in _quantize(chunks, self.scale, axis=1))
+        return [self.bpe(text)["input_ids"] for text in texts]
+
+    def decode(self, ids: Sequence[Sequence[int]], time_horizon: int, action_dim: int) -> NDArray[np.float64]:
+        """(N, T, D); zeros where the count does not fit."""
+        out = []
+        for sequence in ids:
+            codes = np.array([ord(ch) for ch in self.bpe.decode(sequence)]) + self.min_token
+            if codes.size != time_horizon * action_dim:
+                codes = np.zeros(time_horizon * action_dim)
+            coefficients = codes.reshape(time_horizon, action_dim) / self.scale
+            out.append(scipy.fft.idct(coefficients, axis=0, norm="ortho"))
+        return np.stack(out)
+
+
+def _quantize(actions: NDArray[np.floating], scale: float, axis: int = 0) -> NDArray[np.floating]:
+    return np.around(scipy.fft.dct(actions, axis=axis, norm="ortho") * scale)
+
+
+def _text(coefficients: NDArray[np.floating], lowest: int) -> str:
+    return "".join(map(chr, np.maximum(coefficients - lowest, 0).astype(int)))
