@@ -246,7 +246,8 @@ void transform_chunks(const DctPlan& plan, Direction direction, const Kernels& k
     std::vector<double> packed(dims < kMaxLanes ? horizon * kMaxLanes : 0);
     for (size_t g = begin; g < end; ++g) {
       const size_t first = g * together, chunks = std::min(together, count - first);
-      if (packed.empty()) {
+      // A chunk that has its vector to itself is read where it is, unless the vector would pass the end of all.
+      if (packed.empty() || (together == 1 && first + 1 < count && horizon * dims >= kMaxLanes)) {
         run(plan.tables(), action_dim, in + first * chunk, out + first * chunk, scratch);
         continue;
       }
