@@ -50,9 +50,9 @@ Array<int32_t> to_array(const std::vector<ft::Merge>& merges) {
 /// The chunks of a (N, T, D) array, or, with row offsets, of a (rows, D) array. The Python layer has validated
 /// dtype, rank and contiguity; what would read out of bounds is checked once more.
 ft::ChunkBatch to_batch(const py::array& a, const std::optional<Array<int64_t>>& row_offsets) {
-  const bool is_float32 = a.dtype().is(py::dtype::of<float>());
-  if (!is_float32 && !a.dtype().is(py::dtype::of<double>())) throw py::type_error("chunks must be float32 or float64");
-  if ((a.flags() & py::array::c_style) == 0) throw py::type_error("chunks must be C-contiguous");
+  const bool is_float32 = py::isinstance<Array<float>>(a);  // equivalent dtype, C-contiguous
+  if (!is_float32 && !py::isinstance<Array<double>>(a))
+    throw py::type_error("chunks must be float32 or float64, C-contiguous");
   const py::ssize_t rank = row_offsets ? 2 : 3;
   if (a.ndim() != rank) throw py::type_error("chunks must have rank " + std::to_string(rank));
   if (a.shape(rank - 1) < 1 || a.shape(rank - 1) > std::numeric_limits<int>::max())

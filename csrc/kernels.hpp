@@ -75,7 +75,7 @@ struct InverseArgs {
 
 struct ChunkCounts {
   int64_t saturated, clipped;
-  bool finite;
+  bool finite;  ///< false: a value is not finite, or so large that the transform overflows
 };
 
 /// Chunks and symbol rows are read and written a whole vector at a time: `chunk` and `symbols` must be

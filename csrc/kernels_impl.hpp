@@ -420,10 +420,10 @@ inline void write_rows(int T, int D, int first, double* out, RowValue value) {
 /// x - x, which is 0 for a finite x and NaN otherwise.
 inline Vec finite_residue(Vec x) { return x - x; }
 
-inline bool any_not_zero(Vec v) {
+inline bool all_owned_zero(Vec v, Mask owned) {
   for (int i = 0; i < kLanes; ++i)
-    if (!(lane(v, i) == 0.0)) return true;
-  return false;
+    if (lane(owned, i) != 0 && !(lane(v, i) == 0.0)) return false;
+  return true;
 }
 
 inline int64_t sum_owned(Mask count, Mask owned) {
@@ -454,18 +454,14 @@ void quantize(const ForwardArgs& args, const In* chunk, uint16_t* symbols, Chunk
     Mask clipped = bits_of(broadcast(0.0)), saturated = clipped;
     const In* column = chunk + first;
     if (args.normalization == nullptr) {
-      forward(*args.dct, work, [&](int t) {
-        const Vec x = load(column + static_cast<ptrdiff_t>(t) * D);
-        residue = residue + finite_residue(x);
-        return x;
-      });
+      forward(*args.dct, work, [&](int t) { return load(column + static_cast<ptrdiff_t>(t) * D); });
     } else {
       const NormalizationTables& norm = *args.normalization;
       const Vec center = load(norm.center + first), gain = load(norm.gain + first);
       const Vec clip = broadcast(norm.clip);
       forward(*args.dct, work, [&](int t) {
         const Vec x = load(column + static_cast<ptrdiff_t>(t) * D);
-        residue = residue + finite_residue(x);
+        residue = residue + finite_residue(x);  // before clipping hides it
         Vec y = (x - center) * gain;
         const Mask above = where(y > clip), below = where(y < -clip);
         clipped = clipped - (above | below);
@@ -477,7 +473,9 @@ void quantize(const ForwardArgs& args, const In* chunk, uint16_t* symbols, Chunk
     const Vec scale = load(args.scale + first);
     const double below_lowest = args.lowest - 1.0, above_highest = args.highest + 1.0;
     for (int k = 0; k < T; ++k) {
-      Vec y = load(work.coefficients + static_cast<ptrdiff_t>(k) * kLanes) * scale;
+      const Vec c = load(work.coefficients + static_cast<ptrdiff_t>(k) * kLanes);
+      residue = residue + finite_residue(c);  // the input was not finite, or so large that a sum overflowed
+      Vec y = c * scale;
       y = select(where(y < below_lowest), broadcast(below_lowest), y);
       y = select(where(y > above_highest), broadcast(above_highest), y);
       Vec q = round_ties_to_even(y);
@@ -488,8 +486,7 @@ void quantize(const ForwardArgs& args, const In* chunk, uint16_t* symbols, Chunk
       const Mask symbol = bits_of((q - args.lowest) + kRoundMagic) - bits_of(broadcast(kRoundMagic));
       store(symbols + static_cast<ptrdiff_t>(k) * D + first, symbol);
     }
-    // Lanes past the last column hold the next row's values: finite or reported there.
-    counts->finite = counts->finite && !any_not_zero(residue);
+    counts->finite = counts->finite && all_owned_zero(residue, owned);
     counts->clipped += sum_owned(clipped, owned);
     counts->saturated += sum_owned(saturated, owned);
   });

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 
@@ -33,7 +34,11 @@ template <typename T>
       throw std::invalid_argument(name + ": value at time step " + std::to_string(i / dims) + ", dimension " +
                                   std::to_string(i % dims) + " is " + (std::isnan(values[i]) ? "NaN" : "infinite") +
                                   "; actions must be finite");
-  throw std::logic_error(name + " was taken for not finite, but is");
+  T largest = 0;
+  for (int64_t i = 0; i < batch.rows(chunk) * dims; ++i) largest = std::max(largest, std::abs(values[i]));
+  std::ostringstream message;
+  message << name << ": values as large as " << largest << " overflow in the transform; normalise the actions";
+  throw std::invalid_argument(message.str());
 }
 
 }  // namespace

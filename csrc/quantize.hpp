@@ -84,7 +84,8 @@ class Quantizer {
   WorkBuffer work_;
 };
 
-/// Throws std::invalid_argument that names chunk, time step and dimension of the first value that is not finite.
+/// Throws std::invalid_argument that names chunk, time step and dimension of the first value that is not finite, or the
+/// chunk whose values are too large to transform.
 [[noreturn]] void throw_not_finite(const ChunkBatch& batch, size_t chunk);
 
 }  // namespace fast_tokenizer
