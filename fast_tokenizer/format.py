@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import reprlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +78,11 @@ def save(spec: TokenizerSpec, target: Path) -> None:
         raise
 
 
+def file_in(path: str | os.PathLike[str]) -> Path:
+    """The artefact's file, given it or its folder."""
+    return Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+
+
 def load(path: str | os.PathLike[str]) -> TokenizerSpec:
     """Reads an artefact from its folder or file.
 
@@ -84,9 +90,7 @@ def load(path: str | os.PathLike[str]) -> TokenizerSpec:
         FileNotFoundError: There is none.
         ArtefactError: It is not a valid artefact; the message names the field.
     """
-    file = Path(path)
-    if file.is_dir():
-        file = file / FILE_NAME
+    file = file_in(path)
     with file.open("rb") as handle:
         data = handle.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
@@ -100,17 +104,16 @@ def loads(data: bytes, where: str = "artefact") -> TokenizerSpec:
 
 
 def _parse(data: bytes, where: str) -> _Json:
-    def no_constant(name: str) -> NoReturn:
-        raise ArtefactError(f"{where}: contains {name}; numbers must be finite")
-
     def no_repeats(pairs: list[tuple[str, Any]]) -> _Json:
-        values = dict(pairs)
-        if len(values) != len(pairs):
-            raise ArtefactError(f"{where}: a field is given twice")
+        values: _Json = {}
+        for name, value in pairs:
+            if name in values:
+                raise ArtefactError(f"{where}: field {_short(name)} is given twice")
+            values[name] = value
         return values
 
     try:
-        values = json.loads(data.decode("utf-8"), parse_constant=no_constant, object_pairs_hook=no_repeats)
+        values = json.loads(data.decode("utf-8"), object_pairs_hook=no_repeats)
     except ArtefactError:
         raise
     except RecursionError:
@@ -143,7 +146,7 @@ class _Reader:
         }
         merges = self._take("merges", _merges)
         if self._values:
-            raise ArtefactError(f"{self._where}: unknown field {min(self._values)!r}")
+            raise ArtefactError(f"{self._where}: unknown field {_short(min(self._values))}")
         alphabet_size = fields["max_coefficient"] - fields["min_coefficient"] + 1
         if alphabet_size + len(merges) != vocab_size:
             raise ArtefactError(
@@ -191,8 +194,12 @@ class _Reader:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    """A `repr` that stays short however long or deep the value is."""
+    return _repr.repr(value)
+
+
+_repr = reprlib.Repr()
+_repr.maxlevel, _repr.maxlist, _repr.maxdict = 2, 4, 4
 
 
 def _integer(value: object) -> int:

@@ -78,6 +78,7 @@ class Normalizer:
             raise ValueError(f"half_range of dimension {d} is {half_range[d]}: too small to divide by")
         for values in (center, half_range, gain):
             values.flags.writeable = False
+        object.__setattr__(self, "clip", None if self.clip is None else float(self.clip))
         object.__setattr__(self, "center", center)
         object.__setattr__(self, "half_range", half_range)
         object.__setattr__(self, "_gain", gain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,9 +40,7 @@ class TokenizerSpec:
     dimension_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        merges = np.array(self.merges, dtype=np.int32).reshape(-1, 2)
-        merges.flags.writeable = False
-        object.__setattr__(self, "merges", merges)
+        self._to_plain_values()
         for s in self.scales:
             if not (math.isfinite(s) and s > 0):
                 raise ValueError(f"scale must be finite and positive, got {s}")
@@ -57,6 +56,24 @@ class TokenizerSpec:
         if self.hz is not None and not (math.isfinite(self.hz) and self.hz > 0):
             raise ValueError(f"hz must be finite and positive, got {self.hz}")
         self._check_dimensions()
+
+    def _to_plain_values(self) -> None:
+        """NumPy scalars and equal numbers of another type must not make another artefact."""
+        merges = np.array(self.merges, dtype=np.int32).reshape(-1, 2)
+        merges.flags.writeable = False
+        scale = tuple(float(s) for s in np.ravel(self.scale))
+        plain: dict[str, object] = {"merges": merges, "scale": scale if np.ndim(self.scale) else scale[0]}
+        for name in ("min_coefficient", "max_coefficient", "time_horizon", "action_dim"):
+            value = getattr(self, name)
+            plain[name] = None if value is None else operator.index(value)
+        plain["hz"] = None if self.hz is None else float(self.hz)
+        if self.dimension_names is not None:
+            for name in self.dimension_names:
+                if not isinstance(name, str):
+                    raise ValueError(f"dimension_names must be strings, got {name!r}")
+            plain["dimension_names"] = tuple(str(name) for name in self.dimension_names)  # no numpy.str_
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
     def _check_dimensions(self) -> None:
         """Everything that is said per dimension must be said of the same number of dimensions."""

@@ -229,7 +229,8 @@ class FastTokenizer:
             FileNotFoundError: There is none.
             ArtefactError: It is damaged, of another version, or no training could have produced it.
         """
-        return cls._from_artefact(artefact.load(path), str(path))
+        file = artefact.file_in(path)
+        return cls._from_artefact(artefact.load(file), str(file))
 
     @classmethod
     def default(cls) -> FastTokenizer:
