@@ -82,7 +82,7 @@ ft::QuantizerSpec to_spec(std::vector<double> scale, int lowest, int highest, st
   ft::QuantizerSpec spec{std::move(scale), lowest, highest, {}};
   if (center.has_value() != half_range.has_value()) throw py::value_error("center and half_range go together");
   if (center) spec.normalization = ft::Normalization{std::move(*center), std::move(*half_range), clip};
-  return spec;
+  return ft::validated(std::move(spec));
 }
 
 const ft::Kernels& to_kernels(const std::optional<std::string>& name) {
@@ -321,6 +321,7 @@ PYBIND11_MODULE(_core, m) {
   m.attr("MAX_VOCAB_SIZE") = ft::kMaxVocabSize;
   m.attr("MAX_TOKEN_SYMBOLS") = ft::kMaxTokenSymbols;
   m.attr("MAX_COEFFICIENT") = ft::kMaxCoefficient;
+  m.attr("MAX_MAGNITUDE") = ft::kMaxMagnitude;
   m.attr("MAX_HORIZON") = ft::DctPlan::kMaxHorizon;
   register_codec(m);
   register_corpus(m);

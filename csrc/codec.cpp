@@ -1,7 +1,6 @@
 #include "codec.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <stdexcept>
 #include <string>
 
@@ -9,28 +8,6 @@
 
 namespace fast_tokenizer {
 namespace {
-
-void check(const QuantizerSpec& spec, int alphabet_size) {
-  auto require = [](bool ok, const std::string& message) {
-    if (!ok) throw std::invalid_argument(message);
-  };
-  require(!spec.scale.empty(), "scale must have at least one entry");
-  for (const double s : spec.scale)
-    require(std::isfinite(s) && s > 0, "scale must be finite and positive, got " + std::to_string(s));
-  require(-kMaxCoefficient <= spec.lowest && spec.lowest <= 0 && 0 <= spec.highest && spec.highest <= kMaxCoefficient,
-          "the coefficient range must include 0 and lie within +-" + std::to_string(kMaxCoefficient) + ", got " +
-              std::to_string(spec.lowest) + ".." + std::to_string(spec.highest));
-  require(alphabet_size == spec.highest - spec.lowest + 1, "the alphabet must have one symbol per coefficient");
-  if (!spec.normalization) return;
-  const Normalization& norm = *spec.normalization;
-  require(norm.center.size() == norm.half_range.size(), "center and half_range must have the same length");
-  require(norm.clip > 0, "clip must be positive");
-  for (size_t d = 0; d < norm.center.size(); ++d) {
-    const double h = norm.half_range[d];
-    require(std::isfinite(norm.center[d]) && std::isfinite(h) && h >= 0 && (h == 0 || std::isfinite(1 / h)),
-            "normalization of dimension " + std::to_string(d) + " must be finite, its half_range not negative");
-  }
-}
 
 /// What one thread has encoded.
 struct Part {
@@ -46,12 +23,10 @@ void append(std::vector<int32_t>& out, const std::vector<T>& values) {
 }  // namespace
 
 Codec::Codec(QuantizerSpec spec, std::span<const RawMerge> merges, const Kernels& kernels)
-    : spec_(std::move(spec)),
+    : spec_(validated(std::move(spec))),
       table_(int64_t{spec_.highest} - spec_.lowest + 1, merges),
       encoder_(table_, static_cast<Symbol>(-spec_.lowest)),
-      kernels_(kernels) {
-  check(spec_, table_.alphabet_size());
-}
+      kernels_(kernels) {}
 
 EncodedBatch Codec::encode(const ChunkBatch& batch, int num_threads) const {
   EncodedBatch out;

@@ -43,6 +43,29 @@ template <typename T>
 
 }  // namespace
 
+QuantizerSpec validated(QuantizerSpec spec) {
+  auto require = [](bool ok, const std::string& message) {
+    if (!ok) throw std::invalid_argument(message);
+  };
+  auto in_bounds = [](double x) { return 1 / kMaxMagnitude <= x && x <= kMaxMagnitude; };
+  require(!spec.scale.empty(), "scale must have at least one entry");
+  for (const double s : spec.scale) require(in_bounds(s), "scale must lie in 1e-100..1e100, got " + std::to_string(s));
+  require(-kMaxCoefficient <= spec.lowest && spec.lowest <= 0 && 0 <= spec.highest && spec.highest <= kMaxCoefficient,
+          "the coefficient range must include 0 and lie within +-" + std::to_string(kMaxCoefficient) + ", got " +
+              std::to_string(spec.lowest) + ".." + std::to_string(spec.highest));
+  if (!spec.normalization) return spec;
+  const Normalization& norm = *spec.normalization;
+  require(norm.center.size() == norm.half_range.size(), "center and half_range must have the same length");
+  require(norm.clip > 0, "clip must be positive");
+  for (size_t d = 0; d < norm.center.size(); ++d) {
+    const double h = norm.half_range[d];
+    require(std::abs(norm.center[d]) <= kMaxMagnitude && (h == 0 || in_bounds(h)),
+            "normalization of dimension " + std::to_string(d) +
+                ": center must lie within +-1e100, half_range in 1e-100..1e100 or be 0");
+  }
+  return spec;
+}
+
 int batch_threads(const ChunkBatch& batch, int requested) {
   constexpr int64_t kValuesPerThread = 1 << 15;  // about 100 us of work, a few times what a thread costs
   const int64_t values = batch.total_rows() * batch.action_dim;

@@ -18,6 +18,10 @@ namespace fast_tokenizer {
 /// Quantized coefficients lie in -kMaxCoefficient..kMaxCoefficient.
 inline constexpr int kMaxCoefficient = 32767;
 
+/// Scales, centers and half ranges are at most this large, and scales and half ranges at least its inverse: then
+/// every decoded value is finite.
+inline constexpr double kMaxMagnitude = 1e100;
+
 /// Per dimension: y = (x - center) / half_range, clipped to [-clip, clip]. A half_range of 0 marks a constant
 /// dimension: it maps to 0 and comes back as its center.
 struct Normalization {
@@ -30,6 +34,9 @@ struct QuantizerSpec {
   int lowest = -kMaxCoefficient, highest = kMaxCoefficient;
   std::optional<Normalization> normalization;
 };
+
+/// The spec itself, when it has a meaning and every value it decodes to is finite; otherwise std::invalid_argument.
+QuantizerSpec validated(QuantizerSpec spec);
 
 /// Chunks side by side in one array of rows, each of action_dim values. All share one horizon, or chunk i has
 /// rows row_offsets[i]..row_offsets[i + 1].

@@ -10,6 +10,7 @@ MAX_VOCAB_SIZE: int
 MAX_TOKEN_SYMBOLS: int
 MAX_COEFFICIENT: int
 MAX_HORIZON: int
+MAX_MAGNITUDE: float
 
 _Offsets = NDArray[np.int64]
 

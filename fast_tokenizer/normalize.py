@@ -9,6 +9,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from fast_tokenizer._core import MAX_MAGNITUDE
+
 NormalizerKind = Literal["quantile", "min-max", "mean-std", "identity"]
 
 
@@ -62,20 +64,18 @@ class Normalizer:
             raise ValueError(
                 f"center and half_range must be vectors of one length, got {center.shape} and {half_range.shape}"
             )
-        for name, values, bad in (
-            ("center", center, ~np.isfinite(center)),
-            ("half_range", half_range, ~np.isfinite(half_range) | (half_range < 0)),
+        for name, values, good in (
+            ("center", center, np.abs(center) <= MAX_MAGNITUDE),
+            ("half_range", half_range, (half_range == 0) | _in_bounds(half_range)),
         ):
-            if bad.any():
-                d = int(np.flatnonzero(bad)[0])
-                raise ValueError(f"{name} of dimension {d} is {values[d]}; it must be finite, half_range >= 0")
+            if not good.all():
+                d = int(np.flatnonzero(~good)[0])
+                raise ValueError(
+                    f"{name} of dimension {d} is {values[d]}; it must be finite (up to 1e100), half_range not negative"
+                )
         if self.clip is not None and not (math.isfinite(self.clip) and self.clip > 0):
             raise ValueError(f"clip must be positive and finite, or None, got {self.clip}")
-        with np.errstate(divide="ignore", over="ignore"):
-            gain = np.where(half_range == 0, 0.0, 1.0 / half_range)
-        if not np.isfinite(gain).all():
-            d = int(np.flatnonzero(~np.isfinite(gain))[0])
-            raise ValueError(f"half_range of dimension {d} is {half_range[d]}: too small to divide by")
+        gain = np.where(half_range == 0, 0.0, 1.0 / np.where(half_range == 0, 1.0, half_range))
         for values in (center, half_range, gain):
             values.flags.writeable = False
         object.__setattr__(self, "clip", None if self.clip is None else float(self.clip))
@@ -119,7 +119,7 @@ class Normalizer:
             q_low, q_high = np.where(degenerate, low, q_low), np.where(degenerate, high, q_high)
             center, half_range = q_low + (q_high - q_low) / 2, (q_high - q_low) / 2
         # A range too small to divide by is no range; a constant's mean may be off by a rounding error.
-        constant = (low == high) | (half_range < np.finfo(np.float64).tiny)
+        constant = (low == high) | (half_range < 1 / MAX_MAGNITUDE)
         return cls(kind, np.where(constant, low, center), np.where(constant, 0.0, half_range), clip)
 
     @property
@@ -140,3 +140,8 @@ class Normalizer:
     def invert(self, normalized: NDArray[np.floating]) -> NDArray[np.float64]:
         """Back to raw units: (..., D) float64."""
         return np.asarray(normalized, dtype=np.float64) * self.half_range + self.center
+
+
+def _in_bounds(half_range: NDArray[np.float64]) -> NDArray[np.bool_]:
+    inside: NDArray[np.bool_] = (half_range >= 1 / MAX_MAGNITUDE) & (half_range <= MAX_MAGNITUDE)
+    return inside

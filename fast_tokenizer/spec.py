@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_tokenizer._core import MAX_COEFFICIENT, MAX_HORIZON, MAX_VOCAB_SIZE
+from fast_tokenizer._core import MAX_COEFFICIENT, MAX_HORIZON, MAX_MAGNITUDE, MAX_VOCAB_SIZE
 from fast_tokenizer.normalize import Normalizer
 
 
@@ -42,8 +42,8 @@ class TokenizerSpec:
     def __post_init__(self) -> None:
         self._to_plain_values()
         for s in self.scales:
-            if not (math.isfinite(s) and s > 0):
-                raise ValueError(f"scale must be finite and positive, got {s}")
+            if not 1 / MAX_MAGNITUDE <= s <= MAX_MAGNITUDE:
+                raise ValueError(f"scale must be finite and positive (1e-100..1e100), got {s}")
         if not -MAX_COEFFICIENT <= self.min_coefficient <= 0 <= self.max_coefficient <= MAX_COEFFICIENT:
             raise ValueError(
                 f"the coefficient range must include 0 and lie within +-{MAX_COEFFICIENT}, "
