@@ -77,6 +77,22 @@ class ChunkBlock:
         """Dimensions D."""
         return int(self.values.shape[-1])
 
+    def require_finite(self) -> None:
+        """Raises the ValueError that the core raises for a value that is not finite."""
+        rows = self.values.reshape(-1, self.action_dim)
+        if np.isfinite(rows).all():
+            return
+        row, d = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])
+        if self.row_offsets is None:
+            chunk, step = divmod(row, self.values.shape[1])
+        else:
+            chunk = int(np.searchsorted(self.row_offsets, row, side="right")) - 1
+            step = row - int(self.row_offsets[chunk])
+        kind = "NaN" if np.isnan(rows[row, d]) else "infinite"
+        raise ValueError(
+            f"chunk {self.first + chunk}: value at time step {step}, dimension {d} is {kind}; actions must be finite"
+        )
+
     @property
     def horizons(self) -> set[int]:
         """Distinct numbers of steps T."""

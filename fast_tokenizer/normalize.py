@@ -55,6 +55,9 @@ class Normalizer:
     clip: float | None = None
     _gain: NDArray[np.float64] = field(init=False, repr=False)
 
+    def __reduce__(self) -> tuple[type[Normalizer], tuple[object, ...]]:
+        return type(self), (self.kind, self.center, self.half_range, self.clip)
+
     def __post_init__(self) -> None:
         if self.kind not in get_args(NormalizerKind):
             raise ValueError(f"normalizer kind must be one of {get_args(NormalizerKind)}, got {self.kind!r}")
@@ -108,7 +111,8 @@ class Normalizer:
         if not np.isfinite(rows).all():
             row, d = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])
             raise ValueError(f"action at row {row}, dimension {d} is {rows[row, d]}; actions must be finite")
-        low, high = rows.min(axis=0), rows.max(axis=0)
+        rows = np.sort(rows, axis=0) + 0.0  # sums do not depend on the order of the samples then, nor on signs of zeros
+        low, high = rows[0], rows[-1]
         if kind == "mean-std":
             center, half_range = rows.mean(axis=0), rows.std(axis=0)
         elif kind == "identity":

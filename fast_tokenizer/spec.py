@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,11 +39,14 @@ class TokenizerSpec:
     hz: float | None = None
     dimension_names: tuple[str, ...] | None = None
 
+    def __reduce__(self) -> tuple[type[TokenizerSpec], tuple[object, ...]]:
+        return type(self), tuple(getattr(self, f.name) for f in fields(self))
+
     def __post_init__(self) -> None:
         self._to_plain_values()
         for s in self.scales:
             if not 1 / MAX_MAGNITUDE <= s <= MAX_MAGNITUDE:
-                raise ValueError(f"scale must be finite and positive (1e-100..1e100), got {s}")
+                raise ValueError(f"scale must be finite and positive, got {s} (1e-100 to 1e100 are taken)")
         if not -MAX_COEFFICIENT <= self.min_coefficient <= 0 <= self.max_coefficient <= MAX_COEFFICIENT:
             raise ValueError(
                 f"the coefficient range must include 0 and lie within +-{MAX_COEFFICIENT}, "

@@ -92,10 +92,6 @@ class FastTokenizer:
 
     Immutable; usable from several threads, and in forked or spawned workers. Get one from `fit`, `load` or `default`.
 
-    Attributes:
-        spec: Everything that decides the tokens.
-        fit_summary: What `fit` counted; None for a tokenizer that was loaded.
-
     Example:
         >>> rng = np.random.default_rng(0)
         >>> chunks = np.cumsum(rng.normal(0, 0.02, (200, 50, 7)), axis=1)
@@ -106,11 +102,11 @@ class FastTokenizer:
         ((200, 50, 7), True)
     """
 
-    __slots__ = ("_codec", "fit_summary", "spec")
+    __slots__ = ("_codec", "_fit_summary", "_spec")
 
     def __init__(self, spec: TokenizerSpec, fit_summary: FitSummary | None = None) -> None:
-        self.spec = spec
-        self.fit_summary = fit_summary
+        self._spec = spec
+        self._fit_summary = fit_summary
         self._codec = Codec(
             list(spec.scales),
             spec.min_coefficient,
@@ -166,7 +162,11 @@ class FastTokenizer:
         """
         start = time.perf_counter()
         _check_fit_options(vocab_size, min_frequency, range_quantile, max_token_symbols)
-        scale = float(scale) if isinstance(scale, int | float) else tuple(float(s) for s in scale)
+        scale = float(scale) if np.ndim(scale) == 0 else tuple(float(s) for s in scale)  # type: ignore[arg-type, union-attr]
+        names = None if dimension_names is None else tuple(dimension_names)
+        # Refuse before any chunk is read what no chunk can make right.
+        dims = len(scale) if isinstance(scale, tuple) else None if names is None else len(names)
+        TokenizerSpec(scale, 0, 0, np.empty((0, 2), np.int32), action_dim=dims, hz=hz, dimension_names=names)
         if isinstance(normalize, str):
             blocks: Iterable[ChunkBlock] = list(chunk_blocks(chunks))
             normalizer: Normalizer | None = _fit_normalizer(list(blocks), normalize, clip)
@@ -178,14 +178,13 @@ class FastTokenizer:
         threads = _threads(num_threads)
         corpus = Corpus([scale] if isinstance(scale, float) else list(scale), **_native_normalizer(normalizer))
         horizons: set[int] = set()
-        dims: int | None = None
         for block in blocks:
             corpus.add(block.values, block.row_offsets, first_chunk=block.first, num_threads=threads)
             horizons |= block.horizons
             dims = block.action_dim
             if progress is not None:
                 progress("quantize", corpus.chunks, None)
-        if dims is None:
+        if not horizons:
             raise ValueError("got no chunks to fit on")
         lowest, highest = _fitted_range(corpus, range_quantile, vocab_size)
         summary: dict[str, Any] = {
@@ -213,7 +212,7 @@ class FastTokenizer:
             time_horizon=horizons.pop() if len(horizons) == 1 else None,
             action_dim=dims,
             hz=hz,
-            dimension_names=None if dimension_names is None else tuple(dimension_names),
+            dimension_names=names,
         )
         seconds = time.perf_counter() - start
         return cls(
@@ -253,6 +252,16 @@ class FastTokenizer:
         artefact.save(self.spec, Path(directory) / artefact.FILE_NAME)
 
     # ---- What it is ------------------------------------------------------------------------------
+
+    @property
+    def spec(self) -> TokenizerSpec:
+        """Everything that decides the tokens."""
+        return self._spec
+
+    @property
+    def fit_summary(self) -> FitSummary | None:
+        """What `fit` counted; None for a tokenizer that was loaded."""
+        return self._fit_summary
 
     @property
     def vocab_size(self) -> int:
@@ -399,7 +408,10 @@ class FastTokenizer:
     def _decode_rows(
         self, batch: TokenBatch, horizons: NDArray[np.int64], dims: int, num_threads: int | None
     ) -> tuple[NDArray[np.float64], DecodeStatus]:
-        rows, counts = self._codec.decode(batch.ids, batch.offsets, horizons, dims, _threads(num_threads))
+        ids = batch.ids
+        if ids.dtype != np.int32:  # ids that do not fit: unknown, whatever they are
+            ids = ids.clip(-1, np.iinfo(np.int32).max).astype(np.int32)
+        rows, counts = self._codec.decode(ids, batch.offsets, horizons, dims, _threads(num_threads))
         return rows, DecodeStatus(*counts.T)
 
     def _shape(self, name: str, given: int | None, recorded: int | None) -> int:
@@ -486,6 +498,8 @@ def _check_fit_options(vocab_size: int, min_frequency: int, range_quantile: floa
 def _fit_normalizer(blocks: list[ChunkBlock], kind: NormalizerKind, clip: float | None) -> Normalizer:
     if not blocks:
         raise ValueError("got no chunks to fit on")
+    for block in blocks:
+        block.require_finite()
     rows = [b.values.reshape(-1, b.action_dim) for b in blocks]
     return Normalizer.fit(rows[0] if len(rows) == 1 else np.concatenate(rows), kind, clip=clip)
 

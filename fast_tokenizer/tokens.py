@@ -18,7 +18,7 @@ class TokenBatch(Sequence[NDArray[np.int32]]):
     Behaves as a list of arrays; `batch[i]` is a view, `batch[i:j]` another batch.
 
     Attributes:
-        ids: (total,) int32.
+        ids: (total,) int32. (int64 when made from ids that do not fit, which no tokenizer has.)
         offsets: (N + 1,) int64; chunk i has ``ids[offsets[i]:offsets[i + 1]]``.
         saturated: (N,) int32; coefficients of each chunk that were cut to the fitted range.
         clipped: (N,) int32; values of each chunk that the normaliser cut.
@@ -54,7 +54,7 @@ class TokenBatch(Sequence[NDArray[np.int32]]):
         offsets = np.zeros(len(arrays) + 1, np.int64)
         np.cumsum([len(a) for a in arrays], out=offsets[1:])
         ids = np.concatenate([np.empty(0, np.int32), *arrays])
-        return cls(ids.astype(np.int32, copy=False), offsets, *np.zeros((2, len(arrays)), np.int32))
+        return cls(ids, offsets, *np.zeros((2, len(arrays)), np.int32))
 
     @classmethod
     def from_padded(cls, ids: NDArray[np.integer], mask: NDArray[np.bool_] | None = None) -> TokenBatch:
@@ -154,8 +154,8 @@ class TokenBatch(Sequence[NDArray[np.int32]]):
         return f"TokenBatch({len(self)} chunks, {len(self.ids)} ids, {mean:.1f} a chunk)"
 
 
-def _integer_array(values: Any, what: str, rank: int) -> NDArray[np.int32]:
-    """`values` as int32. Ids that do not fit become -1 or the largest int32: unknown either way."""
+def _integer_array(values: Any, what: str, rank: int) -> NDArray[np.signedinteger]:
+    """`values` as int32; as int64 when an id does not fit, so that errors can name it."""
     array = np.asarray(values)
     if array.size == 0:
         array = array.astype(np.int64)
@@ -163,6 +163,10 @@ def _integer_array(values: Any, what: str, rank: int) -> NDArray[np.int32]:
         raise ValueError(f"{what}: expected integers, got dtype {array.dtype}")
     if array.ndim != rank:
         raise ValueError(f"{what}: expected rank {rank}, got shape {array.shape}")
-    if array.dtype.itemsize > 4 or array.dtype.kind == "u":
-        array = array.clip(-1, np.iinfo(np.int32).max)
-    return array.astype(np.int32, copy=False)
+    if array.dtype.kind == "u":
+        array = array.clip(None, np.iinfo(np.int64).max)
+    int32 = np.iinfo(np.int32)
+    fits = array.dtype.itemsize <= 4 and array.dtype.kind == "i"
+    if not fits and array.size:
+        fits = int(array.min()) >= int32.min and int(array.max()) <= int32.max
+    return array.astype(np.int32 if fits or array.size == 0 else np.int64, copy=False)
