@@ -9,6 +9,8 @@
 namespace fast_tokenizer {
 
 void Corpus::add(const QuantizerSpec& spec, const ChunkBatch& batch, int num_threads, const Kernels& kernels) {
+  if (spec.lowest != -kMaxCoefficient || spec.highest != kMaxCoefficient)
+    throw std::invalid_argument("a corpus keeps coefficients of the full range");
   if (batch.count == 0) return;
   const BatchPlans plans(batch);
   const auto dims = static_cast<size_t>(batch.action_dim);

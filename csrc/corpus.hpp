@@ -18,7 +18,8 @@ class Corpus {
  public:
   static constexpr int kValues = 2 * kMaxCoefficient + 1;
 
-  /// Quantizes a batch and keeps it. Throws std::invalid_argument for a value that is not finite.
+  /// Quantizes a batch and keeps it; the spec must leave the full range. Throws std::invalid_argument for a value that
+  /// is not finite.
   void add(const QuantizerSpec& spec, const ChunkBatch& batch, int num_threads,
            const Kernels& kernels = default_kernels());
 

@@ -14,8 +14,6 @@ namespace fast_tokenizer {
 namespace {
 
 constexpr double kPi = 3.14159265358979323846;
-/// Radices above this are cheaper by Bluestein's convolution than by their textbook sum.
-constexpr int kLargestRadix = 13;
 
 struct Point {
   double cos, sin;
@@ -53,7 +51,8 @@ void append(std::vector<double>& v, Point p, double factor = 1.0) {
   v.push_back(p.sin * factor);
 }
 
-/// Radices in the order of the passes, 4 before 2; empty when a factor exceeds kLargestRadix.
+/// Radices in the order of the passes, 4 before 2; empty when a prime factor exceeds 13, from where Bluestein's
+/// convolution is cheaper than the textbook sum.
 std::vector<int> factorize(int n) {
   std::vector<int> radices;
   for (int r : {4, 2, 3, 5, 7, 11, 13})

@@ -44,8 +44,12 @@ const Registry& registry() {
 
 const Kernels& choose_default() {
   const char* forced = std::getenv("FAST_TOKENIZER_KERNEL");
-  if (forced != nullptr && *forced != '\0') return kernels_by_name(forced);
-  return *registry().kernels[registry().count - 1];
+  if (forced == nullptr || *forced == '\0') return *registry().kernels[registry().count - 1];
+  try {
+    return kernels_by_name(forced);
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(std::string("FAST_TOKENIZER_KERNEL: ") + error.what());
+  }
 }
 
 }  // namespace

@@ -138,12 +138,18 @@ class Normalizer:
 
     def apply(self, actions: NDArray[np.floating]) -> NDArray[np.float64]:
         """Normalises (..., D) actions, as the native core does: the same float64 operations in the same order."""
-        y = (np.asarray(actions, dtype=np.float64) - self.center) * self._gain
+        y = (self._checked(actions) - self.center) * self._gain
         return y if self.clip is None else np.clip(y, -self.clip, self.clip)
 
     def invert(self, normalized: NDArray[np.floating]) -> NDArray[np.float64]:
         """Back to raw units: (..., D) float64."""
-        return np.asarray(normalized, dtype=np.float64) * self.half_range + self.center
+        return self._checked(normalized) * self.half_range + self.center
+
+    def _checked(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        array = np.asarray(values, dtype=np.float64)
+        if array.ndim == 0 or array.shape[-1] != self.action_dim:
+            raise ValueError(f"expected (..., {self.action_dim}) values, got shape {array.shape}")
+        return array
 
 
 def _in_bounds(half_range: NDArray[np.float64]) -> NDArray[np.bool_]:
