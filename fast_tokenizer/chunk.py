@@ -58,7 +58,7 @@ def windows(actions: NDArray[np.floating], horizon: int, stride: int = 1) -> NDA
     if len(actions) < horizon:
         return np.empty((0, horizon, actions.shape[1]), actions.dtype)
     view = sliding_window_view(actions, horizon, axis=0)[::stride]
-    return np.ascontiguousarray(view.transpose(0, 2, 1))
+    return np.array(view.transpose(0, 2, 1), order="C")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

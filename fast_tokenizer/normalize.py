@@ -67,15 +67,12 @@ class Normalizer:
             raise ValueError(
                 f"center and half_range must be vectors of one length, got {center.shape} and {half_range.shape}"
             )
-        for name, values, good in (
-            ("center", center, np.abs(center) <= MAX_MAGNITUDE),
-            ("half_range", half_range, (half_range == 0) | _in_bounds(half_range)),
-        ):
-            if not good.all():
-                d = int(np.flatnonzero(~good)[0])
-                raise ValueError(
-                    f"{name} of dimension {d} is {values[d]}; it must be finite (up to 1e100), half_range not negative"
-                )
+        for name, values in (("center", center), ("half_range", half_range)):
+            _refuse(name, values, ~np.isfinite(values), "must be finite, half_range >= 0")
+        _refuse("half_range", half_range, half_range < 0, "must be finite, half_range >= 0")
+        _refuse("center", center, np.abs(center) > MAX_MAGNITUDE, "must lie within +-1e100")
+        too_small, too_large = (half_range > 0) & (half_range < 1 / MAX_MAGNITUDE), half_range > MAX_MAGNITUDE
+        _refuse("half_range", half_range, too_small | too_large, "must lie in 1e-100..1e100, or be 0")
         if self.clip is not None and not (math.isfinite(self.clip) and self.clip > 0):
             raise ValueError(f"clip must be positive and finite, or None, got {self.clip}")
         gain = np.where(half_range == 0, 0.0, 1.0 / np.where(half_range == 0, 1.0, half_range))
@@ -152,6 +149,7 @@ class Normalizer:
         return array
 
 
-def _in_bounds(half_range: NDArray[np.float64]) -> NDArray[np.bool_]:
-    inside: NDArray[np.bool_] = (half_range >= 1 / MAX_MAGNITUDE) & (half_range <= MAX_MAGNITUDE)
-    return inside
+def _refuse(name: str, values: NDArray[np.float64], bad: NDArray[np.bool_], rule: str) -> None:
+    if bad.any():
+        d = int(np.flatnonzero(bad)[0])
+        raise ValueError(f"{name} of dimension {d} is {values[d]}; it {rule}")

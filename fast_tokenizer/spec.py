@@ -45,8 +45,10 @@ class TokenizerSpec:
     def __post_init__(self) -> None:
         self._to_plain_values()
         for s in self.scales:
+            if not (math.isfinite(s) and s > 0):
+                raise ValueError(f"scale must be finite and positive, got {s}")
             if not 1 / MAX_MAGNITUDE <= s <= MAX_MAGNITUDE:
-                raise ValueError(f"scale must be finite and positive, got {s} (1e-100 to 1e100 are taken)")
+                raise ValueError(f"scale must lie in 1e-100..1e100, got {s}")
         if not -MAX_COEFFICIENT <= self.min_coefficient <= 0 <= self.max_coefficient <= MAX_COEFFICIENT:
             raise ValueError(
                 f"the coefficient range must include 0 and lie within +-{MAX_COEFFICIENT}, "

@@ -13,6 +13,9 @@ from fast_tokenizer import windows
 settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=False)
 settings.load_profile("repeatable")
 
+# `tokenizers` would keep threads of its own, and other tests fork.
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
 RecordedChunks = Callable[[str, int, int], NDArray[np.float32]]
 
 

@@ -99,9 +99,7 @@ def test_commands_of_an_idle_arm_are_exactly_zero_about_a_tenth_of_the_time(name
 
 
 def test_an_idle_arm_holds_its_pose_with_less_noise():
-    steps = np.concatenate(
-        [np.diff(t[:, :6], axis=0) for t in generate_trajectories(ROBOTS["aloha"], 100, 2)]
-    )
+    steps = np.concatenate([np.diff(t[:, :6], axis=0) for t in generate_trajectories(ROBOTS["aloha"], 100, 2)])
     quiet = np.abs(steps).max(axis=1) < 6e-4  # six standard deviations of the still noise
     assert 0.07 < quiet.mean() < 0.14
 
@@ -164,9 +162,7 @@ def test_count_and_seed_must_not_be_negative():
         generate_trajectories(ROBOTS["aloha"], 1, seed=-2)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("hz", 0.0), ("action", "torque"), ("gripper", "suction"), ("arms", 3)]
-)
+@pytest.mark.parametrize(("field", "value"), [("hz", 0.0), ("action", "torque"), ("gripper", "suction"), ("arms", 3)])
 def test_a_robot_refuses_fields_it_cannot_move(field, value):
     fields = {
         "name": "mine",
