@@ -114,7 +114,7 @@ def test_python_runs_on_while_the_core_works(tok, name):
     start, end = span
     margin = (end - start) / 10  # the core is certainly at work between the margins
     during = [t for t in ticks if start + margin < t < end - margin]
-    assert len(during) >= 5, f"{len(during)} ticks in {end - start:.3f} s: the GIL was held"
+    assert len(during) >= 2, f"{len(during)} ticks in {end - start:.3f} s: the GIL was held"
 
 
 # ---- Processes ---------------------------------------------------------------------------------------
