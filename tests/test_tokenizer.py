@@ -263,6 +263,36 @@ def test_no_token_stands_for_more_than_max_token_symbols(limit):
     assert lengths.min() == 1
 
 
+def low_frequency_chunks():
+    """3,000 chunks of 1,000 steps in one dimension: a few low frequencies, then a long run of zeros."""
+    walks = np.cumsum(np.cumsum(np.random.default_rng(0).normal(size=(3000, 1000, 1)), axis=1), axis=1)
+    return walks / np.abs(walks).max(axis=1, keepdims=True)
+
+
+def sparse_chunks():
+    """6,000 chunks whose coefficients are 0, but for one in fifty that is +-1."""
+    signs = np.random.default_rng(0).choice([-1, 0, 1], size=(6000, 50, 14), p=[0.01, 0.98, 0.01])
+    return _reference.cosine_matrix(50).T @ (signs / 10)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "options"),
+    [
+        (low_frequency_chunks, {"scale": 5.0, "max_token_symbols": 16384}),
+        (sparse_chunks, {"scale": 10.0}),
+    ],
+    ids=["long runs of zeros", "short runs of zeros"],
+)
+def test_a_vocabulary_within_the_documented_limits_is_fitted_used_and_loaded(chunks, options, tmp_path):
+    data = chunks()
+    tok = FastTokenizer.fit(data, 16384, min_frequency=1, **options)
+    assert tok.vocab_size == 16384
+    tok.save(tmp_path)
+    again = FastTokenizer.load(tmp_path)
+    sample = data[::100]
+    assert np.abs(again.decode(tok.encode(sample)) - sample).max() <= 0.5 / options["scale"] * np.sqrt(data.shape[1])
+
+
 def test_expansion_lengths_add_up(tok):
     lengths, symbols = tok.expansion_lengths, tok.spec.alphabet_size
     assert (lengths[:symbols] == 1).all()
@@ -980,6 +1010,17 @@ def test_bad_options_are_refused(options, message):
         FastTokenizer.fit(CHUNKS, **({"vocab_size": 128} | options))
 
 
+def test_an_empty_scale_is_refused_as_such():
+    with pytest.raises(ValueError, match="scale"):
+        FastTokenizer.fit(CHUNKS, 128, [])
+
+
+@pytest.mark.parametrize("merges", [[[2**32, 1]], [[2**32 + 1, 1]], [[-(2**32), 0]]])
+def test_merges_that_do_not_fit_int32_are_refused_not_wrapped(merges):
+    with pytest.raises((ValueError, OverflowError)):
+        TokenizerSpec(10.0, -1, 1, np.array(merges, np.int64))
+
+
 @pytest.mark.parametrize("scale", [np.float32(10), np.float64(10), np.int64(10), 10, np.array(10.0)], ids=repr)
 def test_any_number_serves_as_scale(tok, scale):
     assert FastTokenizer.fit(CHUNKS, 128, scale) == tok
@@ -1107,5 +1148,6 @@ def test_coefficients_are_what_the_ids_stand_for(tok):
     for ids, c in zip(tok.encode(CHUNKS[:5]), CHUNKS, strict=False):
         expected = _reference.quantized_coefficients(c, tok.spec)[0].reshape(-1)
         assert tok.coefficients(ids).tolist() == expected.tolist()
-    with pytest.raises(ValueError, match=exact_match("token id 128 lies outside the vocabulary 0..127")):
-        tok.coefficients([3, 128])
+    for unknown in (128, -1, -5, 2**31 - 1, 2**31, 2**40):
+        with pytest.raises(ValueError, match=rf"{unknown} lies outside the vocabulary 0\.\.127"):
+            tok.coefficients([3, unknown])

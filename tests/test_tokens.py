@@ -185,6 +185,15 @@ def test_padding_cuts_nothing(batch):
         batch.pad(max_len=0)
 
 
+@pytest.mark.parametrize("unfit", [2**31, 2**32 + 5, -(2**31) - 1, 2**40])
+def test_padding_never_turns_an_id_that_does_not_fit_into_one_that_does(unfit):
+    try:
+        ids, _ = TokenBatch.from_lists([[1, unfit], [2]]).pad()
+    except (ValueError, OverflowError):
+        return  # refused: as good
+    assert ids[0].tolist() in ([1, unfit], [1, -1], [1, 2**31 - 1])
+
+
 def test_padding_names_the_longest_chunk():
     with pytest.raises(ValueError, match=r"^chunk 2 has 4 tokens, more than max_len 1; 2 of 4 chunks"):
         TokenBatch.from_lists([[1], [1, 2], [1, 2, 3, 4], []]).pad(1)
