@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstring>
 #include <limits>
+#include <mutex>
 
 #include "codec.hpp"
 #include "corpus.hpp"
@@ -37,7 +38,7 @@ Array<T> to_array(std::vector<T>&& values) {
 }
 
 /// (M, 2) int32.
-Array<int32_t> to_array(const std::vector<ft::Merge>& merges) {
+Array<int32_t> merges_to_array(const std::vector<ft::Merge>& merges) {
   Array<int32_t> out({static_cast<py::ssize_t>(merges.size()), py::ssize_t{2}});
   auto view = out.mutable_unchecked<2>();
   for (size_t i = 0; i < merges.size(); ++i) {
@@ -166,6 +167,8 @@ Array<double> transform(const Array<double>& x, ft::Direction direction, const s
   if (x.shape(2) < 1 || x.shape(2) > std::numeric_limits<int>::max()) throw py::value_error("D must be positive");
   const ft::Kernels& kernels = to_kernels(kernel);
   using Method = ft::DctPlan::Method;
+  if (method != "matrix" && method != "fft" && method != "automatic")
+    throw py::value_error("method must be 'matrix', 'fft' or 'automatic', got '" + method + "'");
   const Method how = method == "matrix" ? Method::kMatrix : method == "fft" ? Method::kFft : Method::kAutomatic;
   if (x.shape(1) > ft::DctPlan::kMaxHorizon) throw py::value_error("T is too large");
   const auto plan = how == Method::kAutomatic ? ft::DctPlan::cached(static_cast<int>(x.shape(1)))
@@ -178,10 +181,23 @@ Array<double> transform(const Array<double>& x, ft::Direction direction, const s
   return out;
 }
 
-/// A corpus together with the quantizer that fills it.
+/// A corpus together with the quantizer that fills it. Calls from several threads take turns.
 struct BoundCorpus {
+  explicit BoundCorpus(ft::QuantizerSpec s) : spec(std::move(s)) {}
+
+  /// Calls body(corpus) without the GIL, alone.
+  template <typename Body>
+  auto alone(Body body) {
+    py::gil_scoped_release unlock;
+    const std::lock_guard<std::mutex> turn(mutex);
+    if (used_up) throw std::invalid_argument("the corpus was used up by training");
+    return body(corpus);
+  }
+
   ft::Corpus corpus;
   ft::QuantizerSpec spec;
+  std::mutex mutex;
+  bool used_up = false;
 };
 
 void register_codec(py::module_& m) {
@@ -214,10 +230,8 @@ void register_corpus(py::module_& m) {
   py::class_<BoundCorpus>(m, "Corpus")
       .def(py::init([](std::vector<double> scale, std::optional<std::vector<double>> center,
                        std::optional<std::vector<double>> half_range, double clip) {
-             return std::make_unique<BoundCorpus>(
-                 BoundCorpus{{},
-                             to_spec(std::move(scale), -ft::kMaxCoefficient, ft::kMaxCoefficient, std::move(center),
-                                     std::move(half_range), clip)});
+             return std::make_unique<BoundCorpus>(to_spec(std::move(scale), -ft::kMaxCoefficient, ft::kMaxCoefficient,
+                                                          std::move(center), std::move(half_range), clip));
            }),
            py::arg("scale"), py::kw_only(), py::arg("center") = py::none(), py::arg("half_range") = py::none(),
            py::arg("clip") = std::numeric_limits<double>::infinity())
@@ -227,36 +241,40 @@ void register_corpus(py::module_& m) {
              size_t first_chunk, int num_threads) {
             ft::ChunkBatch batch = to_batch(chunks, row_offsets);
             batch.first_chunk = first_chunk;
-            py::gil_scoped_release unlock;
-            c.corpus.add(c.spec, batch, num_threads);
+            c.alone([&](ft::Corpus& corpus) { corpus.add(c.spec, batch, num_threads); });
           },
           py::arg("chunks"), py::arg("row_offsets") = py::none(), py::arg("first_chunk") = 0,
           py::arg("num_threads") = 0)
-      .def_property_readonly("chunks", [](const BoundCorpus& c) { return c.corpus.chunks(); })
-      .def_property_readonly("symbols", [](const BoundCorpus& c) { return c.corpus.symbols(); })
-      .def_property_readonly("clipped", [](const BoundCorpus& c) { return c.corpus.clipped(); })
-      .def_property_readonly("saturated", [](const BoundCorpus& c) { return c.corpus.saturated(); })
+      .def_property_readonly("chunks",
+                             [](BoundCorpus& c) { return c.alone([](ft::Corpus& corpus) { return corpus.chunks(); }); })
+      .def_property_readonly(
+          "symbols", [](BoundCorpus& c) { return c.alone([](ft::Corpus& corpus) { return corpus.symbols(); }); })
+      .def_property_readonly(
+          "clipped", [](BoundCorpus& c) { return c.alone([](ft::Corpus& corpus) { return corpus.clipped(); }); })
+      .def_property_readonly(
+          "saturated", [](BoundCorpus& c) { return c.alone([](ft::Corpus& corpus) { return corpus.saturated(); }); })
       .def(
           "range",
-          [](const BoundCorpus& c, double quantile) {
-            const ft::CoefficientRange r = c.corpus.range(quantile);
+          [](BoundCorpus& c, double quantile) {
+            const ft::CoefficientRange r = c.alone([&](ft::Corpus& corpus) { return corpus.range(quantile); });
             return py::make_tuple(r.lowest, r.highest);
           },
           py::arg("quantile"))
       .def(
-          "outside", [](const BoundCorpus& c, int lowest, int highest) { return c.corpus.outside({lowest, highest}); },
+          "outside",
+          [](BoundCorpus& c, int lowest, int highest) {
+            return c.alone([&](ft::Corpus& corpus) { return corpus.outside({lowest, highest}); });
+          },
           py::arg("lowest"), py::arg("highest"))
       .def(
           "train",
           [](BoundCorpus& c, int lowest, int highest, int vocab_size, int64_t min_frequency, int max_token_symbols,
              int num_threads, const py::object& progress) {
             const auto options = to_options(vocab_size, min_frequency, max_token_symbols, num_threads, progress);
-            std::vector<ft::Merge> merges;
-            {
-              py::gil_scoped_release unlock;
-              merges = c.corpus.train({lowest, highest}, options);
-            }
-            return to_array(merges);
+            return merges_to_array(c.alone([&](ft::Corpus& corpus) {
+              c.used_up = true;
+              return corpus.train({lowest, highest}, options);
+            }));
           },
           py::arg("lowest"), py::arg("highest"), py::arg("vocab_size"), py::arg("min_frequency"),
           py::arg("max_token_symbols"), py::arg("num_threads") = 0, py::arg("progress") = py::none());
@@ -275,7 +293,7 @@ void register_functions(py::module_& m) {
           py::gil_scoped_release unlock;
           merges = ft::train_bpe(corpus, alphabet_size, options, shards);
         }
-        return to_array(merges);
+        return merges_to_array(merges);
       },
       py::arg("symbols"), py::arg("offsets"), py::arg("alphabet_size"), py::arg("vocab_size"),
       py::arg("min_frequency") = 2, py::arg("max_token_symbols") = ft::kMaxTokenSymbols, py::arg("num_threads") = 0,

@@ -19,7 +19,7 @@ using TokenId = uint16_t;
 
 inline constexpr int kMaxVocabSize = 16384;
 inline constexpr int kMaxTokenSymbols = 16384;        ///< symbols that one token may expand to
-inline constexpr int64_t kMaxTableSymbols = 1 << 24;  ///< symbols of all expansions together
+inline constexpr int64_t kMaxTableSymbols = 1 << 22;  ///< symbols of all expansions together
 inline constexpr TokenId kNoToken = 0xFFFF;
 
 struct Merge {

@@ -9,9 +9,7 @@ namespace {
 
 constexpr uint64_t kNoEdge = ~uint64_t{0};
 constexpr uint32_t kNoNode = ~uint32_t{0};
-/// Bounds on what a hostile merge table can cost to load; a fitted one takes thousands of nodes and steps.
-constexpr size_t kMaxTrieNodes = 1 << 21;
-constexpr uint64_t kMaxVerdictSteps = uint64_t{1} << 30;
+static_assert(kMaxTableSymbols < 1 << 24, "a trie node must fit 24 bits");
 
 uint64_t edge_key(uint32_t node, Symbol symbol) { return uint64_t{node} << 16 | symbol; }
 uint64_t hash_edge(uint64_t key) { return key * 0x9E3779B97F4A7C15ULL; }
@@ -79,8 +77,6 @@ std::vector<BpeEncoder::Edge> BpeEncoder::build_trie(const MergeTable& table, st
             slots[find_slot(edges[e].node, edges[e].symbol)] = static_cast<uint32_t>(e);
           slot = find_slot(node, symbol);
         }
-        if (token_at.size() > kMaxTrieNodes)
-          throw std::invalid_argument("the tokens have more than " + std::to_string(kMaxTrieNodes) + " prefixes");
         slots[slot] = static_cast<uint32_t>(edges.size());
         edges.push_back({node, symbol, static_cast<uint32_t>(token_at.size())});
         token_at.push_back(kNoToken);
@@ -171,18 +167,28 @@ void BpeEncoder::build_pair_verdicts(const MergeTable& table) {
   }
   verdict_words_ = (vocab + 63) / 64;
   verdicts_.assign(vocab * verdict_words_, 0);
-  uint64_t steps = 0;
+  std::vector<uint64_t> row(verdict_words_);
   for (size_t m = 0; m < table.merges().size(); ++m) {
     const Merge merge = table.merges()[m];
     const auto rank = static_cast<TokenId>(static_cast<size_t>(alphabet) + m);
     const auto &before = ends_with[merge.left], &after = begins_with[merge.right];
-    steps += before.size() * after.size();
-    if (steps > kMaxVerdictSteps)
-      throw std::invalid_argument("merge " + std::to_string(m) + ": the merges share too many pieces to be tabulated");
-    for (const Owner& a : before)
-      if (rank < a.until)
-        for (const Owner& b : after)
-          if (rank <= b.until) verdicts_[a.token * verdict_words_ + b.token / 64U] |= uint64_t{1} << (b.token % 64U);
+    auto mark = [&](uint64_t* bits) {
+      for (const Owner& b : after)
+        if (rank <= b.until) bits[b.token / 64U] |= uint64_t{1} << (b.token % 64U);
+    };
+    const bool by_row = after.size() > verdict_words_;  // then one row of bits, or-ed into all, is cheaper
+    if (by_row) {
+      std::fill(row.begin(), row.end(), 0);
+      mark(row.data());
+    }
+    for (const Owner& a : before) {
+      if (rank >= a.until) continue;
+      uint64_t* const bits = verdicts_.data() + a.token * verdict_words_;
+      if (by_row)
+        for (size_t w = 0; w < verdict_words_; ++w) bits[w] |= row[w];
+      else
+        mark(bits);
+    }
   }
 }
 

@@ -37,7 +37,8 @@ class Driver {
         alphabet_size_(alphabet_size),
         threads_(thread_count(options.num_threads, shards.size())),
         effects_(shards.size()),
-        lengths_(static_cast<size_t>(alphabet_size), 1) {}
+        lengths_(static_cast<size_t>(alphabet_size), 1),
+        table_symbols_(alphabet_size) {}
 
   std::vector<Merge> run() {
     count_pairs();
@@ -49,6 +50,7 @@ class Driver {
       const Merge merge = {static_cast<TokenId>(left_of(best.pair)), static_cast<TokenId>(right_of(best.pair))};
       const auto merged = static_cast<TokenId>(static_cast<size_t>(alphabet_size_) + merges.size());
       lengths_.push_back(lengths_[merge.left] + lengths_[merge.right]);
+      table_symbols_ += lengths_.back();
       merges.push_back(merge);
       index_when_sparse(best.count);
       apply(merge, merged, best.count);
@@ -67,7 +69,8 @@ class Driver {
 
   void offer(PairKey pair, int64_t count) {
     if (count < std::max<int64_t>(1, options_.min_frequency)) return;
-    if (lengths_[left_of(pair)] + lengths_[right_of(pair)] > options_.max_token_symbols) return;
+    const int length = lengths_[left_of(pair)] + lengths_[right_of(pair)];
+    if (length > options_.max_token_symbols || table_symbols_ + length > kMaxTableSymbols) return;
     heap_.push({count, pair});
   }
 
@@ -77,7 +80,8 @@ class Driver {
       const Candidate top = heap_.top();
       heap_.pop();
       const int64_t now = *counts_.find(top.pair);
-      if (now == top.count) return top;
+      const int length = lengths_[left_of(top.pair)] + lengths_[right_of(top.pair)];
+      if (now == top.count && table_symbols_ + length <= kMaxTableSymbols) return top;
       offer(top.pair, now);
     }
     return {0, 0};
@@ -131,6 +135,7 @@ class Driver {
   std::vector<MergeEffect> effects_;
   MergeEffect total_;
   std::vector<int> lengths_;  ///< symbols each token expands to
+  int64_t table_symbols_;     ///< their sum
   PairMap<int64_t> counts_;
   std::priority_queue<Candidate> heap_;
 };

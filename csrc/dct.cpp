@@ -264,12 +264,17 @@ void transform_chunks(const DctPlan& plan, Direction direction, const Kernels& k
 }
 
 std::shared_ptr<const DctPlan> DctPlan::cached(int horizon) {
-  constexpr size_t kMaxPlans = 256;
+  constexpr size_t kMaxSteps = 1 << 17;  // of all horizons kept: some 20 MiB at the most
   thread_local std::unordered_map<int, std::shared_ptr<const DctPlan>> plans;
+  thread_local size_t steps = 0;
   if (const auto found = plans.find(horizon); found != plans.end()) return found->second;
   auto plan = std::make_shared<const DctPlan>(horizon);
-  if (plans.size() >= kMaxPlans) plans.clear();
+  if (steps + static_cast<size_t>(horizon) > kMaxSteps) {
+    plans.clear();
+    steps = 0;
+  }
   plans.emplace(horizon, plan);
+  steps += static_cast<size_t>(horizon);
   return plan;
 }
 

@@ -53,6 +53,8 @@ def windows(actions: NDArray[np.floating], horizon: int, stride: int = 1) -> NDA
         array([[0., 1., 2.],
                [2., 3., 4.]])
     """
+    if actions.ndim != 2:
+        raise ValueError(f"expected a trajectory of rank 2 (L, D), got shape {actions.shape}")
     if horizon < 1 or stride < 1:
         raise ValueError(f"horizon and stride must be positive, got {horizon} and {stride}")
     if len(actions) < horizon:
@@ -127,6 +129,7 @@ def chunk_blocks(
         for first in range(0, len(array), step):
             yield ChunkBlock(np.ascontiguousarray(array[first : first + step]), None, first)
         return
+    keeps = isinstance(chunks, list | tuple)  # an iterator may fill one buffer again and again
     gathered: list[NDArray[np.floating]] = []
     first = count = values = 0
     for item in chunks:
@@ -142,7 +145,7 @@ def chunk_blocks(
         if gathered and (values + array.size > _BLOCK_VALUES or array.dtype != gathered[0].dtype):
             yield _join(gathered, first)
             gathered, first, values = [], count, 0
-        gathered.append(array)
+        gathered.append(array if keeps else array.copy())
         count += len(array)
         values += array.size
     if gathered:
@@ -152,7 +155,7 @@ def chunk_blocks(
 def one_block(chunks: ChunksLike, *, horizon: int | None = None, action_dim: int | None = None) -> ChunkBlock:
     """All chunks as one block. Raises ValueError as `chunk_blocks` does, and when there are no chunks."""
     if (  # the training loop's case, without a detour
-        isinstance(chunks, np.ndarray)
+        type(chunks) is np.ndarray
         and chunks.ndim == 3
         and chunks.dtype in (np.float32, np.float64)
         and chunks.dtype.isnative
@@ -167,9 +170,11 @@ def one_block(chunks: ChunksLike, *, horizon: int | None = None, action_dim: int
 
 
 def _float_array(values: Any, what: str) -> NDArray[np.floating]:
+    if isinstance(values, np.ma.MaskedArray):
+        raise ValueError(f"{what}: is a masked array; what stands under the mask cannot be encoded")
     try:
         array = np.asarray(values)
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # a ragged list; a tensor that NumPy cannot read
         raise ValueError(f"{what}: not an array of numbers: {error}") from None
     if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
         raise ValueError(f"{what}: expected float32 or float64, got dtype {array.dtype}")

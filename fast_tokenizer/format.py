@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import reprlib
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fast_tokenizer._core import MAX_VOCAB_SIZE
 from fast_tokenizer.errors import ArtefactError
 from fast_tokenizer.normalize import Normalizer
 from fast_tokenizer.spec import TokenizerSpec
@@ -64,17 +65,17 @@ def save(spec: TokenizerSpec, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"  {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in to_json(spec).items()]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with temporary.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        mode = target.stat().st_mode if target.exists() else 0o666 & ~_umask()
-        Path(temporary).chmod(mode & 0o777)
-        Path(temporary).replace(target)
+        if target.exists():
+            temporary.chmod(target.stat().st_mode & 0o777)
+        temporary.replace(target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -152,6 +153,10 @@ class _Reader:
             raise ArtefactError(
                 f"{self._where}: vocab_size is {vocab_size}, but {alphabet_size} symbols and {len(merges)} merges "
                 f"make {alphabet_size + len(merges)}"
+            )
+        if len(merges) > MAX_VOCAB_SIZE:
+            raise ArtefactError(
+                f"{self._where}: the vocabulary must have at most {MAX_VOCAB_SIZE} ids, got {vocab_size}"
             )
         self._check_merges(merges, alphabet_size)
         try:
@@ -259,9 +264,3 @@ def _merges(value: object) -> NDArray[np.int64]:
             raise ValueError(f"merge {i}: expected two token ids, got {_short(merge)}")
         _integer(merge[0]), _integer(merge[1])
     return np.array(value, dtype=np.int64).reshape(-1, 2)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -108,12 +108,12 @@ class Normalizer:
         if not np.isfinite(rows).all():
             row, d = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])
             raise ValueError(f"action at row {row}, dimension {d} is {rows[row, d]}; actions must be finite")
+        if kind == "identity":
+            return cls(kind, np.zeros(rows.shape[1]), np.ones(rows.shape[1]), clip)
         rows = np.sort(rows, axis=0) + 0.0  # sums do not depend on the order of the samples then, nor on signs of zeros
         low, high = rows[0], rows[-1]
         if kind == "mean-std":
             center, half_range = rows.mean(axis=0), rows.std(axis=0)
-        elif kind == "identity":
-            return cls(kind, np.zeros(rows.shape[1]), np.ones(rows.shape[1]), clip)
         else:
             q_low, q_high = np.quantile(rows, [0.01, 0.99], axis=0) if kind == "quantile" else (low, high)
             degenerate = q_low == q_high

@@ -64,7 +64,14 @@ class TokenizerSpec:
 
     def _to_plain_values(self) -> None:
         """NumPy scalars and equal numbers of another type must not make another artefact."""
-        merges = np.array(self.merges, dtype=np.int32).reshape(-1, 2)
+        wide = np.array(self.merges, dtype=np.int64)
+        if wide.ndim != 2 or wide.shape[1] != 2:
+            raise ValueError(f"merges must have shape (M, 2), got {wide.shape}")
+        if wide.size and not 0 <= wide.min() <= wide.max() < 2**31:
+            raise ValueError(f"merges must join token ids, got {int(wide.min())}..{int(wide.max())}")
+        if np.ndim(self.scale) and len(np.ravel(self.scale)) == 0:
+            raise ValueError("scale must be a number or one per dimension, got none")
+        merges = wide.astype(np.int32)
         merges.flags.writeable = False
         scale = tuple(float(s) for s in np.ravel(self.scale))
         plain: dict[str, object] = {"merges": merges, "scale": scale if np.ndim(self.scale) else scale[0]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import time
 import warnings
@@ -15,12 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_tokenizer import format as artefact
-from fast_tokenizer._core import MAX_TOKEN_SYMBOLS, MAX_VOCAB_SIZE, Codec, Corpus
+from fast_tokenizer._core import MAX_HORIZON, MAX_TOKEN_SYMBOLS, MAX_VOCAB_SIZE, Codec, Corpus
 from fast_tokenizer.chunk import ChunkBlock, ChunksLike, chunk_blocks, one_block
 from fast_tokenizer.errors import ArtefactError, DecodeError, DecodeRepairWarning
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
 from fast_tokenizer.spec import TokenizerSpec
 from fast_tokenizer.tokens import TokenBatch, TokensLike
+
+#: Bounds on what a call may ask for: far beyond use, below what overflows.
+MAX_ACTION_DIM = 1 << 16
+MAX_THREADS = 1024
 
 #: Called with the stage ("quantize" or "merge"), the work done and the work to do (None: not known yet).
 Progress = Callable[[str, int, int | None], None]
@@ -148,8 +153,9 @@ class FastTokenizer:
             normalize: None: chunks are taken as they are. Otherwise statistics to take from them ("quantile",
                 "min-max", "mean-std", "identity"), or a `Normalizer`.
             clip: Bound on normalised values, with statistics to take. None keeps everything.
-            range_quantile: Share of the coefficients that each end of the range keeps; what lies beyond saturates. 1
-                keeps all; 0.99999 spares the vocabulary an outlier's symbols.
+            range_quantile: Share of the coefficients, in [0.99, 1], that each end of the range keeps; what lies beyond
+                saturates. 1 keeps all; 0.99999 spares the vocabulary an outlier's symbols. Most coefficients are 0, so
+                that 0.99 already cuts a good part of those that are not.
             max_token_symbols: Longest run of symbols that one token may stand for.
             dimension_names: D names, recorded in the artefact.
             hz: Control rate, recorded in the artefact.
@@ -161,12 +167,22 @@ class FastTokenizer:
                 than the range of the coefficients.
         """
         start = time.perf_counter()
-        _check_fit_options(vocab_size, min_frequency, range_quantile, max_token_symbols)
+        vocab_size = _integer("vocab_size", vocab_size, 1, MAX_VOCAB_SIZE, f"in 1..{MAX_VOCAB_SIZE}")
+        min_frequency = _integer("min_frequency", min_frequency, 1, 2**62, "at least 1")
+        max_token_symbols = _integer(
+            "max_token_symbols", max_token_symbols, 1, MAX_TOKEN_SYMBOLS, f"in 1..{MAX_TOKEN_SYMBOLS}"
+        )
+        if not 0.99 <= range_quantile <= 1:
+            raise ValueError(f"range_quantile must lie in [0.99, 1], got {range_quantile}")
+        if isinstance(scale, str) or isinstance(dimension_names, str):
+            raise ValueError("scale takes numbers and dimension_names a list of strings, got a string")
         scale = float(scale) if np.ndim(scale) == 0 else tuple(float(s) for s in scale)  # type: ignore[arg-type, union-attr]
         names = None if dimension_names is None else tuple(dimension_names)
         # Refuse before any chunk is read what no chunk can make right.
         dims = len(scale) if isinstance(scale, tuple) else None if names is None else len(names)
         TokenizerSpec(scale, 0, 0, np.empty((0, 2), np.int32), action_dim=dims, hz=hz, dimension_names=names)
+        if normalize is not None and not isinstance(normalize, str | Normalizer):
+            raise ValueError(f"normalize must be a kind of statistics, a Normalizer or None, got {normalize!r}")
         if isinstance(normalize, str):
             blocks: Iterable[ChunkBlock] = list(chunk_blocks(chunks))
             normalizer: Normalizer | None = _fit_normalizer(list(blocks), normalize, clip)
@@ -367,7 +383,11 @@ class FastTokenizer:
         Raises:
             ValueError: An id outside the vocabulary.
         """
-        symbols = self._codec.expand(TokenBatch.from_lists([ids]).ids)
+        array = TokenBatch.from_lists([ids]).ids
+        unknown = array[(array < 0) | (array >= self.vocab_size)]
+        if len(unknown):
+            raise ValueError(f"token id {unknown[0]} lies outside the vocabulary 0..{self.vocab_size - 1}")
+        symbols = self._codec.expand(array)
         return symbols.astype(np.int32) + self.spec.min_coefficient
 
     def decode_ragged(
@@ -421,9 +441,10 @@ class FastTokenizer:
             raise ValueError(f"{name}={given}, but this tokenizer was fitted for {recorded}")
         value = recorded if given is None else given
         assert value is not None
-        if value < 1:
-            raise ValueError(f"{name} must be positive, got {value}")
-        return value
+        highest = MAX_HORIZON if name == "time_horizon" else MAX_ACTION_DIM
+        if _integer(name, value, 1, 2**62, "positive") > highest:
+            raise ValueError(f"{name} must be at most {highest}, got {value}")
+        return int(value)
 
     def _handle_malformed(self, batch: TokenBatch, status: DecodeStatus, errors: Literal["strict", "repair"]) -> None:
         bad = np.flatnonzero(~status.ok)
@@ -477,22 +498,22 @@ def _native_normalizer(normalizer: Normalizer | None) -> dict[str, Any]:
 
 def _threads(num_threads: int | None) -> int:
     """The core's count: 0 is all cores."""
-    if num_threads is None:
-        return 0
-    if num_threads < 1:
-        raise ValueError(f"num_threads must be positive, or None for all cores, got {num_threads}")
-    return num_threads
+    return (
+        0
+        if num_threads is None
+        else _integer("num_threads", num_threads, 1, MAX_THREADS, "positive, or None for all cores")
+    )
 
 
-def _check_fit_options(vocab_size: int, min_frequency: int, range_quantile: float, max_token_symbols: int) -> None:
-    if not 1 <= vocab_size <= MAX_VOCAB_SIZE:
-        raise ValueError(f"vocab_size must lie in 1..{MAX_VOCAB_SIZE}, got {vocab_size}")
-    if min_frequency < 1:
-        raise ValueError(f"min_frequency must be at least 1, got {min_frequency}")
-    if not 0.5 < range_quantile <= 1:
-        raise ValueError(f"range_quantile must lie in (0.5, 1], got {range_quantile}")
-    if not 1 <= max_token_symbols <= MAX_TOKEN_SYMBOLS:
-        raise ValueError(f"max_token_symbols must lie in 1..{MAX_TOKEN_SYMBOLS}, got {max_token_symbols}")
+def _integer(name: str, value: int, lowest: int, highest: int, rule: str) -> int:
+    """`value`, if it is an integer within the bounds, which `rule` puts into words."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be an integer, got {value!r}") from None
+    if not lowest <= number <= highest:
+        raise ValueError(f"{name} must {'lie' if rule.startswith('in ') else 'be'} {rule}, got {number}")
+    return number
 
 
 def _fit_normalizer(blocks: list[ChunkBlock], kind: NormalizerKind, clip: float | None) -> Normalizer:

@@ -57,6 +57,19 @@ class TokenBatch(Sequence[NDArray[np.int32]]):
         return cls(ids, offsets, *np.zeros((2, len(arrays)), np.int32))
 
     @classmethod
+    def from_flat(cls, ids: NDArray[np.integer], offsets: NDArray[np.integer]) -> TokenBatch:
+        """A batch of ids (total,) and offsets (N + 1,), with no saturation or clipping known.
+
+        Raises:
+            ValueError: They are no integers, or the offsets do not rise from 0 to the number of ids.
+        """
+        array, ends = _integer_array(ids, "ids", 1), _integer_array(offsets, "offsets", 1).astype(np.int64)
+        counts = np.zeros((2, max(0, len(ends) - 1)), np.int32)
+        batch = cls(array, ends, *counts)
+        batch._check()
+        return batch
+
+    @classmethod
     def from_padded(cls, ids: NDArray[np.integer], mask: NDArray[np.bool_] | None = None) -> TokenBatch:
         """A batch from an (N, L) array; `mask` (N, L) is true where an id counts (everywhere by default).
 
@@ -82,12 +95,34 @@ class TokenBatch(Sequence[NDArray[np.int32]]):
         if isinstance(tokens, TokenBatch):
             if mask is not None:
                 raise ValueError("a mask goes with a padded array; a TokenBatch has none")
+            tokens._check()
             return tokens
         if hasattr(tokens, "__array__"):
             return cls.from_padded(np.asarray(tokens), mask)
         if mask is not None:
             return cls.from_padded(np.asarray(list(tokens)), mask)
         return cls.from_lists(tokens)
+
+    @classmethod
+    def concatenate(cls, batches: Sequence[TokenBatch]) -> TokenBatch:
+        """One batch of all chunks, in order."""
+        starts = np.cumsum([0, *(len(b.ids) for b in batches)])
+        offsets = [b.offsets[:-1] + start for b, start in zip(batches, starts, strict=False)]
+        return cls(
+            np.concatenate([np.empty(0, np.int32), *(b.ids for b in batches)]),
+            np.concatenate([*offsets, starts[-1:]]).astype(np.int64),
+            np.concatenate([np.empty(0, np.int32), *(b.saturated for b in batches)]),
+            np.concatenate([np.empty(0, np.int32), *(b.clipped for b in batches)]),
+        )
+
+    def _check(self) -> None:
+        """A batch need not come from `encode`: refuse arrays that are no ids, before they are taken for some."""
+        for name, array in (("ids", self.ids), ("offsets", self.offsets)):
+            if array.ndim != 1 or array.dtype.kind not in "iu":
+                raise ValueError(f"{name} must be a list of integers, got {array.dtype} of shape {array.shape}")
+        ends = self.offsets
+        if len(ends) == 0 or ends[0] != 0 or ends[-1] != len(self.ids) or (np.diff(ends) < 0).any():
+            raise ValueError(f"offsets must rise from 0 to the number of ids, {len(self.ids)}")
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -111,6 +146,10 @@ class TokenBatch(Sequence[NDArray[np.int32]]):
         Raises:
             ValueError: A sequence is longer than `max_len`; nothing is cut.
         """
+        if not -(2**31) <= pad_id < 2**31:
+            raise ValueError(f"pad_id must fit int32, got {pad_id}")
+        if self.ids.dtype != np.int32:
+            raise ValueError("the batch holds ids that do not fit int32; no tokenizer has such")
         lengths = self.lengths
         longest = int(lengths.max(initial=0))
         width = longest if max_len is None else max_len
@@ -162,7 +201,8 @@ def _integer_array(values: Any, what: str, rank: int) -> NDArray[np.signedintege
     if array.dtype.kind not in "iu":
         raise ValueError(f"{what}: expected integers, got dtype {array.dtype}")
     if array.ndim != rank:
-        raise ValueError(f"{what}: expected rank {rank}, got shape {array.shape}")
+        hint = "; for one sequence of ids pass [ids]" if array.ndim == rank - 1 else ""
+        raise ValueError(f"{what}: expected rank {rank}, got shape {array.shape}{hint}")
     if array.dtype.kind == "u":
         array = array.clip(None, np.iinfo(np.int64).max)
     int32 = np.iinfo(np.int32)

@@ -426,7 +426,7 @@ def test_names_that_are_not_strings_are_refused(refusal, names):
     ("changes", "message"),
     [
         ({"scale": [10.0]}, "scale has 1 dimensions, action_dim is 2"),
-        ({"scale": []}, "scale has 0 dimensions, action_dim is 2"),
+        ({"scale": []}, "scale must be a number or one per dimension, got none"),
         ({"dimension_names": ["x", "y", "z"]}, "dimension_names has 3 dimensions, action_dim is 2"),
         ({"action_dim": 3}, "scale has 2 dimensions, action_dim is 3"),
         ({"action_dim": None}, "scale has 2 dimensions, action_dim is None"),
@@ -553,7 +553,7 @@ def test_merges_whose_expansions_explode_together_are_refused(refusal):
     run = [[1, 1]] + [[4000 + i, 4000 + i] for i in range(12)]  # the last, id 4012, stands for 8192 symbols
     each_once_more = [[4012, i] for i in range(2, 3000)]
     message = refusal(with_merges(*run, *each_once_more, symbols=4000), by_core=True)
-    assert message.endswith("the table's expansions exceed 16777216 symbols")
+    assert message.endswith("the table's expansions exceed 4194304 symbols")
 
 
 def test_100_mb_of_nested_brackets_are_refused_by_size(refusal):

@@ -151,7 +151,7 @@ def test_an_id_too_large_for_int32_does_not_become_another_one(dtype):
         ([[1], [True]], "sequence 1: expected integers, got dtype bool"),
         ([[1], "ab"], "sequence 1: expected integers, got dtype <U2"),
         ([[1], [None]], "sequence 1: expected integers, got dtype object"),
-        ([[1], 2], "sequence 1: expected rank 1, got shape ()"),
+        ([[1], 2], "sequence 1: expected rank 1, got shape (); for one sequence of ids pass [ids]"),
         ([[[1, 2]]], "sequence 0: expected rank 1, got shape (1, 2)"),
     ],
 )
@@ -235,7 +235,7 @@ def test_without_a_mask_all_ids_count():
 @pytest.mark.parametrize(
     ("ids", "mask", "message"),
     [
-        (np.ones(3, int), None, "token ids: expected rank 2, got shape (3,)"),
+        (np.ones(3, int), None, "token ids: expected rank 2, got shape (3,); for one sequence of ids pass [ids]"),
         (np.ones((1, 2, 3), int), None, "token ids: expected rank 2, got shape (1, 2, 3)"),
         (np.ones((2, 3)), None, "token ids: expected integers, got dtype float64"),
         (np.ones((2, 3), int), np.ones((3, 2), bool), "mask has shape (3, 2), the token ids (2, 3)"),

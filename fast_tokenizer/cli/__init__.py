@@ -6,13 +6,24 @@ import sys
 
 
 def main() -> None:
-    """Runs the command line. Bad input ends in one line on stderr and exit code 1; bad usage in 2."""
+    """Runs the command line. Bad input ends in one line on stderr and exit code 1; bad usage in one and 2."""
     from fast_tokenizer.cli.app import app
 
     try:
-        app()
-    except (ValueError, OSError, MemoryError) as error:
-        print(f"fast-tokenizer: {error or type(error).__name__}", file=sys.stderr)
-        raise SystemExit(1) from None
+        code = app(standalone_mode=False)
+    except (ValueError, OSError, MemoryError, OverflowError) as error:
+        _fail(str(error) or type(error).__name__, 1)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Exception as error:  # typer's usage errors have no public base class in all its versions
+        if not hasattr(error, "format_message"):
+            if type(error).__name__ == "Abort":  # Ctrl-C, as typer passes it on
+                raise SystemExit(130) from None
+            raise
+        _fail(error.format_message() or "see --help", getattr(error, "exit_code", 2))
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"fast-tokenizer: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code) from None

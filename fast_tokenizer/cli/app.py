@@ -15,8 +15,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
+from fast_tokenizer import _core
 from fast_tokenizer.chunk import Trajectory
+from fast_tokenizer.cli.files import check_output_file, check_output_folder, load_tokens, save_npz
 from fast_tokenizer.cli.picture import chunk_picture
 from fast_tokenizer.cli.tables import Result, result_table
 from fast_tokenizer.cli.workflow import (
@@ -38,6 +41,7 @@ app = typer.Typer(
     name="fast-tokenizer",
     help="FAST action tokenization: fit a vocabulary on robot trajectories, encode, decode.",
     no_args_is_help=True,
+    rich_markup_mode=None,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -74,6 +78,16 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout a
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads. Default: all cores.")]
 
 
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and how the core was built.")] = False,
+) -> None:
+    """FAST action tokenization: fit a vocabulary on robot trajectories, encode, decode."""
+    if show:
+        _print_json(_core.build_info())
+        raise typer.Exit
+
+
 @app.command()
 def fit(
     data: Data,
@@ -88,16 +102,19 @@ def fit(
     range_quantile: Annotated[
         float, typer.Option("--range-quantile", help="Share of the coefficients that each end of the range keeps.")
     ] = 1.0,
+    min_frequency: Annotated[int, typer.Option("--min-frequency", help="Rarer pairs are not merged.")] = 2,
+    max_token_symbols: Annotated[int, typer.Option("--max-token-symbols", help="Longest run of one token.")] = 1024,
     dims: DimsOption = None,
     holdout: Annotated[float, typer.Option("--holdout", help="Share of the episodes to measure on.")] = 0.2,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fit a vocabulary on trajectories, save it, and measure it on held-out episodes."""
+    check_output_folder(output)
     recording = read_recording(data, hz, dims)
     steps = horizon_steps(horizon, recording)
     with _progress() as report:
-        result, short = _fit_and_measure(
+        result = _fit_and_measure(
             recording,
             steps,
             stride,
@@ -108,18 +125,21 @@ def fit(
             normalize=normalize,
             clip=clip,
             range_quantile=range_quantile,
+            min_frequency=min_frequency,
+            max_token_symbols=max_token_symbols,
             num_threads=threads,
         )
     result.tokenizer.save(output)
     if as_json:
-        _print_json({**result.to_json(), "short_episodes": short, "output": str(output)})
+        _print_json({**result.to_json(), "peak_memory_mib": peak_memory_mib(), "output": str(output)})
         return
-    console = Console()
-    measured = "held-out episodes" if _holds_out(recording, holdout) else "the fitted episodes: none were held out"
-    console.print(result_table({"": result}, f"Measured on {measured}"))
-    if short:
-        console.print(f"{short} of {len(recording.trajectories)} episodes are shorter than {steps} steps: left out.")
-    console.print(f"Saved to {output}, fingerprint {result.tokenizer.fingerprint()[:16]}")
+    console = Console(markup=False, highlight=False)
+    console.print(result_table({"": result}, f"Measured on {_measured_on(result)}"))
+    if result.short_episodes:
+        episodes = len(recording.trajectories)
+        print(f"{result.short_episodes} of {episodes} episodes are shorter than {steps} steps: left out.")
+    _print_peak_memory()
+    print(f"Saved to {output}, fingerprint {result.tokenizer.fingerprint()[:16]}")
 
 
 @app.command()
@@ -135,16 +155,23 @@ def encode(
     as_json: JsonOption = False,
 ) -> None:
     """Turn trajectories into token ids (npz: ids, offsets, time_horizon, action_dim, fingerprint, counts)."""
+    check_output_file(output)
     tokenizer = FastTokenizer.load(model)
     recording = read_recording(data, hz, dims)
+    _check_same_robot(tokenizer, recording)
     recorded = tokenizer.spec.time_horizon
     steps = recorded if recorded is not None and horizon is None else horizon_steps(horizon, recording)
-    stride = stride or steps
-    chunks = list(iterate_windows(recording.trajectories, steps, stride))
-    if not chunks:
+    stride = steps if stride is None else stride
+    batches, covered = [], 0
+    with _progress() as report:
+        for chunks in iterate_windows(recording.trajectories, steps, stride):
+            batches.append(tokenizer.encode(chunks, num_threads=threads))
+            covered += steps + min(stride, steps) * (len(chunks) - 1)
+            report("encode", len(batches), len(recording.trajectories))
+    if not batches:
         raise ValueError(f"none of the {len(recording.trajectories)} episodes has {steps} steps")
-    tokens = tokenizer.encode(np.concatenate(chunks), num_threads=threads)
-    _save_npz(
+    tokens = TokenBatch.concatenate(batches)
+    save_npz(
         output,
         ids=tokens.ids,
         offsets=tokens.offsets,
@@ -154,7 +181,6 @@ def encode(
         action_dim=np.int64(recording.action_dim),
         fingerprint=np.array(tokenizer.fingerprint()),
     )
-    covered = sum(steps + stride * (len(c) - 1) if stride <= steps else steps * len(c) for c in chunks)
     rows = sum(len(t.actions) for t in recording.trajectories)
     summary = {
         "chunks": len(tokens),
@@ -181,26 +207,24 @@ def decode(
     model: Model,
     tokens: Annotated[Path, typer.Argument(help="npz file that encode wrote.", metavar="TOKENS")],
     output: Annotated[Path, typer.Option("-o", "--output", help="npz file to write.", metavar="FILE")],
-    errors: Annotated[
-        ErrorsChoice, typer.Option("--errors", help="What to do with malformed ids.")
-    ] = ErrorsChoice.strict,
+    errors: Annotated[ErrorsChoice, typer.Option("--errors", help="What malformed ids get.")] = ErrorsChoice.strict,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Turn token ids back into chunks (npz: actions (N, T, D) in raw units, and what was repaired)."""
+    check_output_file(output)
     tokenizer = FastTokenizer.load(model)
-    fields = _load_tokens(tokens)
-    if (written_by := str(fields["fingerprint"])) != tokenizer.fingerprint():
+    batch, horizon, dims, written_by = load_tokens(tokens)
+    if written_by != tokenizer.fingerprint():
         raise ValueError(
             f"{tokens}: encoded with tokenizer {written_by[:16]}, but {model} is {tokenizer.fingerprint()[:16]}"
         )
-    counts = np.zeros((2, len(fields["offsets"]) - 1), np.int32)
-    batch = TokenBatch(fields["ids"], fields["offsets"], *counts)
-    horizon, dims = int(fields["time_horizon"]), int(fields["action_dim"])
-    if errors is ErrorsChoice.strict:
-        tokenizer.decode(batch, horizon, dims, num_threads=threads)
-    actions, status = tokenizer.decode_with_status(batch, horizon, dims, num_threads=threads)
-    _save_npz(output, actions=actions, unknown=status.unknown, missing=status.missing, extra=status.extra)
+    with _progress() as report:
+        report("decode", 0, None)
+        if errors is ErrorsChoice.strict:
+            tokenizer.decode(batch, horizon, dims, num_threads=threads)
+        actions, status = tokenizer.decode_with_status(batch, horizon, dims, num_threads=threads)
+    save_npz(output, actions=actions, unknown=status.unknown, missing=status.missing, extra=status.extra)
     repaired = int((~status.ok).sum())
     if as_json:
         _print_json({"chunks": len(batch), "repaired": repaired, "output": str(output)})
@@ -245,10 +269,10 @@ def inspect(model: Model, as_json: JsonOption = False) -> None:
             }
         )
         return
-    console = Console()
+    console = Console(markup=False, highlight=False)
     table = Table(show_header=False)
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), "any" if value is None else str(value))
+        table.add_row(name.replace("_", " "), Text("any" if value is None else str(value), overflow="fold"))
     console.print(table)
     if spec.normalizer is not None:
         console.print(_normalizer_table(spec.normalizer, spec.dimension_names))
@@ -272,21 +296,22 @@ def demo(
         results: dict[str, Result] = {}
         for name, recording in recordings.items():
             steps = horizon_steps(horizon, recording)
-            results[name], _ = _fit_and_measure(
+            results[name] = _fit_and_measure(
                 recording, steps, max(1, steps // 10), 0.2, report, label=name, normalize=NormalizeChoice.quantile
             )
     if as_json:
         _print_json({name: result.to_json() for name, result in results.items()})
         return
-    console = Console()
-    source = "your data" if data else "generated robot trajectories"
-    console.print(result_table(results, f"Fitted on {source}, measured on held-out episodes"))
+    console = Console(markup=False, highlight=False)
     name, result = next(iter(results.items()))
-    _, held = split_holdout(recordings[name].trajectories, 0.2)
+    source = "your data" if data else "generated robot trajectories"
+    console.print(result_table(results, f"Fitted on {source}, measured on {_measured_on(result)}"))
+    _print_peak_memory()
     horizon_ = result.tokenizer.spec.time_horizon
     assert horizon_ is not None
-    chunk = next(iterate_windows(held or recordings[name].trajectories, horizon_, horizon_))
-    console.print(chunk_picture(result.tokenizer, chunk[len(chunk) // 2]))
+    fitted, held = split_holdout(recordings[name].trajectories, 0.2)
+    chunk = next(iterate_windows(held if result.held_out else fitted, horizon_, horizon_))
+    console.print(chunk_picture(result.tokenizer, chunk[len(chunk) // 2], ascii_only=console.options.ascii_only))
 
 
 # ---- Shared by fit and demo ------------------------------------------------------------------------
@@ -305,44 +330,70 @@ def _fit_and_measure(
     clip: float | None = None,
     label: str = "",
     **options: Any,
-) -> tuple[Result, int]:
-    """Fits on most episodes and measures on the others; also says how many were too short."""
+) -> Result:
+    """Fits on most episodes, and measures on the others where any is long enough."""
     prefix = f"{label}: " if label else ""
-    fitted, held = split_holdout(recording.trajectories, holdout)
-    long_enough = [t for t in fitted if len(t.actions) >= steps]
-    if not long_enough:
-        raise ValueError(f"none of the {len(fitted)} episodes to fit on has {steps} steps")
+    fitted, held = (
+        [t for t in part if len(t.actions) >= steps] for part in split_holdout(recording.trajectories, holdout)
+    )
+    if not fitted:
+        raise ValueError(f"none of the {len(recording.trajectories)} episodes is to be fitted on and has {steps} steps")
     normalizer = None
     if normalize is not NormalizeChoice.none:
-        rows = np.concatenate([t.actions for t in long_enough])
+        rows = np.concatenate([t.actions for t in fitted])
         normalizer = Normalizer.fit(rows, cast(NormalizerKind, normalize.value), clip=clip)
     elif clip is not None:
         raise ValueError("--clip needs --normalize")
     tokenizer = FastTokenizer.fit(
-        iterate_windows(long_enough, steps, stride),
+        iterate_windows(fitted, steps, stride),
         normalize=normalizer,
         dimension_names=recording.dimension_names,
         hz=recording.hz,
         progress=lambda stage, done, total: report(prefix + stage, done, total),
         **options,
     )
-    measured = held if any(len(t.actions) >= steps for t in held) else long_enough
-    quality = evaluate(tokenizer, _reported(measured, steps, stride, report, prefix))
+    quality = evaluate(tokenizer, _reported(held or fitted, steps, stride, report, prefix))
     assert tokenizer.fit_summary is not None
-    result = Result(tokenizer, tokenizer.fit_summary, quality, peak_memory_mib())
-    return result, count_short(recording.trajectories, steps)
+    short = count_short(recording.trajectories, steps)
+    return Result(tokenizer, tokenizer.fit_summary, quality, held_out=bool(held), short_episodes=short)
 
 
 def _reported(trajectories: list[Trajectory], steps: int, stride: int, report: _Report, prefix: str) -> Iterator[Any]:
+    """Windows of several episodes at a time, as a training loop would batch them."""
+    gathered: list[Any] = []
     done = 0
     for chunks in iterate_windows(trajectories, steps, stride):
-        yield chunks
+        gathered.append(chunks)
         done += len(chunks)
-        report(prefix + "measure", done, None)
+        if sum(len(c) for c in gathered) >= 1024:
+            yield np.concatenate(gathered)
+            gathered = []
+            report(prefix + "measure", done, None)
+    if gathered:
+        yield np.concatenate(gathered)
 
 
-def _holds_out(recording: Recording, holdout: float) -> bool:
-    return len(split_holdout(recording.trajectories, holdout)[1]) > 0
+def _measured_on(result: Result) -> str:
+    return "held-out episodes" if result.held_out else "the fitted episodes: none were held out"
+
+
+def _check_same_robot(tokenizer: FastTokenizer, recording: Recording) -> None:
+    """What the artefact records of its data must agree with what is to be encoded."""
+    spec = tokenizer.spec
+    if spec.hz is not None and recording.hz is not None and not np.isclose(spec.hz, recording.hz):
+        raise ValueError(
+            f"the data is at {recording.hz:g} Hz, the tokenizer was fitted at {spec.hz:g} Hz; "
+            f"resample the data, or give --hz {spec.hz:g} if it says its rate wrongly"
+        )
+    names = recording.dimension_names
+    if spec.dimension_names is not None and names is not None and spec.dimension_names != names:
+        raise ValueError(f"the data's dimensions are {list(names)}, the tokenizer's {list(spec.dimension_names)}")
+
+
+def _print_peak_memory() -> None:
+    peak = peak_memory_mib()
+    if peak is not None:
+        print(f"Peak memory of the process: {peak:,.0f} MiB\n")
 
 
 def _generated(name: str, episodes: int, seed: int) -> Recording:
@@ -383,34 +434,10 @@ def _normalizer_table(normalizer: Normalizer, names: tuple[str, ...] | None) -> 
     for column in ("dimension", "center", "half range"):
         table.add_column(column, justify="right")
     for d, (center, half_range) in enumerate(zip(normalizer.center, normalizer.half_range, strict=True)):
-        table.add_row(names[d] if names else str(d), f"{center:.6g}", f"{half_range:.6g}" if half_range else "constant")
+        label = names[d] if names else str(d)
+        printable = "".join(c if c.isprintable() else "?" for c in label)
+        table.add_row(Text(printable), f"{center:.6g}", f"{half_range:.6g}" if half_range else "constant")
     return table
-
-
-def _load_tokens(path: Path) -> dict[str, Any]:
-    wanted = ("ids", "offsets", "time_horizon", "action_dim", "fingerprint")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            fields = {name: file[name] for name in wanted}
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # numpy and zipfile raise a dozen kinds for a file that is not theirs
-        raise ValueError(f"{path}: not a file of tokens, as encode writes it: {error}") from None
-    fields["ids"] = fields["ids"].astype(np.int32)
-    fields["offsets"] = fields["offsets"].astype(np.int64)
-    return fields
-
-
-def _save_npz(path: Path, **arrays: Any) -> None:
-    """Writes under the very name given (numpy would append .npz), whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _print_json(values: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from fast_tokenizer.metrics import QualityReport
 from fast_tokenizer.tokenizer import FastTokenizer, FitSummary
@@ -15,12 +16,13 @@ from fast_tokenizer.tokenizer import FastTokenizer, FitSummary
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A fitted tokenizer, and what it does on chunks that it was not fitted on."""
+    """A fitted tokenizer, and what it does on chunks; those of held-out episodes, where there are any."""
 
     tokenizer: FastTokenizer
     fit: FitSummary
     quality: QualityReport
-    peak_memory_mib: float | None
+    held_out: bool
+    short_episodes: int
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -35,7 +37,8 @@ class Result:
             "fit_saturated": self.fit.saturated,
             "fit_clipped": self.fit.clipped,
             "fit_seconds": self.fit.seconds,
-            "peak_memory_mib": self.peak_memory_mib,
+            "measured_on": "held-out episodes" if self.held_out else "fitted episodes",
+            "short_episodes": self.short_episodes,
             **self.quality.to_json(),
         }
 
@@ -57,7 +60,6 @@ _ROWS: tuple[tuple[str, Callable[[Result], str]], ...] = (
     ("fit, seconds", lambda r: f"{r.fit.seconds:.2f}"),
     ("encode, chunks / s", lambda r: f"{r.quality.chunks / r.quality.encode_seconds:,.0f}"),
     ("decode, chunks / s", lambda r: f"{r.quality.chunks / r.quality.decode_seconds:,.0f}"),
-    ("peak memory, MiB", lambda r: "" if r.peak_memory_mib is None else f"{r.peak_memory_mib:,.0f}"),
 )
 
 
@@ -66,7 +68,7 @@ def result_table(results: Mapping[str, Result], title: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
     for name in results:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(Text(name), justify="right", no_wrap=True)
     for label, cell in _ROWS:
         table.add_row(label, *(cell(r) for r in results.values()))
     return table

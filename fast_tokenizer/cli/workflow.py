@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,8 @@ class Recording:
 
 def read_recording(paths: Sequence[Path], hz: float | None, dims: str | None) -> Recording:
     """Reads files that must agree in dimensions and, unless `hz` is given, in control rate."""
+    if hz is not None and not (math.isfinite(hz) and 0 < hz < 1e6):
+        raise ValueError(f"--hz must be a positive rate, got {hz}")
     datasets = [read(path) for path in paths]
     first = datasets[0]
     for other in datasets[1:]:
@@ -76,7 +79,7 @@ def horizon_steps(text: str | None, recording: Recording) -> int:
         if recording.hz is None:
             raise ValueError("the data does not say its control rate: give --horizon in steps, or --hz")
         text = "1s"
-    match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)s", text.strip())
+    match = re.fullmatch(r"(\d{1,9})|(\d{1,9}(?:\.\d+)?)s", text.strip())
     if match is None:
         raise ValueError(f"--horizon: expected steps such as 50, or seconds such as 1s, got {text!r}")
     if match[1] is not None:

@@ -29,7 +29,7 @@ def read_npz(path: Path) -> Dataset:
             fields = {name: file[name] for name in _FIELDS if name in file.files}
             names = sorted(file.files)
     except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not a readable npz file: {error}") from None
+        raise ValueError(f"{path}: not a readable npz file{_reason(error)}") from None
     actions = fields.get("actions", fields.get("chunks"))
     if actions is None:
         raise ValueError(f"{path}: expected an array 'actions' or 'chunks', got {names}")
@@ -40,6 +40,7 @@ def read_npz(path: Path) -> Dataset:
     if "episode_ends" not in fields:
         raise ValueError(f"{path}: actions of shape {actions.shape} need 'episode_ends'; chunks have rank 3 (N, T, D)")
     _check(path, actions, rank=2)
+    _check_names(path, dimension_names, actions.shape[-1])
     bounds = _episode_bounds(path, fields["episode_ends"], len(actions))
     trajectories = [
         Trajectory(actions[start:end], f"{path} episode {i}", hz, dimension_names)
@@ -53,7 +54,7 @@ def read_npy(path: Path) -> Dataset:
     try:
         actions = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not a readable npy file: {error}") from None
+        raise ValueError(f"{path}: not a readable npy file{_reason(error)}") from None
     if not isinstance(actions, np.ndarray):
         raise ValueError(f"{path}: holds several arrays; name it .npz")
     if actions.ndim == 3:
@@ -69,18 +70,29 @@ def _dataset_of_chunks(
     path: Path, chunks: NDArray[Any], hz: float | None, dimension_names: tuple[str, ...] | None
 ) -> Dataset:
     _check(path, chunks, rank=3)
+    _check_names(path, dimension_names, chunks.shape[-1])
     trajectories = [Trajectory(c, f"{path} chunk {i}", hz, dimension_names) for i, c in enumerate(chunks)]
     return Dataset(path, trajectories, horizon=chunks.shape[1])
 
 
 def _check(path: Path, actions: NDArray[Any], rank: int) -> None:
-    if actions.dtype not in (np.float32, np.float64):
+    if actions.dtype.kind != "f" or actions.dtype.itemsize not in (4, 8):
         raise ValueError(f"{path}: expected actions of float32 or float64, got {actions.dtype}")
     if actions.ndim != rank or actions.size == 0:
         raise ValueError(f"{path}: expected actions of shape (L, D) or (N, T, D), not empty; got {actions.shape}")
     if not np.isfinite(actions).all():
         at = tuple(int(i) for i in np.argwhere(~np.isfinite(actions))[0])
         raise ValueError(f"{path}: actions[{', '.join(map(str, at))}] is {actions[at]}; actions must be finite")
+
+
+def _check_names(path: Path, names: tuple[str, ...] | None, dims: int) -> None:
+    if names is not None and len(names) != dims:
+        raise ValueError(f"{path}: action_names has {len(names)} names for {dims} dimensions")
+
+
+def _reason(error: Exception) -> str:
+    """NumPy's reason, unless it is the advice to unpickle what cannot be trusted."""
+    return "" if "pickle" in str(error) else f": {error}"
 
 
 def _episode_bounds(path: Path, ends: NDArray[Any], rows: int) -> list[tuple[int, int]]:
@@ -99,5 +111,5 @@ def _hz(path: Path, hz: NDArray[Any] | None) -> float | None:
     if hz is None:
         return None
     if hz.size != 1 or hz.dtype.kind not in "fiu" or not (np.isfinite(hz).all() and float(hz.ravel()[0]) > 0):
-        raise ValueError(f"{path}: hz must be one positive number, got {hz}")
+        raise ValueError(f"{path}: hz must be one positive number, got {hz!r}")
     return float(hz.ravel()[0])

@@ -1,0 +1,5 @@
+"""`python -m fast_tokenizer` is `fast-tokenizer`."""
+
+from fast_tokenizer.cli import main
+
+main()

@@ -1,0 +1,76 @@
+"""Files that the commands read and write."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fast_tokenizer._core import MAX_HORIZON
+from fast_tokenizer.tokenizer import MAX_ACTION_DIM
+from fast_tokenizer.tokens import TokenBatch
+
+
+def check_output_folder(folder: Path) -> None:
+    """Refuses, before any work, a folder that cannot be made or written to."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"-o {folder}: is a file; a tokenizer is saved in a folder")
+    nearest = folder
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ValueError(f"-o {folder}: cannot write in {nearest}")
+
+
+def check_output_file(path: Path) -> None:
+    """Refuses, before any work, a file that cannot be written."""
+    if path.is_dir():
+        raise ValueError(f"-o {path}: is a folder; name a file")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"-o {path}: cannot write in {path.parent}")
+
+
+def save_npz(path: Path, **arrays: Any) -> None:
+    """Writes under the very name given (numpy would append .npz): a file whole or not at all, a pipe as it comes."""
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        with target.open("wb") as file:
+            np.savez(file, **arrays)
+        return
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("xb") as file:
+            np.savez(file, **arrays)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load_tokens(path: Path) -> tuple[TokenBatch, int, int, str]:
+    """Tokens, time horizon, action dimensions and the tokenizer's fingerprint, as `encode` wrote them."""
+    wanted = {"ids": 1, "offsets": 1, "time_horizon": 0, "action_dim": 0, "fingerprint": 0}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            fields = {name: file[name] for name in wanted}
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # numpy and zipfile raise a dozen kinds for a file that is not theirs
+        reason = "" if "pickle" in str(error) else f": {error}"
+        raise ValueError(f"{path}: not a file of tokens, as encode writes it{reason}") from None
+    for name, rank in wanted.items():
+        kinds, what = ("U", "a string") if name == "fingerprint" else ("iu", "integers")
+        if fields[name].ndim != rank or fields[name].dtype.kind not in kinds:
+            got = f"{fields[name].dtype} of shape {fields[name].shape}"
+            raise ValueError(f"{path}: {name!r} must be {what} of rank {rank}, got {got}")
+    horizon, dims = int(fields["time_horizon"]), int(fields["action_dim"])
+    if not (1 <= horizon <= MAX_HORIZON and 1 <= dims <= MAX_ACTION_DIM):
+        raise ValueError(f"{path}: chunks of {horizon} x {dims} are none")
+    try:
+        batch = TokenBatch.from_flat(fields["ids"], fields["offsets"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return batch, horizon, dims, str(fields["fingerprint"])
