@@ -65,7 +65,7 @@ def model(episodes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_fit_saves_a_tokenizer_and_prints_what_it_is_worth(episodes: Path, tmp_path: Path) -> None:
     out = ok("fit", episodes, "-o", tmp_path / "tok", "--vocab-size", 512)
-    for expected in ("20 x 7", "p50/p99/max", "naive binning", "RMSE, raw units", "saturated", "peak memory"):
+    for expected in ("20 x 7", "p50/p99/max", "naive binning", "RMSE, raw units", "saturated", "Peak memory"):
         assert expected in out
     assert "1 of 10 episodes are shorter than 20 steps" in out
     tokenizer = FastTokenizer.load(tmp_path / "tok")
@@ -201,6 +201,10 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "nan": (npz("nan", actions=with_nan, episode_ends=ends), "actions[17, 2] is nan"),
         "rank": (npz("rank", actions=actions.ravel(), episode_ends=ends), "expected actions of shape"),
         "no rows": (npz("norows", chunks=np.ones((0, 5, 3))), "not empty"),
+        "names": (
+            npz("names", actions=actions, episode_ends=ends, action_names=np.array(["x"])),
+            "action_names has 1 names for 3 dimensions",
+        ),
         "hz": (npz("hz", actions=actions, episode_ends=ends, hz=-5.0), "hz must be one positive number"),
     }
 
@@ -227,6 +231,11 @@ def test_bad_options_end_in_one_clear_line(episodes: Path, tmp_path: Path) -> No
         (("--stride", "0"), "stride must be positive"),
         (("--normalize", "none", "--clip", "2"), "--clip needs --normalize"),
         (("--threads", "0"), "num_threads must be positive"),
+        (("--threads", "99999999999999"), "num_threads must be positive"),
+        (("--hz", "inf"), "--hz must be a positive rate"),
+        (("--hz", "0"), "--hz must be a positive rate"),
+        (("--hz", "nan"), "--hz must be a positive rate"),
+        (("--horizon", "9" * 400 + "s"), "expected steps such as 50"),
     ):
         assert message in fails("fit", episodes, "-o", tmp_path / "tok", *options)
     np.save(tmp_path / "norate.npy", np.zeros((50, 2)))
@@ -247,9 +256,104 @@ def test_bad_models_and_tokens_end_in_one_clear_line(episodes: Path, model: Path
     assert "has 9 dimensions, expected 7" in fails("encode", model, tmp_path / "wide.npy", "-o", tmp_path / "t.npz")
 
 
-def test_bad_usage_exits_with_2() -> None:
-    assert run("fit").returncode == 2
-    assert run("nonsense").returncode == 2
+def test_bad_usage_ends_in_one_line_and_exits_with_2(episodes: Path) -> None:
+    for arguments in (("fit",), ("nonsense",), ("fit", episodes, "-o", "x", "--normalize", "foo")):
+        done = run(*arguments)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "Usage" in run("fit", "--help").stdout
+    assert "kernel" in json.loads(ok("--version"))
+
+
+def test_figures_of_fitted_episodes_are_not_called_held_out(tmp_path: Path) -> None:
+    trajectories = generate_trajectories(ROBOTS["libero"], 5, seed=0, seconds=(4.0, 6.0))
+    order = np.random.default_rng(0).permutation(5)
+    trajectories[order[0]] = trajectories[order[0]][:5]  # the one that is held out fills no chunk
+    path = save_episodes(tmp_path / "five.npz", trajectories, hz=20.0)
+    assert "fitted episodes: none were held out" in ok("fit", path, "-o", tmp_path / "tok", "--vocab-size", 400)
+    figures = json.loads(ok("fit", path, "-o", tmp_path / "tok", "--vocab-size", 400, "--json"))
+    assert figures["measured_on"] == "fitted episodes"
+    assert "none were held out" in ok("demo", path)
+
+
+def test_names_are_printed_as_they_are(tmp_path: Path) -> None:
+    trajectories = generate_trajectories(ROBOTS["libero"], 4, seed=0, seconds=(4.0, 6.0))
+    names = np.array(["[/a]", "[red]b", "c\x1b[31m", "d", "e", "f", "g"])
+    path = save_episodes(tmp_path / "odd.npz", trajectories, hz=20.0, action_names=names)
+    folder = tmp_path / "run[v2] [x"
+    assert f"Saved to {folder}," in ok("fit", path, "-o", folder, "--vocab-size", 400)
+    shown = ok("inspect", folder)
+    assert "[/a]" in shown
+    assert "[red]b" in shown
+    assert "\x1b[31m" not in shown
+
+
+def test_data_of_another_rate_or_other_dimensions_is_refused(episodes: Path, model: Path, tmp_path: Path) -> None:
+    with np.load(episodes) as file:
+        fields = dict(file)
+    slow = tmp_path / "slow.npz"
+    np.savez(slow, **{**fields, "hz": 5.0})
+    assert "the data is at 5 Hz, the tokenizer was fitted at 20 Hz" in fails(
+        "encode", model, slow, "-o", tmp_path / "t"
+    )
+    ok("encode", model, slow, "-o", tmp_path / "t", "--hz", 20)
+    line = fails("encode", model, episodes, "-o", tmp_path / "t2", "--dims", "6,5,4,3,2,1,0")
+    assert "the data's dimensions are ['gripper'" in line
+
+
+def test_a_terminal_without_unicode_gets_a_picture_too() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    command = [sys.executable, "-m", "fast_tokenizer", "demo", "--episodes", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "recorded" in done.stdout
+
+
+def test_what_are_no_ids_is_refused_however_it_is_spelled(episodes: Path, model: Path, tmp_path: Path) -> None:
+    ok("encode", model, episodes, "-o", tmp_path / "tokens.npz")
+    with np.load(tmp_path / "tokens.npz") as file:
+        fields = dict(file)
+    ids, offsets = fields["ids"], fields["offsets"]
+    for changes, message in (
+        ({"ids": ids.astype(np.int64) + 2**32}, "unknown token id"),
+        ({"ids": ids + 0.5}, "'ids' must be integers of rank 1, got float64"),
+        ({"ids": ids.astype(str)}, "'ids' must be integers"),
+        ({"ids": ids[:, None]}, "'ids' must be integers of rank 1"),
+        ({"offsets": offsets + 0.5}, "'offsets' must be integers"),
+        ({"offsets": offsets[::-1].copy()}, "offsets must rise from 0"),
+        ({"offsets": np.int64(3)}, "'offsets' must be integers of rank 1"),
+        ({"offsets": offsets[:0]}, "offsets must rise from 0"),
+        ({"time_horizon": 20.9}, "'time_horizon' must be integers of rank 0"),
+        ({"time_horizon": np.uint64(2**64 - 1)}, "chunks of 18446744073709551615 x 7 are none"),
+        ({"action_dim": 2**40}, "are none"),
+        ({"fingerprint": 5}, "'fingerprint' must be a string"),
+    ):
+        np.savez(tmp_path / "hostile.npz", **{**fields, **changes})
+        errors = "strict" if message == "unknown token id" else "repair"  # these are none to repair
+        line = fails("decode", model, tmp_path / "hostile.npz", "-o", tmp_path / "a.npz", "--errors", errors)
+        assert message in line
+
+
+def test_outputs_that_cannot_be_written_are_refused_before_any_work(
+    episodes: Path, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert "is a file" in fails("fit", episodes, "-o", tmp_path / "file")
+    assert "cannot write in" in fails("encode", model, episodes, "-o", tmp_path / "nowhere" / "t.npz")
+    assert "is a folder" in fails("encode", model, episodes, "-o", tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in its file system")
+def test_links_and_pipes_stay_what_they_are(episodes: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "real.npz").write_bytes(b"old")
+    (tmp_path / "link.npz").symlink_to(tmp_path / "real.npz")
+    ok("encode", model, episodes, "-o", tmp_path / "link.npz")
+    assert (tmp_path / "link.npz").is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as reader:
+        ok("encode", model, episodes, "-o", tmp_path / "pipe")
+        assert reader.communicate(timeout=30)[0][:2] == b"PK"
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_files_that_disagree_are_refused(episodes: Path, tmp_path: Path) -> None:

@@ -134,7 +134,8 @@ def fit(
         _print_json({**result.to_json(), "peak_memory_mib": peak_memory_mib(), "output": str(output)})
         return
     console = Console(markup=False, highlight=False)
-    console.print(result_table({"": result}, f"Measured on {_measured_on(result)}"))
+    print(f"Measured on {_measured_on(result)}")
+    console.print(result_table({"": result}))
     if result.short_episodes:
         episodes = len(recording.trajectories)
         print(f"{result.short_episodes} of {episodes} episodes are shorter than {steps} steps: left out.")
@@ -305,7 +306,8 @@ def demo(
     console = Console(markup=False, highlight=False)
     name, result = next(iter(results.items()))
     source = "your data" if data else "generated robot trajectories"
-    console.print(result_table(results, f"Fitted on {source}, measured on {_measured_on(result)}"))
+    print(f"Fitted on {source}, measured on {_measured_on(result)}")
+    console.print(result_table(results))
     _print_peak_memory()
     horizon_ = result.tokenizer.spec.time_horizon
     assert horizon_ is not None
@@ -333,11 +335,10 @@ def _fit_and_measure(
 ) -> Result:
     """Fits on most episodes, and measures on the others where any is long enough."""
     prefix = f"{label}: " if label else ""
-    fitted, held = (
-        [t for t in part if len(t.actions) >= steps] for part in split_holdout(recording.trajectories, holdout)
-    )
+    parts = split_holdout(recording.trajectories, holdout)
+    fitted, held = ([t for t in part if len(t.actions) >= steps] for part in parts)
     if not fitted:
-        raise ValueError(f"none of the {len(recording.trajectories)} episodes is to be fitted on and has {steps} steps")
+        raise ValueError(f"none of the {len(parts[0])} episodes to fit on has {steps} steps")
     normalizer = None
     if normalize is not NormalizeChoice.none:
         rows = np.concatenate([t.actions for t in fitted])

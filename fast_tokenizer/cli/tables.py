@@ -63,9 +63,9 @@ _ROWS: tuple[tuple[str, Callable[[Result], str]], ...] = (
 )
 
 
-def result_table(results: Mapping[str, Result], title: str) -> Table:
+def result_table(results: Mapping[str, Result]) -> Table:
     """One column a result."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
     for name in results:
         table.add_column(Text(name), justify="right", no_wrap=True)
