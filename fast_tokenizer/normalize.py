@@ -104,24 +104,15 @@ class Normalizer:
         rows = np.asarray(actions)
         if rows.ndim < 2 or rows.size == 0:
             raise ValueError(f"normalizer statistics need actions of shape (..., D), got {rows.shape}")
-        rows = rows.reshape(-1, rows.shape[-1]).astype(np.float64, copy=False)
+        rows = rows.reshape(-1, rows.shape[-1])
         if not np.isfinite(rows).all():
             row, d = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])
             raise ValueError(f"action at row {row}, dimension {d} is {rows[row, d]}; actions must be finite")
-        if kind == "identity":
-            return cls(kind, np.zeros(rows.shape[1]), np.ones(rows.shape[1]), clip)
-        rows = np.sort(rows, axis=0) + 0.0  # sums do not depend on the order of the samples then, nor on signs of zeros
-        low, high = rows[0], rows[-1]
-        if kind == "mean-std":
-            center, half_range = rows.mean(axis=0), rows.std(axis=0)
-        else:
-            q_low, q_high = np.quantile(rows, [0.01, 0.99], axis=0) if kind == "quantile" else (low, high)
-            degenerate = q_low == q_high
-            q_low, q_high = np.where(degenerate, low, q_low), np.where(degenerate, high, q_high)
-            center, half_range = q_low + (q_high - q_low) / 2, (q_high - q_low) / 2
-        # A range too small to divide by is no range; a constant's mean may be off by a rounding error.
-        constant = (low == high) | (half_range < 1 / MAX_MAGNITUDE)
-        return cls(kind, np.where(constant, low, center), np.where(constant, 0.0, half_range), clip)
+        center, half_range = np.zeros(rows.shape[1]), np.ones(rows.shape[1])
+        if kind != "identity":
+            for d in range(rows.shape[1]):
+                center[d], half_range[d] = _statistics(rows[:, d], kind)
+        return cls(kind, center, half_range, clip)
 
     @property
     def action_dim(self) -> int:
@@ -147,6 +138,22 @@ class Normalizer:
         if array.ndim == 0 or array.shape[-1] != self.action_dim:
             raise ValueError(f"expected (..., {self.action_dim}) values, got shape {array.shape}")
         return array
+
+
+def _statistics(samples: NDArray[np.floating], kind: NormalizerKind) -> tuple[float, float]:
+    """Center and half range of one dimension; a half range of 0 if it is constant."""
+    # In order, so that sums do not depend on the order of the samples; + 0.0 takes the sign off zeros.
+    ordered = np.sort(samples.astype(np.float64)) + 0.0
+    low, high = float(ordered[0]), float(ordered[-1])
+    if kind == "mean-std":
+        center, half_range = float(ordered.mean()), float(ordered.std())
+    else:
+        q_low, q_high = (float(q) for q in np.quantile(ordered, [0.01, 0.99])) if kind == "quantile" else (low, high)
+        if q_low == q_high:
+            q_low, q_high = low, high
+        center, half_range = q_low + (q_high - q_low) / 2, (q_high - q_low) / 2
+    # A range too small to divide by is no range; a constant's mean may be off by a rounding error.
+    return (low, 0.0) if low == high or half_range < 1 / MAX_MAGNITUDE else (center, half_range)
 
 
 def _refuse(name: str, values: NDArray[np.float64], bad: NDArray[np.bool_], rule: str) -> None:
