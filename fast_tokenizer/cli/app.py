@@ -40,7 +40,6 @@ from fast_tokenizer.tokens import TokenBatch
 app = typer.Typer(
     name="fast-tokenizer",
     help="FAST action tokenization: fit a vocabulary on robot trajectories, encode, decode.",
-    no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -79,13 +78,15 @@ ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads. D
 
 
 @app.callback(invoke_without_command=True)
-def version(
-    show: Annotated[bool, typer.Option("--version", help="Print the version and how the core was built.")] = False,
+def about(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and how the core was built.")] = False,
 ) -> None:
     """FAST action tokenization: fit a vocabulary on robot trajectories, encode, decode."""
-    if show:
+    if version:
         _print_json(_core.build_info())
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
