@@ -1,7 +1,7 @@
 // Static split of a loop over threads.
 //
 // Threads are started for each call and joined before it returns: there is no pool, so nothing is left
-// behind that a fork could lose. A call too small to pay for a thread (about 30 us) stays on its own.
+// behind that a fork could lose. A call too small to pay for starting a thread stays on its own.
 #pragma once
 
 #include <algorithm>
