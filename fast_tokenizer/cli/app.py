@@ -223,9 +223,9 @@ def decode(
         )
     with _progress() as report:
         report("decode", 0, None)
-        if errors is ErrorsChoice.strict:
-            tokenizer.decode(batch, horizon, dims, num_threads=threads)
         actions, status = tokenizer.decode_with_status(batch, horizon, dims, num_threads=threads)
+        if errors is ErrorsChoice.strict and not status.ok.all():
+            tokenizer.decode(batch, horizon, dims, num_threads=threads)  # raises the error that names the chunk
     save_npz(output, actions=actions, unknown=status.unknown, missing=status.missing, extra=status.extra)
     repaired = int((~status.ok).sum())
     if as_json:
