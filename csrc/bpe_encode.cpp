@@ -2,13 +2,18 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
+#include <stdexcept>
+
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 namespace fast_tokenizer {
 namespace {
 
 constexpr uint64_t kNoEdge = ~uint64_t{0};
 constexpr uint32_t kNoNode = ~uint32_t{0};
+constexpr Symbol kNoSymbol = 0xFFFF;
 static_assert(kMaxTableSymbols < 1 << 24, "a trie node must fit 24 bits");
 
 uint64_t edge_key(uint32_t node, Symbol symbol) { return uint64_t{node} << 16 | symbol; }
@@ -21,31 +26,46 @@ size_t table_size(size_t n, int& shift) {
   return size;
 }
 
-/// Number of symbols equal to `symbol` from `at` on, at most `limit`. Reads four symbols at a time.
-size_t run_length(const Symbol* at, size_t limit, Symbol symbol) {
-  const uint64_t pattern = symbol * uint64_t{0x0001000100010001};
-  for (size_t n = 0; n < limit; n += 4) {
-    uint64_t four;
-    std::memcpy(&four, at + n, sizeof four);
-    const uint64_t differing = four ^ pattern;
-    if (differing != 0) {
-      const int zeros =
-          std::endian::native == std::endian::little ? std::countr_zero(differing) : std::countl_zero(differing);
-      return std::min(limit, n + static_cast<size_t>(zeros) / 16);
+/// Bit i: symbols[i] is not `symbol`, for up to 64 symbols.
+uint64_t differing(const Symbol* symbols, size_t count, Symbol symbol) {
+  uint64_t bits = 0;
+#ifdef __SSE2__
+  if (count == 64) {
+    const __m128i pattern = _mm_set1_epi16(static_cast<short>(symbol));
+    for (int part = 0; part < 4; ++part) {
+      const auto* at = reinterpret_cast<const __m128i*>(symbols) + 2 * part;
+      const __m128i low = _mm_cmpeq_epi16(_mm_loadu_si128(at), pattern);
+      const __m128i high = _mm_cmpeq_epi16(_mm_loadu_si128(at + 1), pattern);
+      bits |= uint64_t{static_cast<uint16_t>(_mm_movemask_epi8(_mm_packs_epi16(low, high)))} << (16 * part);
     }
+    return ~bits;
   }
-  return limit;
+#endif
+  for (size_t i = 0; i < count; ++i) bits |= uint64_t{symbols[i] != symbol} << i;
+  return bits;
 }
+
+/// Longest runs that are tabulated once and for all; longer ones are tabulated by whoever meets them.
+constexpr size_t kTabulatedRun = 16384;
 
 }  // namespace
 
 BpeEncoder::BpeEncoder(const MergeTable& table, Symbol run_symbol) : run_symbol_(run_symbol) {
-  for (int t = 0; t < table.vocab_size(); ++t)
-    lengths_.push_back(static_cast<uint32_t>(table.expansion_length(static_cast<TokenId>(t))));
+  for (int t = 0; t < table.vocab_size(); ++t) {
+    const auto expansion = table.expansion(static_cast<TokenId>(t));
+    const auto tail = std::find_if(expansion.rbegin(), expansion.rend(), [=](Symbol s) { return s != run_symbol; });
+    const auto runs = std::count(expansion.begin(), expansion.end(), run_symbol);
+    tokens_.push_back({static_cast<uint16_t>(expansion.size()), static_cast<uint16_t>(expansion.size() - runs),
+                       static_cast<uint16_t>(tail - expansion.rbegin()), kNoToken});
+  }
   std::vector<TokenId> token_at;
+  none_ = static_cast<TokenId>(tokens_.size());
+  tokens_.push_back({0, 0, 0, none_});
   std::vector<Edge> edges = build_trie(table, token_at);
   number_nodes(std::move(edges), token_at);
+  enter_symbols(table.alphabet_size());
   build_pair_verdicts(table);
+  tabulate_runs(runs_, kTabulatedRun);
 }
 
 /// Inserts every expansion; returns the edges, and the token that ends at each node.
@@ -101,10 +121,7 @@ void BpeEncoder::number_nodes(std::vector<Edge> edges, const std::vector<TokenId
   for (size_t e = edges.size(); e-- > 0;) first_edge[edges[e].node] = e;
   for (size_t n = token_at.size(); n-- > 0;) first_edge[n] = std::min(first_edge[n], first_edge[n + 1]);
 
-  best_.assign(token_at.size(), kNoToken);
-  run_below_.assign(token_at.size(), 0);
-  shorter_.assign(lengths_.size(), kNoToken);
-  edges_.assign(table_size(edges.size(), edge_shift_), kNoEdge);
+  nodes_.assign(token_at.size(), {none_, 0});
 
   struct Visit {
     uint32_t old_node, new_parent;
@@ -112,32 +129,87 @@ void BpeEncoder::number_nodes(std::vector<Edge> edges, const std::vector<TokenId
   };
   std::vector<Visit> stack = {{0, kNoNode, 0}};
   std::vector<Edge> run_edges;
+  std::vector<uint64_t> kept;
   uint32_t next = 0;
   while (!stack.empty()) {
     const Visit visit = stack.back();
     stack.pop_back();
     const uint32_t node = next++;
-    const TokenId above = visit.new_parent == kNoNode ? kNoToken : best_[visit.new_parent];
+    const TokenId above = visit.new_parent == kNoNode ? none_ : nodes_[visit.new_parent].best;
     const TokenId here = token_at[visit.old_node];
-    best_[node] = here != kNoToken ? here : above;
-    if (here != kNoToken) shorter_[here] = above;
+    nodes_[node].best = here != kNoToken ? here : above;
+    if (here != kNoToken) tokens_[here].shorter = above;
     if (visit.new_parent != kNoNode) {
-      if (visit.symbol == run_symbol_) run_edges.push_back({visit.new_parent, visit.symbol, node});
-      const uint64_t key = edge_key(visit.new_parent, visit.symbol);
-      size_t i = hash_edge(key) >> edge_shift_;
-      while (edges_[i] != kNoEdge) i = (i + 1) & (edges_.size() - 1);
-      edges_[i] = key << 24 | node;
+      if (visit.symbol == run_symbol_)
+        run_edges.push_back({visit.new_parent, visit.symbol, node});
+      else
+        kept.push_back(edge_key(visit.new_parent, visit.symbol) << 24 | node);
     }
     for (size_t e = first_edge[visit.old_node + 1]; e-- > first_edge[visit.old_node];)
       stack.push_back({edges[e].child, node, edges[e].symbol});
   }
   for (size_t e = run_edges.size(); e-- > 0;)  // children are numbered after their parents
-    run_below_[run_edges[e].node] = static_cast<uint16_t>(run_below_[run_edges[e].child] + 1);
-  roots_.clear();
-  for (Symbol s = 0; static_cast<size_t>(s) < lengths_.size(); ++s) {
-    const uint32_t node = child(0, s);
-    if (node == kNoNode) break;  // past the alphabet
-    roots_.push_back(node);
+    nodes_[run_edges[e].node].run_below = static_cast<uint16_t>(nodes_[run_edges[e].child].run_below + 1);
+  store_edges(kept);
+}
+
+/// Cuckoo hashing: an edge lies in one of two slots, so that looking for one takes no branch.
+void BpeEncoder::store_edges(const std::vector<uint64_t>& edges) {
+  size_t size = std::bit_ceil(std::max<size_t>(2 * edges.size(), 16));
+  for (;; size *= 2) {
+    edge_shift_ = 64 - std::countr_zero(size);
+    edges_.assign(size, kNoEdge);
+    const bool all = std::all_of(edges.begin(), edges.end(), [this](uint64_t edge) {
+      size_t slot = first_slot(edge >> 24);
+      for (int moved = 0; moved < 500; ++moved) {
+        std::swap(edge, edges_[slot]);
+        if (edge == kNoEdge) return true;
+        const uint64_t key = edge >> 24;
+        slot = slot == first_slot(key) ? second_slot(key) : first_slot(key);
+      }
+      return false;
+    });
+    if (all) return;
+  }
+}
+
+/// Looks up the nodes at which a symbol follows a run that begins a token, and the tokens that are such runs.
+void BpeEncoder::enter_symbols(int alphabet_size) {
+  const uint32_t longest_run = nodes_[0].run_below;
+  for (int s = 0; s < alphabet_size; ++s) {
+    Entry entry = {static_cast<uint32_t>(starts_.size()), 0};
+    for (uint32_t k = 0; s != run_symbol_ && k <= longest_run; ++k) {
+      const uint32_t node = child(k, static_cast<Symbol>(s));
+      if (node == kNoNode) continue;
+      entry.most = k;
+      starts_.resize(entry.first + k, kNoNode);
+      starts_.push_back(node);
+    }
+    entries_.push_back(entry);
+  }
+  for (TokenId t = nodes_[longest_run].best; t != none_; t = tokens_[t].shorter) run_tokens_.push_back(t);
+}
+
+/// Continues the table up to runs of `longest`. A run's encoding without its first token is a shorter run's, and of all
+/// tokens just one leads to a sequence in which all neighbours may stand together.
+void BpeEncoder::tabulate_runs(std::vector<RunEnds>& runs, size_t longest) const {
+  if (runs.empty()) runs.push_back({none_, none_});
+  for (size_t n = runs.size(); n <= longest; ++n) {
+    RunEnds ends = {kNoToken, kNoToken};
+    for (const TokenId t : run_tokens_) {
+      const size_t length = tokens_[t].length;
+      if (length > n) continue;
+      if (length == n) {
+        ends = {t, t};
+      } else if (may_follow(t, runs[n - length].first)) {
+        ends = {t, runs[n - length].last};
+      } else {
+        continue;
+      }
+      break;
+    }
+    if (ends.first == kNoToken) throw std::logic_error("BPE encoder: a run has no encoding; the table is inconsistent");
+    runs.push_back(ends);
   }
 }
 
@@ -165,8 +237,8 @@ void BpeEncoder::build_pair_verdicts(const MergeTable& table) {
       piece = table.parts(piece).left;
     }
   }
-  verdict_words_ = (vocab + 63) / 64;
-  verdicts_.assign(vocab * verdict_words_, 0);
+  verdict_words_ = (vocab + 64) / 64;
+  verdicts_.assign((vocab + 1) * verdict_words_, 0);
   std::vector<uint64_t> row(verdict_words_);
   for (size_t m = 0; m < table.merges().size(); ++m) {
     const Merge merge = table.merges()[m];
@@ -192,62 +264,134 @@ void BpeEncoder::build_pair_verdicts(const MergeTable& table) {
   }
 }
 
-uint32_t BpeEncoder::child(uint32_t node, Symbol symbol) const {
+inline uint32_t BpeEncoder::child(uint32_t node, Symbol symbol) const {
   const uint64_t key = edge_key(node, symbol);
-  for (size_t i = hash_edge(key) >> edge_shift_;; i = (i + 1) & (edges_.size() - 1)) {
-    const uint64_t edge = edges_[i];
-    if (edge >> 24 == key) return static_cast<uint32_t>(edge & 0xFFFFFF);
-    if (edge == kNoEdge) return kNoNode;
-  }
+  const uint64_t first = edges_[first_slot(key)], second = edges_[second_slot(key)];
+  uint32_t found = kNoNode;
+  found = first >> 24 == key ? static_cast<uint32_t>(first & 0xFFFFFF) : found;
+  return second >> 24 == key ? static_cast<uint32_t>(second & 0xFFFFFF) : found;
 }
 
-TokenId BpeEncoder::longest_match(const Symbol* at, const Symbol* end) const {
-  uint32_t node = roots_[*at];
-  for (++at; at < end;) {
-    if (*at == run_symbol_) {
-      const size_t below = run_below_[node];
-      if (below == 0) break;
-      const size_t run = run_length(at, std::min(below, static_cast<size_t>(end - at)), run_symbol_);
-      node += static_cast<uint32_t>(run);
-      at += run;
-    } else {
-      const uint32_t next = child(node, *at);
-      if (next == kNoNode) break;
-      node = next;
-      ++at;
+/// Lists the symbols that are not the run symbol, and the end as if it were one more; returns how many come before it.
+/// Nothing here waits for the result of an earlier symbol: that is what makes it fast.
+size_t BpeEncoder::list_others(std::span<const Symbol> symbols, EncodeScratch& scratch) const {
+  using Other = EncodeScratch::Other;
+  const size_t size = symbols.size();
+  if (scratch.others_.size() < size + 9) scratch.others_.resize(size + 9);
+  Other* const others = scratch.others_.data();
+  size_t count = 0;
+  uint32_t start = 0;
+  for (size_t base = 0; base < size; base += 64) {
+    uint64_t bits = differing(symbols.data() + base, std::min<size_t>(64, size - base), run_symbol_);
+    for (; bits != 0; bits &= bits - 1) {
+      const auto at = static_cast<uint32_t>(base) + static_cast<uint32_t>(std::countr_zero(bits));
+      others[count++] = {start, at - start, 0, symbols[at], none_};
+      start = at + 1;
     }
   }
-  return best_[node];
+  others[count] = {start, static_cast<uint32_t>(size) - start, 0, kNoSymbol, kNoToken};
+  for (size_t i = 0; i < count; ++i) {
+    others[i].taken = std::min(others[i].run, entries_[others[i].symbol].most);
+    others[i].match = match(others + i, others[i].taken);
+  }
+  return count;
 }
 
-void BpeEncoder::encode(std::span<const Symbol> symbols, EncodeScratch& scratch) const {
-  std::vector<TokenId>& tokens = scratch.tokens;
-  std::vector<uint64_t>& dead_ends = scratch.dead_ends;
-  tokens.clear();
-  const size_t n = symbols.size();
-  if (n == 0) return;
-  dead_ends.assign(n / 64 + 1, 0);
-  const Symbol* const begin = symbols.data();
-  const Symbol* const end = begin + n;
-  size_t position = 0;
-  TokenId token = longest_match(begin, end);
+/// Longest token that begins with `taken` run symbols and this other symbol. It may be one without the other symbol
+/// where no token has both.
+inline TokenId BpeEncoder::match(const EncodeScratch::Other* other, uint32_t taken) const {
+  uint32_t node = starts_[entries_[other->symbol].first + taken];
+  if (node == kNoNode) return none_;
   for (;;) {
-    const size_t next = position + lengths_[token];
-    const bool dead = (dead_ends[next / 64] >> (next % 64) & 1) != 0;
-    if (!dead && (tokens.empty() || may_follow(tokens.back(), token))) {
-      tokens.push_back(token);
-      position = next;
-      if (position == n) return;
-      token = longest_match(begin + position, end);
-    } else if (shorter_[token] != kNoToken) {
-      token = shorter_[token];
-    } else {
-      if (tokens.empty()) throw std::logic_error("BPE encoder: no encoding exists; the merge table is inconsistent");
-      dead_ends[position / 64] |= uint64_t{1} << (position % 64);
-      token = tokens.back();
-      tokens.pop_back();
-      position -= lengths_[token];
+    ++other;
+    const uint32_t below = nodes_[node].run_below;
+    const uint32_t at = node + std::min(other->run, below);
+    const uint32_t next = child(at, other->run > below ? kNoSymbol : other->symbol);
+    if (next == kNoNode) return nodes_[at].best;
+    node = next;
+  }
+}
+
+std::span<const TokenId> BpeEncoder::encode(std::span<const Symbol> symbols, EncodeScratch& scratch) const {
+  using Step = EncodeScratch::Step;
+  const size_t size = symbols.size();
+  const size_t end = list_others(symbols, scratch);
+  const EncodeScratch::Other* const others = scratch.others_.data();
+  scratch.dead_ends_.assign(size / 64 + 1, 0);
+  uint64_t* const dead_ends = scratch.dead_ends_.data();
+  if (scratch.tokens_.size() < size) scratch.tokens_.resize(size);
+  if (scratch.steps_.size() < size) scratch.steps_.resize(size);
+  TokenId* const tokens = scratch.tokens_.data();
+  Step* const steps = scratch.steps_.data();
+  const RunEnds* const runs = runs_.data();
+  const Token* const shapes = tokens_.data();
+  const uint64_t* const verdicts = verdicts_.data();
+  const size_t words = verdict_words_;
+  auto may = [=](size_t a, size_t b) { return ~verdicts[a * words + b / 64] >> (b % 64); };
+  size_t count = 0, depth = 0;
+  TokenId before = none_;
+  uint32_t other = 0, skipped = 0, run, taken;
+  TokenId token;
+  auto admissible = [&] {
+    const uint32_t alone = run - taken;
+    const size_t next = others[other].start + skipped + alone + shapes[token].length;
+    const TokenId last = alone > 0 ? runs[alone].last : before;
+    return (may(before, runs[alone].first) & may(last, token) & ~dead_ends[next / 64] >> (next % 64) & 1) != 0;
+  };
+  auto append_run = [&](uint32_t n) {
+    while (n > 0) {
+      const TokenId t = runs[n].first;
+      tokens[count++] = t;
+      n -= shapes[t].length;
     }
+  };
+  for (;;) {
+    run = others[other].run - skipped;
+    if (other != end) [[likely]] {
+      taken = others[other].taken;
+      token = others[other].match;
+      if (skipped > 0) {
+        taken = std::min(run, taken);
+        token = match(others + other, taken);
+      }
+      if (shapes[token].length > taken && admissible()) [[likely]] goto accept;
+    } else if (run == 0 || may_follow(before, runs[run].first)) {
+      append_run(run);
+      return {tokens, count};
+    } else {
+      goto back;
+    }
+    for (;;) {
+      // the next candidate
+      token = shapes[token].shorter;
+      for (;;) {
+        for (; shapes[token].length > taken; token = shapes[token].shorter)
+          if (admissible()) goto accept;
+        if (taken == 0) break;
+        --taken;
+        if (may_follow(before, runs[run - taken].first)) token = match(others + other, taken);
+        else token = none_;
+      }
+    back:
+      if (depth == 0) throw std::logic_error("BPE encoder: no encoding exists; the merge table is inconsistent");
+      const size_t position = others[other].start + skipped;
+      dead_ends[position / 64] |= uint64_t{1} << (position % 64);
+      const Step& step = steps[--depth];
+      other = step.other;
+      skipped = step.skipped;
+      taken = step.taken;
+      token = step.token;
+      count = step.tokens_before;
+      before = count > 0 ? tokens[count - 1] : none_;
+      run = others[other].run - skipped;
+    }
+  accept:
+    steps[depth++] = {other, skipped, taken, static_cast<uint32_t>(count), token};
+    append_run(run - taken);
+    tokens[count++] = token;
+    before = token;
+    other += shapes[token].others;
+    skipped = shapes[token].tail;
   }
 }
 

@@ -8,18 +8,51 @@
 // `bpe` crate (github/rust-gems); the tables here are ours: all pairs' verdicts in one bit matrix, and a
 // trie numbered so that a run of zeros is one addition.
 //
+// Most symbols are zeros, so the walk steps from one symbol that is none to the next. The zeros between them
+// that no later token takes are a sequence of their own, and a sequence has one encoding: that of every
+// possible run is tabulated, by its first and its last token. A step therefore only has to find how many
+// zeros, at most, go to the token that also holds the next other symbol. At the end of the chunk none do.
+//
 // Not chosen, with what a prototype of each took for a 50 x 14 chunk: heap and linked list 111 us; a queue per rank
-// 9.4 us; this walk with each pair decided on demand 5.3 us, with the bit matrix 2.4 us.
+// 9.4 us; this walk with each pair decided on demand 5.3 us, with the bit matrix 2.4 us. Trying the tokens of a run one
+// by one instead of tabulating runs: TODO us against TODO.
 #pragma once
 
 #include "bpe.hpp"
 
 namespace fast_tokenizer {
 
+/// The only encoding of a run of zeros, by its ends; what is between is the encoding of a shorter run.
+struct RunEnds {
+  TokenId first, last;
+};
+
 /// Per-thread scratch, reused from chunk to chunk.
-struct EncodeScratch {
-  std::vector<uint64_t> dead_ends;
-  std::vector<TokenId> tokens;
+class EncodeScratch {
+ private:
+  friend class BpeEncoder;
+
+  /// A symbol that is not the run symbol, and what can be said without knowing what stands before.
+  struct Other {
+    uint32_t start;  ///< of the run before it
+    uint32_t run;    ///< its length
+    uint32_t taken;  ///< as much of it as any token takes that also has the symbol
+    Symbol symbol;
+    TokenId match;  ///< longest token that begins with these and the symbol
+  };
+  /// A part of a run, encoded by itself, and the token that takes the rest of the run and what follows.
+  struct Step {
+    uint32_t other;   ///< index of the symbol after the run
+    uint32_t skipped; ///< how much of the run earlier tokens took
+    uint32_t taken;   ///< how much of it `token` takes
+    uint32_t tokens_before;
+    TokenId token;
+  };
+  std::vector<Other> others_;
+  std::vector<Step> steps_;
+  std::vector<uint64_t> dead_ends_;
+  std::vector<TokenId> tokens_;
+  std::vector<RunEnds> long_runs_;  ///< the encoder's table continued, once a run was longer
 };
 
 class BpeEncoder {
@@ -27,11 +60,8 @@ class BpeEncoder {
   /// `run_symbol` is the symbol whose runs are jumped over: the one of coefficient 0.
   BpeEncoder(const MergeTable& table, Symbol run_symbol);
 
-  /// Encodes one sequence into scratch.tokens. `symbols` must be readable for kReadAhead elements past its end,
-  /// and all below the alphabet size.
-  void encode(std::span<const Symbol> symbols, EncodeScratch& scratch) const;
-
-  static constexpr size_t kReadAhead = 4;
+  /// Token ids of one sequence, valid until the next call. All symbols must be below the alphabet size.
+  std::span<const TokenId> encode(std::span<const Symbol> symbols, EncodeScratch& scratch) const;
 
  private:
   struct Edge {
@@ -39,27 +69,52 @@ class BpeEncoder {
     Symbol symbol;
     uint32_t child;
   };
+  struct Node {
+    TokenId best;         ///< deepest token at or above the node
+    uint16_t run_below;   ///< how many run symbols can follow
+  };
+  struct Token {
+    uint16_t length;  ///< symbols it expands to
+    uint16_t others;  ///< those that are not run symbols
+    uint16_t tail;    ///< run symbols at its end
+    TokenId shorter;  ///< longest token that is a proper prefix, or none_
+  };
+  /// Where a symbol stands in the trie: after k run symbols at starts_[first + k], k = 0..most.
+  struct Entry {
+    uint32_t first, most;
+  };
+
+  class Walk;
 
   std::vector<Edge> build_trie(const MergeTable& table, std::vector<TokenId>& token_at);
   void number_nodes(std::vector<Edge> edges, const std::vector<TokenId>& token_at);
+  void enter_symbols(int alphabet_size);
   void build_pair_verdicts(const MergeTable& table);
+  void tabulate_runs(std::vector<RunEnds>& runs, size_t longest) const;
 
+  void store_edges(const std::vector<uint64_t>& edges);
+  size_t first_slot(uint64_t key) const { return key * 0x9E3779B97F4A7C15ULL >> edge_shift_; }
+  size_t second_slot(uint64_t key) const { return key * 0xC2B2AE3D27D4EB4FULL >> edge_shift_; }
   uint32_t child(uint32_t node, Symbol symbol) const;
-  TokenId longest_match(const Symbol* at, const Symbol* end) const;
-  bool may_follow(TokenId before, TokenId token) const {
+  bool may_follow(size_t before, TokenId token) const {
     return (verdicts_[before * verdict_words_ + token / 64U] >> (token % 64U) & 1) == 0;
   }
+  size_t list_others(std::span<const Symbol> symbols, EncodeScratch& scratch) const;
+  TokenId match(const EncodeScratch::Other* other, uint32_t taken) const;
 
   Symbol run_symbol_;
-  std::vector<uint32_t> lengths_;    ///< symbols a token expands to
-  std::vector<TokenId> shorter_;     ///< longest token that is a proper prefix, or kNoToken
-  std::vector<uint32_t> roots_;      ///< trie node of each symbol
-  std::vector<TokenId> best_;        ///< deepest token at or above a node
-  std::vector<uint16_t> run_below_;  ///< how many run symbols can follow a node
-  std::vector<uint64_t> edges_;      ///< open addressing: node 24 bits, symbol 16, child 24
+  TokenId none_;  ///< stands for no token: may follow and precede any
+  std::vector<Token> tokens_;
+  std::vector<Node> nodes_;
+  std::vector<Entry> entries_;    ///< of each symbol
+  std::vector<uint32_t> starts_;  ///< trie nodes, or kNoNode
+  std::vector<uint64_t> edges_;   ///< by other symbols: node 24 bits, symbol 16, child 24
   int edge_shift_ = 0;
-  std::vector<uint64_t> verdicts_;  ///< bit (a, b) set: b must not follow a
+  std::vector<uint64_t> verdicts_;  ///< bit (a, b) set: b must not follow a; the last row is for the beginning
   size_t verdict_words_ = 0;
+  std::vector<TokenId> run_tokens_;  ///< tokens of run symbols alone, longest first
+  std::vector<uint64_t> runs_after_;  ///< bit n, of each token: the encoding of a run of n < 64 may follow
+  std::vector<RunEnds> runs_;        ///< of each length up to kTabulatedRun
 };
 
 }  // namespace fast_tokenizer

@@ -51,9 +51,9 @@ EncodedBatch Codec::encode(const ChunkBatch& batch, int num_threads) const {
         part.not_finite = i;
         return;
       }
-      encoder_.encode({symbols.data(), n}, scratch);
-      append(part.ids, scratch.tokens);
-      out.offsets[i + 1] = static_cast<int64_t>(scratch.tokens.size());
+      const std::span<const TokenId> tokens = encoder_.encode({symbols.data(), n}, scratch);
+      part.ids.insert(part.ids.end(), tokens.begin(), tokens.end());
+      out.offsets[i + 1] = static_cast<int64_t>(tokens.size());
       out.saturated[i] = static_cast<int32_t>(counts.saturated);
       out.clipped[i] = static_cast<int32_t>(counts.clipped);
     }
@@ -109,15 +109,13 @@ void Codec::decode(RaggedView<int32_t> ids, std::span<const int64_t> horizons, i
 }
 
 std::vector<int32_t> Codec::encode_symbols(std::span<const Symbol> symbols) const {
-  std::vector<Symbol> padded(symbols.begin(), symbols.end());
-  for (const Symbol s : padded)
+  for (const Symbol s : symbols)
     if (s >= table_.alphabet_size())
       throw std::invalid_argument("symbol " + std::to_string(s) + " lies outside the alphabet 0.." +
                                   std::to_string(table_.alphabet_size() - 1));
-  padded.resize(symbols.size() + BpeEncoder::kReadAhead);
   EncodeScratch scratch;
-  encoder_.encode({padded.data(), symbols.size()}, scratch);
-  return {scratch.tokens.begin(), scratch.tokens.end()};
+  const std::span<const TokenId> tokens = encoder_.encode(symbols, scratch);
+  return {tokens.begin(), tokens.end()};
 }
 
 std::vector<Symbol> Codec::expand(std::span<const int32_t> ids) const {
