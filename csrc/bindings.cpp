@@ -27,9 +27,14 @@ std::span<const T> span_of(const Array<T>& a) {
   return {a.data(), static_cast<size_t>(a.size())};
 }
 
-/// A NumPy array that owns the vector: no copy.
+/// A NumPy array of the values. It owns the vector; a short one is copied, which takes less than handing it over.
 template <typename T>
 Array<T> to_array(std::vector<T>&& values) {
+  if (values.size() < 4096) {
+    Array<T> copy(static_cast<py::ssize_t>(values.size()));
+    std::copy(values.begin(), values.end(), copy.mutable_data());
+    return copy;
+  }
   auto owner = std::make_unique<std::vector<T>>(std::move(values));
   const auto size = static_cast<py::ssize_t>(owner->size());
   T* const data = owner->data();
@@ -51,8 +56,10 @@ Array<int32_t> merges_to_array(const std::vector<ft::Merge>& merges) {
 /// The chunks of a (N, T, D) array, or, with row offsets, of a (rows, D) array. The Python layer has validated
 /// dtype, rank and contiguity; what would read out of bounds is checked once more.
 ft::ChunkBatch to_batch(const py::array& a, const std::optional<Array<int64_t>>& row_offsets) {
-  const bool is_float32 = py::isinstance<Array<float>>(a);  // equivalent dtype, C-contiguous
-  if (!is_float32 && !py::isinstance<Array<double>>(a))
+  // By number, as comparing types costs as much as encoding a small chunk.
+  const int type = a.dtype().num();
+  const bool is_float32 = type == py::dtype::num_of<float>();
+  if ((!is_float32 && type != py::dtype::num_of<double>()) || (a.flags() & py::array::c_style) == 0)
     throw py::type_error("chunks must be float32 or float64, C-contiguous");
   const py::ssize_t rank = row_offsets ? 2 : 3;
   if (a.ndim() != rank) throw py::type_error("chunks must have rank " + std::to_string(rank));

@@ -181,7 +181,7 @@ void BpeEncoder::enter_symbols(int alphabet_size) {
     for (uint32_t k = 0; s != run_symbol_ && k <= longest_run; ++k) {
       const uint32_t node = child(k, static_cast<Symbol>(s));
       if (node == kNoNode) continue;
-      entry.most = k;
+      entry.most = static_cast<uint16_t>(k);
       starts_.resize(entry.first + k, kNoNode);
       starts_.push_back(node);
     }
@@ -272,71 +272,115 @@ inline uint32_t BpeEncoder::child(uint32_t node, Symbol symbol) const {
   return second >> 24 == key ? static_cast<uint32_t>(second & 0xFFFFFF) : found;
 }
 
+/// The table of runs, continued as far as a run in this sequence can be long.
+const RunEnds* BpeEncoder::runs_up_to(size_t longest, EncodeScratch& scratch) const {
+  if (longest < runs_.size()) return runs_.data();
+  if (longest >= scratch.long_runs_.size()) {
+    if (scratch.long_runs_.empty()) scratch.long_runs_ = runs_;
+    tabulate_runs(scratch.long_runs_, longest);
+  }
+  return scratch.long_runs_.data();
+}
+
 /// Lists the symbols that are not the run symbol, and the end as if it were one more; returns how many come before it.
-/// Nothing here waits for the result of an earlier symbol: that is what makes it fast.
-size_t BpeEncoder::list_others(std::span<const Symbol> symbols, EncodeScratch& scratch) const {
-  using Other = EncodeScratch::Other;
+/// Nothing here waits for the result of an earlier symbol, as the walk does: that makes it faster than looking each
+/// token up when the walk comes to it.
+uint32_t BpeEncoder::list_others(std::span<const Symbol> symbols, EncodeScratch::Other* others) const {
   const size_t size = symbols.size();
-  if (scratch.others_.size() < size + 9) scratch.others_.resize(size + 9);
-  Other* const others = scratch.others_.data();
-  size_t count = 0;
-  uint32_t start = 0;
+  uint32_t count = 0, start = 0;
   for (size_t base = 0; base < size; base += 64) {
-    uint64_t bits = differing(symbols.data() + base, std::min<size_t>(64, size - base), run_symbol_);
-    for (; bits != 0; bits &= bits - 1) {
+    for (uint64_t bits = differing(symbols.data() + base, std::min<size_t>(64, size - base), run_symbol_); bits != 0;
+         bits &= bits - 1) {
       const auto at = static_cast<uint32_t>(base) + static_cast<uint32_t>(std::countr_zero(bits));
-      others[count++] = {start, at - start, 0, symbols[at], none_};
+      others[count++] = {start, at - start, symbols[at], 0, none_};
       start = at + 1;
     }
   }
-  others[count] = {start, static_cast<uint32_t>(size) - start, 0, kNoSymbol, kNoToken};
-  for (size_t i = 0; i < count; ++i) {
-    others[i].taken = std::min(others[i].run, entries_[others[i].symbol].most);
+  others[count] = {start, static_cast<uint32_t>(size) - start, kNoSymbol, 0, none_};
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint32_t most = entries_[others[i].symbol].most;
+    others[i].taken = static_cast<uint16_t>(std::min(others[i].run, most));
     others[i].match = match(others + i, others[i].taken);
   }
   return count;
 }
 
-/// Longest token that begins with `taken` run symbols and this other symbol. It may be one without the other symbol
-/// where no token has both.
+/// Longest token that begins with `taken` run symbols and this other symbol. Where no token does, one that is shorter.
 inline TokenId BpeEncoder::match(const EncodeScratch::Other* other, uint32_t taken) const {
   uint32_t node = starts_[entries_[other->symbol].first + taken];
   if (node == kNoNode) return none_;
   for (;;) {
     ++other;
     const uint32_t below = nodes_[node].run_below;
-    const uint32_t at = node + std::min(other->run, below);
-    const uint32_t next = child(at, other->run > below ? kNoSymbol : other->symbol);
-    if (next == kNoNode) return nodes_[at].best;
+    if (other->run > below) return nodes_[node + below].best;
+    node += other->run;
+    const uint32_t next = child(node, other->symbol);
+    if (next == kNoNode) return nodes_[node].best;
     node = next;
   }
 }
 
 std::span<const TokenId> BpeEncoder::encode(std::span<const Symbol> symbols, EncodeScratch& scratch) const {
+  using Other = EncodeScratch::Other;
   using Step = EncodeScratch::Step;
   const size_t size = symbols.size();
-  const size_t end = list_others(symbols, scratch);
-  const EncodeScratch::Other* const others = scratch.others_.data();
-  scratch.dead_ends_.assign(size / 64 + 1, 0);
-  uint64_t* const dead_ends = scratch.dead_ends_.data();
-  if (scratch.tokens_.size() < size) scratch.tokens_.resize(size);
-  if (scratch.steps_.size() < size) scratch.steps_.resize(size);
-  TokenId* const tokens = scratch.tokens_.data();
-  Step* const steps = scratch.steps_.data();
-  const RunEnds* const runs = runs_.data();
+  Other* const others = scratch.others_.reserve(size + 1);
+  const uint32_t end = list_others(symbols, others);
+  Step* const steps = scratch.steps_.reserve(size);
+  TokenId* const tokens = scratch.tokens_.reserve(size);
+  uint64_t* const dead_ends = scratch.dead_ends_.reserve(size / 64 + 1);  // bit i: no token can begin at symbol i
+  std::fill_n(dead_ends, size / 64 + 1, 0);
+  const RunEnds* const runs = runs_up_to(size, scratch);
   const Token* const shapes = tokens_.data();
-  const uint64_t* const verdicts = verdicts_.data();
-  const size_t words = verdict_words_;
-  auto may = [=](size_t a, size_t b) { return ~verdicts[a * words + b / 64] >> (b % 64); };
-  size_t count = 0, depth = 0;
-  TokenId before = none_;
-  uint32_t other = 0, skipped = 0, run, taken;
-  TokenId token;
+
+  // All state is in local variables, for registers: as a class, the walk took a quarter longer.
+  uint32_t count = 0, depth = 0;    // of tokens, and of steps
+  uint32_t other = 0, skipped = 0;  // where the walk is: the next other symbol, and run symbols passed before it
+  uint32_t run = 0, taken = 0;      // run symbols to go, and how many of them the candidate takes
+  TokenId token = none_;            // the candidate
+  TokenId before = none_;           // the token before it, or before the run that the candidate leaves
+
+  auto position = [&] { return size_t{others[other].start} + skipped; };
   auto admissible = [&] {
     const uint32_t alone = run - taken;
-    const size_t next = others[other].start + skipped + alone + shapes[token].length;
+    const size_t next = position() + alone + shapes[token].length;
     const TokenId last = alone > 0 ? runs[alone].last : before;
-    return (may(before, runs[alone].first) & may(last, token) & ~dead_ends[next / 64] >> (next % 64) & 1) != 0;
+    // One branch for all three: each by itself is hard to predict.
+    return (verdict(before, runs[alone].first) & verdict(last, token) & ~dead_ends[next / 64] >> (next % 64) & 1) != 0;
+  };
+  auto take_longest = [&] {
+    taken = others[other].taken;
+    token = others[other].match;
+    if (skipped > 0) {
+      taken = std::min(run, taken);
+      token = match(others + other, taken);
+    }
+    return shapes[token].length > taken && admissible();
+  };
+  // Goes on to shorter tokens, then to those that take less of the run.
+  auto take_next = [&] {
+    token = shapes[token].shorter;
+    for (;;) {
+      for (; shapes[token].length > taken; token = shapes[token].shorter)
+        if (admissible()) return true;
+      do {
+        if (taken == 0) return false;
+        --taken;
+      } while (!may_follow(before, runs[run - taken].first));
+      token = match(others + other, taken);
+    }
+  };
+  auto step_back = [&] {
+    if (depth == 0) throw std::logic_error("BPE encoder: no encoding exists; the merge table is inconsistent");
+    dead_ends[position() / 64] |= uint64_t{1} << (position() % 64);
+    const Step& step = steps[--depth];
+    other = step.other;
+    skipped = step.skipped;
+    taken = step.taken;
+    token = step.token;
+    count = step.tokens_before;
+    before = count > 0 ? tokens[count - 1] : none_;
+    run = others[other].run - skipped;
   };
   auto append_run = [&](uint32_t n) {
     while (n > 0) {
@@ -345,48 +389,21 @@ std::span<const TokenId> BpeEncoder::encode(std::span<const Symbol> symbols, Enc
       n -= shapes[t].length;
     }
   };
+
   for (;;) {
     run = others[other].run - skipped;
-    if (other != end) [[likely]] {
-      taken = others[other].taken;
-      token = others[other].match;
-      if (skipped > 0) {
-        taken = std::min(run, taken);
-        token = match(others + other, taken);
-      }
-      if (shapes[token].length > taken && admissible()) [[likely]] goto accept;
-    } else if (run == 0 || may_follow(before, runs[run].first)) {
+    bool stuck = other == end;
+    if (stuck && may_follow(before, runs[run].first)) {
       append_run(run);
       return {tokens, count};
-    } else {
-      goto back;
     }
-    for (;;) {
-      // the next candidate
-      token = shapes[token].shorter;
-      for (;;) {
-        for (; shapes[token].length > taken; token = shapes[token].shorter)
-          if (admissible()) goto accept;
-        if (taken == 0) break;
-        --taken;
-        if (may_follow(before, runs[run - taken].first)) token = match(others + other, taken);
-        else token = none_;
-      }
-    back:
-      if (depth == 0) throw std::logic_error("BPE encoder: no encoding exists; the merge table is inconsistent");
-      const size_t position = others[other].start + skipped;
-      dead_ends[position / 64] |= uint64_t{1} << (position % 64);
-      const Step& step = steps[--depth];
-      other = step.other;
-      skipped = step.skipped;
-      taken = step.taken;
-      token = step.token;
-      count = step.tokens_before;
-      before = count > 0 ? tokens[count - 1] : none_;
-      run = others[other].run - skipped;
+    if (stuck || !take_longest()) {
+      do {
+        if (stuck) step_back();
+        stuck = !take_next();
+      } while (stuck);
     }
-  accept:
-    steps[depth++] = {other, skipped, taken, static_cast<uint32_t>(count), token};
+    steps[depth++] = {other, count, static_cast<uint16_t>(skipped), static_cast<uint16_t>(taken), token};
     append_run(run - taken);
     tokens[count++] = token;
     before = token;

@@ -19,6 +19,7 @@
 #pragma once
 
 #include "bpe.hpp"
+#include "uninitialized.hpp"
 
 namespace fast_tokenizer {
 
@@ -36,22 +37,22 @@ class EncodeScratch {
   struct Other {
     uint32_t start;  ///< of the run before it
     uint32_t run;    ///< its length
-    uint32_t taken;  ///< as much of it as any token takes that also has the symbol
     Symbol symbol;
-    TokenId match;  ///< longest token that begins with these and the symbol
+    uint16_t taken;  ///< as much of it as any token takes that also has the symbol
+    TokenId match;   ///< longest token that begins with these and the symbol
   };
   /// A part of a run, encoded by itself, and the token that takes the rest of the run and what follows.
   struct Step {
-    uint32_t other;   ///< index of the symbol after the run
-    uint32_t skipped; ///< how much of the run earlier tokens took
-    uint32_t taken;   ///< how much of it `token` takes
+    uint32_t other;  ///< index of the symbol after the run
     uint32_t tokens_before;
+    uint16_t skipped;  ///< how much of the run earlier tokens took
+    uint16_t taken;    ///< how much of it `token` takes
     TokenId token;
   };
-  std::vector<Other> others_;
-  std::vector<Step> steps_;
-  std::vector<uint64_t> dead_ends_;
-  std::vector<TokenId> tokens_;
+  Uninitialized<Other> others_;
+  Uninitialized<Step> steps_;
+  Uninitialized<uint64_t> dead_ends_;
+  Uninitialized<TokenId> tokens_;
   std::vector<RunEnds> long_runs_;  ///< the encoder's table continued, once a run was longer
 };
 
@@ -70,8 +71,8 @@ class BpeEncoder {
     uint32_t child;
   };
   struct Node {
-    TokenId best;         ///< deepest token at or above the node
-    uint16_t run_below;   ///< how many run symbols can follow
+    TokenId best;        ///< deepest token at or above the node
+    uint16_t run_below;  ///< how many run symbols can follow
   };
   struct Token {
     uint16_t length;  ///< symbols it expands to
@@ -81,25 +82,27 @@ class BpeEncoder {
   };
   /// Where a symbol stands in the trie: after k run symbols at starts_[first + k], k = 0..most.
   struct Entry {
-    uint32_t first, most;
+    uint32_t first;
+    uint16_t most;
   };
-
-  class Walk;
 
   std::vector<Edge> build_trie(const MergeTable& table, std::vector<TokenId>& token_at);
   void number_nodes(std::vector<Edge> edges, const std::vector<TokenId>& token_at);
   void enter_symbols(int alphabet_size);
   void build_pair_verdicts(const MergeTable& table);
   void tabulate_runs(std::vector<RunEnds>& runs, size_t longest) const;
+  const RunEnds* runs_up_to(size_t longest, EncodeScratch& scratch) const;
 
   void store_edges(const std::vector<uint64_t>& edges);
   size_t first_slot(uint64_t key) const { return key * 0x9E3779B97F4A7C15ULL >> edge_shift_; }
   size_t second_slot(uint64_t key) const { return key * 0xC2B2AE3D27D4EB4FULL >> edge_shift_; }
   uint32_t child(uint32_t node, Symbol symbol) const;
-  bool may_follow(size_t before, TokenId token) const {
-    return (verdicts_[before * verdict_words_ + token / 64U] >> (token % 64U) & 1) == 0;
+  /// Bit 0: `token` may follow `before`. The other bits mean nothing.
+  uint64_t verdict(size_t before, TokenId token) const {
+    return ~verdicts_[before * verdict_words_ + token / 64U] >> (token % 64U);
   }
-  size_t list_others(std::span<const Symbol> symbols, EncodeScratch& scratch) const;
+  bool may_follow(size_t before, TokenId token) const { return (verdict(before, token) & 1) != 0; }
+  uint32_t list_others(std::span<const Symbol> symbols, EncodeScratch::Other* others) const;
   TokenId match(const EncodeScratch::Other* other, uint32_t taken) const;
 
   Symbol run_symbol_;
@@ -113,7 +116,6 @@ class BpeEncoder {
   std::vector<uint64_t> verdicts_;  ///< bit (a, b) set: b must not follow a; the last row is for the beginning
   size_t verdict_words_ = 0;
   std::vector<TokenId> run_tokens_;  ///< tokens of run symbols alone, longest first
-  std::vector<uint64_t> runs_after_;  ///< bit n, of each token: the encoding of a run of n < 64 may follow
   std::vector<RunEnds> runs_;        ///< of each length up to kTabulatedRun
 };
 

@@ -15,11 +15,6 @@ struct Part {
   size_t not_finite;  ///< first chunk with a value that is not finite, or the batch's size
 };
 
-template <typename T>
-void append(std::vector<int32_t>& out, const std::vector<T>& values) {
-  out.insert(out.end(), values.begin(), values.end());
-}
-
 }  // namespace
 
 Codec::Codec(QuantizerSpec spec, std::span<const RawMerge> merges, const Kernels& kernels)
@@ -66,7 +61,7 @@ EncodedBatch Codec::encode(const ChunkBatch& batch, int num_threads) const {
     return out;
   }
   out.ids.reserve(static_cast<size_t>(out.offsets.back()));
-  for (const Part& part : parts) append(out.ids, part.ids);
+  for (const Part& part : parts) out.ids.insert(out.ids.end(), part.ids.begin(), part.ids.end());
   return out;
 }
 

@@ -122,9 +122,8 @@ std::vector<std::complex<double>> power_of_two_fft(const std::vector<std::comple
 double* WorkBuffer::reserve(size_t vectors) {
   constexpr size_t kAlign = 64;
   const size_t need = vectors * kMaxLanes + kAlign / sizeof(double);
-  if (storage_.size() < need) storage_.resize(need);
-  const auto address = reinterpret_cast<uintptr_t>(storage_.data());
-  return storage_.data() + (kAlign - address % kAlign) % kAlign / sizeof(double);
+  double* const storage = storage_.reserve(need);
+  return storage + (kAlign - reinterpret_cast<uintptr_t>(storage) % kAlign) % kAlign / sizeof(double);
 }
 
 FftPlan::FftPlan(int n) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels.hpp"
+#include "uninitialized.hpp"
 
 namespace fast_tokenizer {
 
@@ -21,7 +22,7 @@ class WorkBuffer {
   double* reserve(size_t vectors);
 
  private:
-  std::vector<double> storage_;
+  Uninitialized<double> storage_;
 };
 
 class FftPlan {

@@ -444,6 +444,23 @@ inline Vec round_ties_to_even(Vec y) {
   return select(where(distance >= 0.5 - kTieWidth), even, nearest);
 }
 
+/// Horizons from which looking for rows that need no rounding pays.
+constexpr int kManyRows = 32;
+
+/// Rows up to the last that holds a coefficient which does not round to 0 (or is not finite). High frequencies mostly
+/// do, and need no rounding then: 15 % of the time on 50 x 14 chunks.
+inline int rows_to_round(const double* coefficients, Vec scale, int T) {
+  Vec last = broadcast(0.0);
+  for (int k = 0; k < T; ++k) {
+    const Vec y = load(coefficients + static_cast<ptrdiff_t>(k) * kLanes) * scale;
+    const Mask zero = where(y < 0.5 - kTieWidth) & where(y > kTieWidth - 0.5);
+    last = select(zero, last, broadcast(k + 1.0));
+  }
+  int rows = 0;
+  for (int i = 0; i < kLanes; ++i) rows = lane(last, i) > rows ? static_cast<int>(lane(last, i)) : rows;
+  return rows;
+}
+
 template <typename In>
 void quantize(const ForwardArgs& args, const In* chunk, uint16_t* symbols, ChunkCounts* counts) {
   const int T = args.horizon, D = args.action_dim;
@@ -472,7 +489,8 @@ void quantize(const ForwardArgs& args, const In* chunk, uint16_t* symbols, Chunk
     }
     const Vec scale = load(args.scale + first);
     const double below_lowest = args.lowest - 1.0, above_highest = args.highest + 1.0;
-    for (int k = 0; k < T; ++k) {
+    const int rows = T < kManyRows ? T : rows_to_round(work.coefficients, scale, T);
+    for (int k = 0; k < rows; ++k) {
       const Vec c = load(work.coefficients + static_cast<ptrdiff_t>(k) * kLanes);
       residue = residue + finite_residue(c);  // the input was not finite, or so large that a sum overflowed
       Vec y = c * scale;
@@ -486,6 +504,8 @@ void quantize(const ForwardArgs& args, const In* chunk, uint16_t* symbols, Chunk
       const Mask symbol = bits_of((q - args.lowest) + kRoundMagic) - bits_of(broadcast(kRoundMagic));
       store(symbols + static_cast<ptrdiff_t>(k) * D + first, symbol);
     }
+    const Mask zero = bits_of(broadcast(kRoundMagic - args.lowest)) - bits_of(broadcast(kRoundMagic));
+    for (int k = rows; k < T; ++k) store(symbols + static_cast<ptrdiff_t>(k) * D + first, zero);
     counts->finite = counts->finite && all_owned_zero(residue, owned);
     counts->clipped += sum_owned(clipped, owned);
     counts->saturated += sum_owned(saturated, owned);

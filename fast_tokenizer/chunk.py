@@ -17,6 +17,7 @@ ChunksLike: TypeAlias = "NDArray[np.floating] | Iterable[NDArray[np.floating]]"
 
 #: Values gathered before a block goes to the core, when chunks come one by one.
 _BLOCK_VALUES = 1 << 22
+_NATIVE_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +64,7 @@ def windows(actions: NDArray[np.floating], horizon: int, stride: int = 1) -> NDA
     return np.array(view.transpose(0, 2, 1), order="C")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class ChunkBlock:
     """Validated chunks as the core takes them: (N, T, D), or rows (sum of T_i, D) with the offsets of the chunks."""
 
@@ -154,13 +155,8 @@ def chunk_blocks(
 
 def one_block(chunks: ChunksLike, *, horizon: int | None = None, action_dim: int | None = None) -> ChunkBlock:
     """All chunks as one block. Raises ValueError as `chunk_blocks` does, and when there are no chunks."""
-    if (  # the training loop's case, without a detour
-        type(chunks) is np.ndarray
-        and chunks.ndim == 3
-        and chunks.dtype in (np.float32, np.float64)
-        and chunks.dtype.isnative
-        and len(chunks) > 0
-    ):
+    # The training loop's case, without a detour.
+    if type(chunks) is np.ndarray and chunks.ndim == 3 and chunks.dtype in _NATIVE_FLOATS and len(chunks) > 0:
         _check_shape(chunks.shape, 0, horizon, action_dim)
         return ChunkBlock(np.ascontiguousarray(chunks), None, 0)
     blocks = list(chunk_blocks(chunks, horizon=horizon, action_dim=action_dim))

@@ -315,7 +315,7 @@ class FastTokenizer:
             ValueError: Not finite, empty, or of a rank, dtype, T or D that the artefact does not allow. Names chunk,
                 time step and dimension.
         """
-        spec = self.spec
+        spec = self._spec
         block = one_block(chunks, horizon=spec.time_horizon, action_dim=spec.action_dim)
         return TokenBatch(*self._codec.encode(block.values, block.row_offsets, _threads(num_threads)))
 
