@@ -62,8 +62,9 @@ BpeEncoder::BpeEncoder(const MergeTable& table, Symbol run_symbol) : run_symbol_
   none_ = static_cast<TokenId>(tokens_.size());
   tokens_.push_back({0, 0, 0, none_});
   std::vector<Edge> edges = build_trie(table, token_at);
-  number_nodes(std::move(edges), token_at);
-  enter_symbols(table.alphabet_size());
+  edges = number_nodes(std::move(edges), token_at);
+  store_edges(edges);
+  enter_symbols(edges, table.alphabet_size());
   build_pair_verdicts(table);
   tabulate_runs(runs_, kTabulatedRun);
 }
@@ -110,8 +111,8 @@ std::vector<BpeEncoder::Edge> BpeEncoder::build_trie(const MergeTable& table, st
 }
 
 /// Renumbers the nodes depth first with the run symbol's child first, so that the node after k run symbols is
-/// node + k; then fills everything that is looked up by node.
-void BpeEncoder::number_nodes(std::vector<Edge> edges, const std::vector<TokenId>& token_at) {
+/// node + k; fills what is looked up by node, and returns the other edges by their new numbers.
+std::vector<BpeEncoder::Edge> BpeEncoder::number_nodes(std::vector<Edge> edges, const std::vector<TokenId>& token_at) {
   // Run symbol first among a node's children; they are pushed in reverse and popped in order.
   std::sort(edges.begin(), edges.end(), [this](const Edge& a, const Edge& b) {
     if (a.node != b.node) return a.node < b.node;
@@ -128,8 +129,7 @@ void BpeEncoder::number_nodes(std::vector<Edge> edges, const std::vector<TokenId
     Symbol symbol;
   };
   std::vector<Visit> stack = {{0, kNoNode, 0}};
-  std::vector<Edge> run_edges;
-  std::vector<uint64_t> kept;
+  std::vector<Edge> run_edges, other_edges;
   uint32_t next = 0;
   while (!stack.empty()) {
     const Visit visit = stack.back();
@@ -140,26 +140,24 @@ void BpeEncoder::number_nodes(std::vector<Edge> edges, const std::vector<TokenId
     nodes_[node].best = here != kNoToken ? here : above;
     if (here != kNoToken) tokens_[here].shorter = above;
     if (visit.new_parent != kNoNode) {
-      if (visit.symbol == run_symbol_)
-        run_edges.push_back({visit.new_parent, visit.symbol, node});
-      else
-        kept.push_back(edge_key(visit.new_parent, visit.symbol) << 24 | node);
+      (visit.symbol == run_symbol_ ? run_edges : other_edges).push_back({visit.new_parent, visit.symbol, node});
     }
     for (size_t e = first_edge[visit.old_node + 1]; e-- > first_edge[visit.old_node];)
       stack.push_back({edges[e].child, node, edges[e].symbol});
   }
   for (size_t e = run_edges.size(); e-- > 0;)  // children are numbered after their parents
     nodes_[run_edges[e].node].run_below = static_cast<uint16_t>(nodes_[run_edges[e].child].run_below + 1);
-  store_edges(kept);
+  return other_edges;
 }
 
 /// Cuckoo hashing: an edge lies in one of two slots, so that looking for one takes no branch.
-void BpeEncoder::store_edges(const std::vector<uint64_t>& edges) {
+void BpeEncoder::store_edges(const std::vector<Edge>& edges) {
   size_t size = std::bit_ceil(std::max<size_t>(2 * edges.size(), 16));
   for (;; size *= 2) {
     edge_shift_ = 64 - std::countr_zero(size);
     edges_.assign(size, kNoEdge);
-    const bool all = std::all_of(edges.begin(), edges.end(), [this](uint64_t edge) {
+    const bool all = std::all_of(edges.begin(), edges.end(), [this](const Edge& e) {
+      uint64_t edge = edge_key(e.node, e.symbol) << 24 | e.child;
       size_t slot = first_slot(edge >> 24);
       for (int moved = 0; moved < 500; ++moved) {
         std::swap(edge, edges_[slot]);
@@ -173,20 +171,21 @@ void BpeEncoder::store_edges(const std::vector<uint64_t>& edges) {
   }
 }
 
-/// Looks up the nodes at which a symbol follows a run that begins a token, and the tokens that are such runs.
-void BpeEncoder::enter_symbols(int alphabet_size) {
-  const uint32_t longest_run = nodes_[0].run_below;
-  for (int s = 0; s < alphabet_size; ++s) {
-    Entry entry = {static_cast<uint32_t>(starts_.size()), 0};
-    for (uint32_t k = 0; s != run_symbol_ && k <= longest_run; ++k) {
-      const uint32_t node = child(k, static_cast<Symbol>(s));
-      if (node == kNoNode) continue;
-      entry.most = static_cast<uint16_t>(k);
-      starts_.resize(entry.first + k, kNoNode);
-      starts_.push_back(node);
-    }
-    entries_.push_back(entry);
+/// Notes at which nodes each symbol follows a run that begins a token, and the tokens that are such runs.
+void BpeEncoder::enter_symbols(const std::vector<Edge>& edges, int alphabet_size) {
+  const uint32_t longest_run = nodes_[0].run_below;  // the node after k run symbols is k
+  entries_.assign(static_cast<size_t>(alphabet_size), {0, 0});
+  for (const Edge& e : edges)
+    if (e.node <= longest_run)
+      entries_[e.symbol].most = std::max(entries_[e.symbol].most, static_cast<uint16_t>(e.node));
+  uint32_t size = 0;
+  for (Entry& entry : entries_) {
+    entry.first = size;
+    size += entry.most + 1U;
   }
+  starts_.assign(size, kNoNode);
+  for (const Edge& e : edges)
+    if (e.node <= longest_run) starts_[entries_[e.symbol].first + e.node] = e.child;
   for (TokenId t = nodes_[longest_run].best; t != none_; t = tokens_[t].shorter) run_tokens_.push_back(t);
 }
 
@@ -194,21 +193,16 @@ void BpeEncoder::enter_symbols(int alphabet_size) {
 /// tokens just one leads to a sequence in which all neighbours may stand together.
 void BpeEncoder::tabulate_runs(std::vector<RunEnds>& runs, size_t longest) const {
   if (runs.empty()) runs.push_back({none_, none_});
+  size_t fitting = run_tokens_.size();  // from here on, tokens are no longer than n
   for (size_t n = runs.size(); n <= longest; ++n) {
-    RunEnds ends = {kNoToken, kNoToken};
-    for (const TokenId t : run_tokens_) {
-      const size_t length = tokens_[t].length;
-      if (length > n) continue;
-      if (length == n) {
-        ends = {t, t};
-      } else if (may_follow(t, runs[n - length].first)) {
-        ends = {t, runs[n - length].last};
-      } else {
-        continue;
-      }
-      break;
+    while (fitting > 0 && tokens_[run_tokens_[fitting - 1]].length <= n) --fitting;
+    RunEnds ends = {none_, none_};
+    for (size_t i = fitting; i < run_tokens_.size() && ends.first == none_; ++i) {
+      const TokenId t = run_tokens_[i];
+      const RunEnds& rest = runs[n - tokens_[t].length];
+      if (may_follow(t, rest.first)) ends = {t, rest.last == none_ ? t : rest.last};
     }
-    if (ends.first == kNoToken) throw std::logic_error("BPE encoder: a run has no encoding; the table is inconsistent");
+    if (ends.first == none_) throw std::logic_error("BPE encoder: a run has no encoding; the table is inconsistent");
     runs.push_back(ends);
   }
 }

@@ -87,13 +87,13 @@ class BpeEncoder {
   };
 
   std::vector<Edge> build_trie(const MergeTable& table, std::vector<TokenId>& token_at);
-  void number_nodes(std::vector<Edge> edges, const std::vector<TokenId>& token_at);
-  void enter_symbols(int alphabet_size);
+  std::vector<Edge> number_nodes(std::vector<Edge> edges, const std::vector<TokenId>& token_at);
+  void enter_symbols(const std::vector<Edge>& edges, int alphabet_size);
   void build_pair_verdicts(const MergeTable& table);
   void tabulate_runs(std::vector<RunEnds>& runs, size_t longest) const;
   const RunEnds* runs_up_to(size_t longest, EncodeScratch& scratch) const;
 
-  void store_edges(const std::vector<uint64_t>& edges);
+  void store_edges(const std::vector<Edge>& edges);
   size_t first_slot(uint64_t key) const { return key * 0x9E3779B97F4A7C15ULL >> edge_shift_; }
   size_t second_slot(uint64_t key) const { return key * 0xC2B2AE3D27D4EB4FULL >> edge_shift_; }
   uint32_t child(uint32_t node, Symbol symbol) const;

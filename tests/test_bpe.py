@@ -423,6 +423,15 @@ def test_equal_symbols(corpus, n):
 
 
 @pytest.mark.parametrize("corpus", RUN_CORPORA.values(), ids=[*RUN_CORPORA])
+@pytest.mark.parametrize("n", [16_383, 16_384, 16_385, 40_001])
+def test_other_symbols_after_long_runs(corpus, n):
+    """The encoder tabulates runs of up to 16,384."""
+    merges = native_merges(corpus, 3, 60)
+    symbols = [0, *[1] * n, 0, 2, *[1] * (n // 2), 0]
+    assert_encodes(native_codec(merges, 3, zero_symbol=1), oracle_of_merges(merges, 3), merges, 3, symbols)
+
+
+@pytest.mark.parametrize("corpus", RUN_CORPORA.values(), ids=[*RUN_CORPORA])
 def test_runs_of_every_length(corpus):
     merges = native_merges(corpus, 3, 60)
     codec, oracle = native_codec(merges, 3, zero_symbol=1), oracle_of_merges(merges, 3)
