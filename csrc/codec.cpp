@@ -9,6 +9,9 @@
 namespace fast_tokenizer {
 namespace {
 
+/// Symbols that are quantized before they are encoded.
+constexpr size_t kSymbolsTogether = 1 << 12;
+
 /// What one thread has encoded.
 struct Part {
   std::vector<int32_t> ids;
@@ -38,19 +41,27 @@ EncodedBatch Codec::encode(const ChunkBatch& batch, int num_threads) const {
     Quantizer quantizer(spec_, batch.action_dim, kernels_);
     EncodeScratch scratch;
     std::vector<Symbol> symbols;
-    for (size_t i = begin; i < end; ++i) {
-      const auto n = static_cast<size_t>(batch.rows(i)) * static_cast<size_t>(batch.action_dim);
-      if (symbols.size() < n + kMaxLanes) symbols.resize(n + kMaxLanes);
-      const ChunkCounts counts = quantizer.quantize(batch, i, plans[batch.rows(i)], symbols.data());
-      if (!counts.finite) {
-        part.not_finite = i;
-        return;
+    const auto dims = static_cast<size_t>(batch.action_dim);
+    // Several chunks through one stage, then through the other: each has tables that fill the nearest cache.
+    for (size_t first = begin, last; first < end; first = last) {
+      auto start = [&](size_t i) { return static_cast<size_t>(batch.first_row(i) - batch.first_row(first)) * dims; };
+      for (last = first + 1; last < end && start(last + 1) <= kSymbolsTogether; ++last) {
       }
-      const std::span<const TokenId> tokens = encoder_.encode({symbols.data(), n}, scratch);
-      part.ids.insert(part.ids.end(), tokens.begin(), tokens.end());
-      out.offsets[i + 1] = static_cast<int64_t>(tokens.size());
-      out.saturated[i] = static_cast<int32_t>(counts.saturated);
-      out.clipped[i] = static_cast<int32_t>(counts.clipped);
+      if (symbols.size() < start(last) + kMaxLanes) symbols.resize(start(last) + kMaxLanes);
+      for (size_t i = first; i < last; ++i) {
+        const ChunkCounts counts = quantizer.quantize(batch, i, plans[batch.rows(i)], symbols.data() + start(i));
+        if (!counts.finite) {
+          part.not_finite = i;
+          return;
+        }
+        out.saturated[i] = static_cast<int32_t>(counts.saturated);
+        out.clipped[i] = static_cast<int32_t>(counts.clipped);
+      }
+      for (size_t i = first; i < last; ++i) {
+        const auto tokens = encoder_.encode({symbols.data() + start(i), start(i + 1) - start(i)}, scratch);
+        part.ids.insert(part.ids.end(), tokens.begin(), tokens.end());
+        out.offsets[i + 1] = static_cast<int64_t>(tokens.size());
+      }
     }
   });
   for (const Part& part : parts)

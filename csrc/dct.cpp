@@ -221,6 +221,9 @@ void DctPlan::build_fft() {
     append(inverse_shift_, unit_circle(k, 4 * T), 1.0 / (norm * static_cast<double>(T)));
     if (even && k < half) append(real_twiddles_, unit_circle(-k, T));
   }
+  for (int t = 0; t < tables_.horizon; t += 2) order_.push_back(t);
+  for (int t = 2 * half - 1; t > 0; t -= 2) order_.push_back(t);
+  tables_.order = order_.data();
   tables_.fft = &fft_->tables();
   tables_.forward_shift = forward_shift_.data();
   tables_.inverse_shift = inverse_shift_.data();

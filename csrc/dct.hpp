@@ -63,6 +63,7 @@ class DctPlan {
   std::vector<double> forward_even_, forward_odd_, inverse_even_, inverse_odd_;
   std::unique_ptr<FftPlan> fft_;
   std::vector<double> forward_shift_, inverse_shift_, real_twiddles_;
+  std::vector<int> order_;
 };
 
 enum class Direction { kForward, kInverse };

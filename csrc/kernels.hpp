@@ -43,6 +43,7 @@ struct DctTables {
   const double* forward_shift;  ///< (horizon / 2 + 1) complex: a_k exp(-pi i k / 2T)
   const double* inverse_shift;  ///< (horizon / 2 + 1) complex: exp(pi i k / 2T) / a_k and the FFT's 1/n
   const double* real_twiddles;  ///< (horizon / 2) complex: exp(-2 pi i k / T), even horizons
+  const int* order;             ///< (horizon) Makhoul's reordering: 0, 2, 4, ..., 5, 3, 1
   int fft_points;               ///< complex vectors in each FFT buffer
   size_t work_vectors;          ///< scratch that one column group needs, in vectors of kMaxLanes doubles
 };
