@@ -56,11 +56,11 @@ BpeEncoder::BpeEncoder(const MergeTable& table, Symbol run_symbol) : run_symbol_
     const auto tail = std::find_if(expansion.rbegin(), expansion.rend(), [=](Symbol s) { return s != run_symbol; });
     const auto runs = std::count(expansion.begin(), expansion.end(), run_symbol);
     tokens_.push_back({static_cast<uint16_t>(expansion.size()), static_cast<uint16_t>(expansion.size() - runs),
-                       static_cast<uint16_t>(tail - expansion.rbegin()), kNoToken});
+                       static_cast<uint16_t>(tail - expansion.rbegin()), kNoToken, 0, 0});
   }
   std::vector<TokenId> token_at;
   none_ = static_cast<TokenId>(tokens_.size());
-  tokens_.push_back({0, 0, 0, none_});
+  tokens_.push_back({0, 0, 0, none_, 0, 0});
   std::vector<Edge> edges = build_trie(table, token_at);
   edges = number_nodes(std::move(edges), token_at);
   store_edges(edges);
@@ -231,9 +231,8 @@ void BpeEncoder::build_pair_verdicts(const MergeTable& table) {
       piece = table.parts(piece).left;
     }
   }
-  verdict_words_ = (vocab + 64) / 64;
-  verdicts_.assign((vocab + 1) * verdict_words_, 0);
-  std::vector<uint64_t> row(verdict_words_);
+  verdicts_ = BitMatrix(vocab + 1, vocab + 1);  // with none_
+  std::vector<uint64_t> row(verdicts_.words());
   for (size_t m = 0; m < table.merges().size(); ++m) {
     const Merge merge = table.merges()[m];
     const auto rank = static_cast<TokenId>(static_cast<size_t>(alphabet) + m);
@@ -242,19 +241,27 @@ void BpeEncoder::build_pair_verdicts(const MergeTable& table) {
       for (const Owner& b : after)
         if (rank <= b.until) bits[b.token / 64U] |= uint64_t{1} << (b.token % 64U);
     };
-    const bool by_row = after.size() > verdict_words_;  // then one row of bits, or-ed into all, is cheaper
+    const bool by_row = after.size() > row.size();  // then one row of bits, or-ed into all, is cheaper
     if (by_row) {
       std::fill(row.begin(), row.end(), 0);
       mark(row.data());
     }
     for (const Owner& a : before) {
       if (rank >= a.until) continue;
-      uint64_t* const bits = verdicts_.data() + a.token * verdict_words_;
+      uint64_t* const bits = verdicts_.row(a.token);
       if (by_row)
-        for (size_t w = 0; w < verdict_words_; ++w) bits[w] |= row[w];
+        for (size_t w = 0; w < row.size(); ++w) bits[w] |= row[w];
       else
         mark(bits);
     }
+  }
+  const std::vector<uint16_t> endings = verdicts_.keep_distinct_rows();
+  verdicts_ = verdicts_.transposed();
+  const std::vector<uint16_t> beginnings = verdicts_.keep_distinct_rows();
+  verdicts_ = verdicts_.transposed();
+  for (size_t t = 0; t < tokens_.size(); ++t) {
+    tokens_[t].ending = endings[t];
+    tokens_[t].beginning = beginnings[t];
   }
 }
 
@@ -277,8 +284,8 @@ const RunEnds* BpeEncoder::runs_up_to(size_t longest, EncodeScratch& scratch) co
 }
 
 /// Lists the symbols that are not the run symbol, and the end as if it were one more; returns how many come before it.
-/// Nothing here waits for the result of an earlier symbol, as the walk does: that makes it faster than looking each
-/// token up when the walk comes to it.
+/// Looks their tokens up as well where they are few: nothing here waits for the result of an earlier symbol, as the
+/// walk does. Among many, most tokens begin at none of them, and the walk looks up the others itself.
 uint32_t BpeEncoder::list_others(std::span<const Symbol> symbols, EncodeScratch::Other* others) const {
   const size_t size = symbols.size();
   uint32_t count = 0, start = 0;
@@ -291,10 +298,11 @@ uint32_t BpeEncoder::list_others(std::span<const Symbol> symbols, EncodeScratch:
     }
   }
   others[count] = {start, static_cast<uint32_t>(size) - start, kNoSymbol, 0, none_};
+  const bool ahead = 2 * count < size;
   for (uint32_t i = 0; i < count; ++i) {
     const uint32_t most = entries_[others[i].symbol].most;
     others[i].taken = static_cast<uint16_t>(std::min(others[i].run, most));
-    others[i].match = match(others + i, others[i].taken);
+    others[i].match = ahead ? match(others + i, others[i].taken) : kNoToken;
   }
   return count;
 }
@@ -345,7 +353,7 @@ std::span<const TokenId> BpeEncoder::encode(std::span<const Symbol> symbols, Enc
   auto take_longest = [&] {
     taken = others[other].taken;
     token = others[other].match;
-    if (skipped > 0) {
+    if (skipped > 0 || token == kNoToken) {
       taken = std::min(run, taken);
       token = match(others + other, taken);
     }

@@ -27,6 +27,7 @@
 #include <utility>
 #include <vector>
 
+#include "bit_matrix.hpp"
 #include "bpe.hpp"
 #include "bpe_encode.hpp"
 #include "bpe_train.hpp"
@@ -1384,6 +1385,36 @@ void huge_values_encode_where_the_normalizer_makes_them_smaller(Random&, int) {
   }
 }
 
+// ---- Bit matrix ---------------------------------------------------------------------------------
+
+void a_bit_matrix_transposes_and_keeps_what_is_distinct(Random& random, int iterations) {
+  for (iteration = 0; iteration < iterations; ++iteration) {
+    const auto rows = static_cast<size_t>(random.between(1, 140)),
+               columns = static_cast<size_t>(random.between(1, 140));
+    const int kinds = random.between(1, 5);  // rows and columns that repeat
+    BitMatrix matrix(rows, columns);
+    for (size_t r = 0; r < rows; ++r)
+      for (size_t c = 0; c < columns; ++c)
+        if ((r % static_cast<size_t>(kinds) * 7 + c % 3) % 4 == 0) matrix.row(r)[c / 64] |= uint64_t{1} << (c % 64);
+    const BitMatrix turned = matrix.transposed();
+    BitMatrix distinct = matrix;
+    const std::vector<uint16_t> kind = distinct.keep_distinct_rows();
+    std::set<std::vector<bool>> seen;
+    for (size_t r = 0; r < rows; ++r) {
+      std::vector<bool> row;
+      bool same = true;
+      for (size_t c = 0; c < columns; ++c) {
+        row.push_back(matrix(r, c));
+        same = same && turned(c, r) == matrix(r, c) && distinct(kind[r], c) == matrix(r, c);
+      }
+      seen.insert(row);
+      CHECK(same);
+    }
+    CHECK_EQUAL(turned.rows(), columns);
+    CHECK_EQUAL(distinct.rows(), seen.size());
+  }
+}
+
 // ---- The list -------------------------------------------------------------------------------------
 
 struct Test {
@@ -1428,6 +1459,7 @@ const Test kTests[] = {
     TEST(a_corpus_trains_like_its_symbols),
     TEST(a_corpus_is_the_same_on_threads),
     TEST(specs_without_meaning_are_refused),
+    TEST(a_bit_matrix_transposes_and_keeps_what_is_distinct),
     TEST(an_accepted_codec_decodes_to_finite_chunks_however_extreme_its_scales),
     TEST(finite_values_whose_transform_overflows_saturate_or_are_refused),
     TEST(huge_values_encode_where_the_normalizer_makes_them_smaller),
