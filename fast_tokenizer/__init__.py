@@ -20,6 +20,7 @@ from fast_tokenizer.chunk import Trajectory, windows
 from fast_tokenizer.errors import ArtefactError, DecodeError, DecodeRepairWarning
 from fast_tokenizer.normalize import Normalizer
 from fast_tokenizer.spec import TokenizerSpec
+from fast_tokenizer.statistics import NormalizerStatistics
 from fast_tokenizer.tokenizer import DecodeStatus, FastTokenizer, FitSummary
 from fast_tokenizer.tokens import TokenBatch
 
@@ -33,6 +34,7 @@ __all__ = [
     "FastTokenizer",
     "FitSummary",
     "Normalizer",
+    "NormalizerStatistics",
     "TokenBatch",
     "TokenizerSpec",
     "Trajectory",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -101,17 +102,25 @@ class Normalizer:
         Raises:
             ValueError: No samples, or a value that is not finite.
         """
-        rows = np.asarray(actions)
-        if rows.ndim < 2 or rows.size == 0:
-            raise ValueError(f"normalizer statistics need actions of shape (..., D), got {rows.shape}")
-        rows = rows.reshape(-1, rows.shape[-1])
-        if not np.isfinite(rows).all():
-            row, d = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])
-            raise ValueError(f"action at row {row}, dimension {d} is {rows[row, d]}; actions must be finite")
-        center, half_range = np.zeros(rows.shape[1]), np.ones(rows.shape[1])
-        if kind != "identity":
-            for d in range(rows.shape[1]):
-                center[d], half_range[d] = _statistics(rows[:, d], kind)
+        rows = sample_rows(actions)
+        require_finite_rows(rows)
+        return cls.from_rows([rows], kind, clip=clip)
+
+    @classmethod
+    def from_rows(
+        cls, parts: Sequence[NDArray[np.floating]], kind: NormalizerKind, *, clip: float | None = None
+    ) -> Normalizer:
+        """As `fit`, of finite rows that lie in several arrays (n_i, D). Holds a copy of one dimension at a time."""
+        return cls.from_summaries((summarize(column) for column in columns(parts)), kind, clip=clip)
+
+    @classmethod
+    def from_summaries(
+        cls, summaries: Iterable[DimensionSummary], kind: NormalizerKind, *, clip: float | None = None
+    ) -> Normalizer:
+        """From what is known of each dimension. Here stand the rules of the class docstring, and nowhere else."""
+        if kind not in get_args(NormalizerKind):
+            raise ValueError(f"normalizer kind must be one of {get_args(NormalizerKind)}, got {kind!r}")
+        center, half_range = np.array([_center_and_half_range(s, kind) for s in summaries]).T
         return cls(kind, center, half_range, clip)
 
     @property
@@ -140,20 +149,63 @@ class Normalizer:
         return array
 
 
-def _statistics(samples: NDArray[np.floating], kind: NormalizerKind) -> tuple[float, float]:
-    """Center and half range of one dimension; a half range of 0 if it is constant."""
-    # In order, so that sums do not depend on the order of the samples; + 0.0 takes the sign off zeros.
-    ordered = np.sort(samples.astype(np.float64)) + 0.0
+def sample_rows(actions: NDArray[np.floating]) -> NDArray[np.floating]:
+    """(..., D) actions as rows (n, D). Raises ValueError when there are none."""
+    rows = np.asarray(actions)
+    if rows.ndim < 2 or rows.size == 0:
+        raise ValueError(f"normalizer statistics need actions of shape (..., D), got {rows.shape}")
+    return rows.reshape(-1, rows.shape[-1])
+
+
+def require_finite_rows(rows: NDArray[np.floating], first: int = 0) -> None:
+    """Raises the ValueError that names a value that is not finite; `first` is the number of the first row."""
+    if not np.isfinite(rows).all():
+        row, d = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])
+        raise ValueError(f"action at row {first + row}, dimension {d} is {rows[row, d]}; actions must be finite")
+
+
+def columns(parts: Sequence[NDArray[np.floating]]) -> Iterator[NDArray[np.float64]]:
+    """The D dimensions of rows (n_i, D), one at a time: (sum of n_i,) float64 in rising order, a copy."""
+    for d in range(parts[0].shape[1]):
+        column = np.concatenate([part[:, d] for part in parts], dtype=np.float64)
+        # In order, so that sums do not depend on the order of the samples; + 0.0 takes the sign off zeros.
+        column.sort()
+        column += 0.0
+        yield column
+
+
+@dataclass(frozen=True, slots=True)
+class DimensionSummary:
+    """What a normaliser needs to know of one dimension, in the actions' units."""
+
+    low: float
+    high: float
+    mean: float
+    std: float
+    q01: float
+    q99: float
+
+
+def summarize(ordered: NDArray[np.float64]) -> DimensionSummary:
+    """Exact summary of one dimension's (n,) values in rising order; may reorder them."""
     low, high = float(ordered[0]), float(ordered[-1])
+    with np.errstate(over="ignore", invalid="ignore"):  # sums of huge values: refused, if they are used
+        mean, std = float(ordered.mean()), float(ordered.std())
+    q01, q99 = (float(q) for q in np.quantile(ordered, [0.01, 0.99], overwrite_input=True))
+    return DimensionSummary(low, high, mean, std, q01, q99)
+
+
+def _center_and_half_range(s: DimensionSummary, kind: NormalizerKind) -> tuple[float, float]:
+    """Center and half range of one dimension; a half range of 0 if it is constant."""
+    if kind == "identity":
+        return 0.0, 1.0
     if kind == "mean-std":
-        center, half_range = float(ordered.mean()), float(ordered.std())
+        center, half_range = s.mean, s.std
     else:
-        q_low, q_high = (float(q) for q in np.quantile(ordered, [0.01, 0.99])) if kind == "quantile" else (low, high)
-        if q_low == q_high:
-            q_low, q_high = low, high
-        center, half_range = q_low + (q_high - q_low) / 2, (q_high - q_low) / 2
+        low, high = (s.q01, s.q99) if kind == "quantile" and s.q01 != s.q99 else (s.low, s.high)
+        center, half_range = low + (high - low) / 2, (high - low) / 2
     # A range too small to divide by is no range; a constant's mean may be off by a rounding error.
-    return (low, 0.0) if low == high or half_range < 1 / MAX_MAGNITUDE else (center, half_range)
+    return (s.low, 0.0) if s.low == s.high or half_range < 1 / MAX_MAGNITUDE else (center, half_range)
 
 
 def _refuse(name: str, values: NDArray[np.float64], bad: NDArray[np.bool_], rule: str) -> None:

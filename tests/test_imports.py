@@ -17,7 +17,10 @@ import pytest
 import fast_tokenizer
 from fast_tokenizer import _core
 
-HEAVY = ("torch", "transformers", "pyarrow", "h5py", "matplotlib", "scipy", "tokenizers", "rich", "typer", "zarr")
+HEAVY = (
+    *("torch", "transformers", "pyarrow", "h5py", "matplotlib", "scipy", "tokenizers", "rich", "typer", "zarr"),
+    "datasketches",
+)
 
 
 def run_fresh(code, *flags):
@@ -179,6 +182,7 @@ def test_the_main_classes_have_examples():
         "fast_tokenizer.build_info",
         "fast_tokenizer.chunk.windows",
         "fast_tokenizer.normalize.Normalizer",
+        "fast_tokenizer.statistics.NormalizerStatistics",
         "fast_tokenizer.tokenizer.FastTokenizer",
         "fast_tokenizer.tokens.TokenBatch",
     } <= tested
