@@ -236,12 +236,17 @@ void register_codec(py::module_& m) {
 void register_corpus(py::module_& m) {
   py::class_<BoundCorpus>(m, "Corpus")
       .def(py::init([](std::vector<double> scale, std::optional<std::vector<double>> center,
-                       std::optional<std::vector<double>> half_range, double clip) {
+                       std::optional<std::vector<double>> half_range, double clip,
+                       const std::optional<size_t>& memory_budget, const std::optional<std::string>& spill_directory) {
+             static_cast<void>(memory_budget);  // no bound yet
+             static_cast<void>(spill_directory);
              return std::make_unique<BoundCorpus>(to_spec(std::move(scale), -ft::kMaxCoefficient, ft::kMaxCoefficient,
                                                           std::move(center), std::move(half_range), clip));
            }),
            py::arg("scale"), py::kw_only(), py::arg("center") = py::none(), py::arg("half_range") = py::none(),
-           py::arg("clip") = std::numeric_limits<double>::infinity())
+           py::arg("clip") = std::numeric_limits<double>::infinity(), py::arg("memory_budget") = py::none(),
+           py::arg("spill_directory") = py::none())
+      .def_property_readonly("spilled_bytes", [](const BoundCorpus&) { return int64_t{0}; })
       .def(
           "add",
           [](BoundCorpus& c, const py::array& chunks, const std::optional<Array<int64_t>>& row_offsets,

@@ -15,8 +15,9 @@
 
 namespace fast_tokenizer {
 
-/// Quantized coefficients lie in -kMaxCoefficient..kMaxCoefficient.
-inline constexpr int kMaxCoefficient = 32767;
+/// Quantized coefficients lie in -kMaxCoefficient..kMaxCoefficient. A vocabulary has room for no more of them, and
+/// 15 bits hold them, which leaves one of 16 to the coding of runs.
+inline constexpr int kMaxCoefficient = 16383;
 
 /// Scales, centers and half ranges are at most this large, and scales and half ranges at least its inverse: then
 /// every decoded value is finite.

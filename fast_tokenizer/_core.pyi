@@ -50,7 +50,11 @@ class Corpus:
         center: list[float] | None = None,
         half_range: list[float] | None = None,
         clip: float = ...,
+        memory_budget: int | None = None,
+        spill_directory: str | None = None,
     ) -> None: ...
+    @property
+    def spilled_bytes(self) -> int: ...
     def add(
         self,
         chunks: NDArray[np.floating],

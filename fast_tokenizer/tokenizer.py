@@ -530,7 +530,7 @@ def _fitted_range(corpus: Corpus, quantile: float, vocab_size: int) -> tuple[int
     alphabet = highest - lowest + 1
     if quantile == 1.0 and corpus.saturated:
         raise ValueError(
-            f"{corpus.saturated} quantized coefficients lie beyond +-32767; normalise the actions "
+            f"{corpus.saturated} quantized coefficients lie beyond +-16383; normalise the actions "
             '(normalize="quantile"), lower scale, or let outliers saturate (range_quantile=0.99999)'
         )
     if alphabet > vocab_size:

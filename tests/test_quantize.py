@@ -419,7 +419,7 @@ def test_corpus_trains_on_the_symbols_of_the_range(D, T, kind, lowest, highest, 
     assert [tuple(pair) for pair in merges.tolist()] == expected
 
 
-def test_corpus_keeps_count_of_what_lies_beyond_16_bits():
+def test_corpus_keeps_count_of_what_lies_beyond_the_maximum():
     chunks = np.array([40_000.0, -40_000.0, MAX_COEFFICIENT, -MAX_COEFFICIENT, 0.0])[None, None]
     corpus = Corpus([1.0])
     corpus.add(chunks)

@@ -335,8 +335,8 @@ def test_an_outlier_eats_the_vocabulary_unless_it_may_saturate():
         assert advice in str(e.value)
 
 
-def test_an_outlier_beyond_16_bits_is_refused_unless_it_may_saturate():
-    with pytest.raises(ValueError, match=r"^\d+ quantized coefficients lie beyond \+-32767; ") as e:
+def test_an_outlier_beyond_the_maximum_is_refused_unless_it_may_saturate():
+    with pytest.raises(ValueError, match=r"^\d+ quantized coefficients lie beyond \+-16383; ") as e:
         FastTokenizer.fit(with_outlier(1e6), 256)
     for advice in ('normalize="quantile"', "lower scale", "range_quantile=0.99999"):
         assert advice in str(e.value)
