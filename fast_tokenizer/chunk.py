@@ -80,9 +80,22 @@ class ChunkBlock:
         """Dimensions D."""
         return int(self.values.shape[-1])
 
+    @property
+    def rows(self) -> NDArray[np.floating]:
+        """All time steps of all chunks: (sum of T_i, D), not a copy."""
+        return self.values.reshape(-1, self.action_dim)
+
+    def take(self, chosen: NDArray[np.bool_]) -> ChunkBlock:
+        """The chosen chunks (N,), a copy. Their numbers in error messages are no longer those of the input."""
+        if self.row_offsets is None:
+            return ChunkBlock(self.values[chosen], None, self.first)
+        lengths = np.diff(self.row_offsets)
+        offsets = np.concatenate([[0], np.cumsum(lengths[chosen])])
+        return ChunkBlock(self.values[np.repeat(chosen, lengths)], offsets, self.first)
+
     def require_finite(self) -> None:
         """Raises the ValueError that the core raises for a value that is not finite."""
-        rows = self.values.reshape(-1, self.action_dim)
+        rows = self.rows
         if np.isfinite(rows).all():
             return
         row, d = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])
@@ -151,6 +164,75 @@ def chunk_blocks(
         values += array.size
     if gathered:
         yield _join(gathered, first)
+
+
+def blocks_again(chunks: ChunksLike, expected: int) -> Iterator[ChunkBlock]:
+    """As `chunk_blocks`, of chunks that were read before. Raises ValueError if their number differs now."""
+    count = 0
+    for block in chunk_blocks(chunks):
+        count += len(block)
+        yield block
+    if count != expected:
+        raise ValueError(
+            f"chunks are read twice, and gave {expected} the first time but {count} the second; "
+            "give iter(chunks) to have them read once and held in memory"
+        )
+
+
+class ChunkSample:
+    """A uniform sample of chunks that are seen once: every set of `size` of them is as likely as any other.
+
+    Each chunk draws a random key, and the `size` smallest stay. So the sample depends on the order of the chunks and
+    on the seed, not on the blocks in which they come. Holds up to 1.5 times `size` chunks beyond those of a block.
+
+    Attributes:
+        size: Chunks that are kept, at most.
+        seen: Chunks so far.
+    """
+
+    def __init__(self, size: int, seed: int = 0) -> None:
+        self.size = size
+        self.seen = 0
+        self._generator = np.random.default_rng(seed)
+        self._parts: list[tuple[NDArray[np.float64], ChunkBlock]] = []
+        self._highest = np.inf  # no larger key can be among the smallest
+
+    def add(self, block: ChunkBlock) -> None:
+        """Shows it more chunks. What is kept of them is a copy."""
+        self.seen += len(block)
+        keys = self._generator.random(len(block))
+        chosen = keys < self._highest
+        if chosen.any():
+            self._parts.append((keys[chosen], block.take(chosen)))
+        if self._held > self.size + self.size // 2:
+            self._shrink()
+
+    def blocks(self) -> list[ChunkBlock]:
+        """The chunks that are kept, in the order in which they came."""
+        self._shrink()
+        return [block for _, block in self._parts]
+
+    @property
+    def left_out(self) -> int:
+        """Chunks seen that are not in the sample."""
+        return max(0, self.seen - self.size)
+
+    @property
+    def _held(self) -> int:
+        return sum(len(keys) for keys, _ in self._parts)
+
+    def _shrink(self) -> None:
+        if self._held <= self.size:
+            return
+        keys = np.concatenate([k for k, _ in self._parts])
+        self._highest = np.partition(keys, self.size - 1)[self.size - 1]
+        parts, self._parts = self._parts, []
+        for keys, block in parts:
+            stays = keys <= self._highest
+            if stays.all():
+                self._parts.append((keys, block))
+            elif stays.any():
+                self._parts.append((keys[stays], block.take(stays)))
 
 
 def one_block(chunks: ChunksLike, *, horizon: int | None = None, action_dim: int | None = None) -> ChunkBlock:

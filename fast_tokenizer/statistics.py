@@ -37,9 +37,8 @@ class NormalizerStatistics:
 
     Up to `EXACT_ROWS` (2^20) rows, the normaliser is the one that `Normalizer.fit` takes from all of them. Beyond,
     minimum and maximum stay exact, mean and standard deviation are off by rounding only, and the 1st and 99th
-    percentile come from a sketch: each has a rank between the wanted one - 0.0001 and + 0.0001, so that q01 lies between
-    the percentiles 0.99 and 1.01. That then depends, within this bound, on the order of the rows and of merging, but not
-    on the parts in which they arrive.
+    percentile come from a sketch. Their rank is off by at most 0.0001: q01 lies between the percentiles 0.99 and 1.01.
+    Within this bound they depend on the order of the rows and of merging, but not on the parts in which rows arrive.
 
     Holds at most 2^20 rows beyond those of one update. Can be pickled. Not for several threads at once.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import operator
 import os
+import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,17 +18,19 @@ from numpy.typing import NDArray
 
 from fast_tokenizer import format as artefact
 from fast_tokenizer._core import MAX_HORIZON, MAX_TOKEN_SYMBOLS, MAX_VOCAB_SIZE, Codec, Corpus
-from fast_tokenizer.chunk import ChunkBlock, ChunksLike, chunk_blocks, one_block
+from fast_tokenizer.chunk import ChunkBlock, ChunkSample, ChunksLike, blocks_again, chunk_blocks, one_block
 from fast_tokenizer.errors import ArtefactError, DecodeError, DecodeRepairWarning
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
 from fast_tokenizer.spec import TokenizerSpec
+from fast_tokenizer.statistics import NormalizerStatistics
 from fast_tokenizer.tokens import TokenBatch, TokensLike
 
 #: Bounds on what a call may ask for: far beyond use, below what overflows.
 MAX_ACTION_DIM = 1 << 16
 MAX_THREADS = 1024
 
-#: Called with the stage ("quantize" or "merge"), the work done and the work to do (None: not known yet).
+#: Called with the stage ("statistics", "sample", "quantize" or "merge"), the work done and the work to do (None: not
+#: known yet): chunks, or merges.
 Progress = Callable[[str, int, int | None], None]
 
 
@@ -37,20 +40,24 @@ class FitSummary:
 
     Attributes:
         chunks: Chunks fitted on.
+        chunks_left_out: Chunks that were seen, but are not in the sample of `max_chunks`.
         coefficients: Coefficients in them.
         clipped: Values that the normaliser cut.
         saturated: Coefficients outside the fitted range.
         alphabet_size: Symbols of the fitted range.
         merges: Merges learned; fewer than asked for when no pair occurs `min_frequency` times any more.
+        spilled_bytes: Bytes of the corpus that went to temporary files, with a `memory_budget`.
         seconds: Wall time.
     """
 
     chunks: int
+    chunks_left_out: int
     coefficients: int
     clipped: int
     saturated: int
     alphabet_size: int
     merges: int
+    spilled_bytes: int
     seconds: float
 
 
@@ -90,6 +97,90 @@ class DecodeStatus:
             if counts[chunk]
         ]
         return f"chunk {chunk}: " + ", ".join(parts)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class FitOptions:
+    """The options of `FastTokenizer.fit`, which explains them. Made, they are valid: no chunk need be read to say so.
+
+    Raises:
+        ValueError: Bad options.
+    """
+
+    vocab_size: int = 1024
+    scale: float | Sequence[float] = 10.0
+    min_frequency: int = 2
+    normalize: Normalizer | NormalizerKind | None = None
+    clip: float | None = None
+    range_quantile: float = 1.0
+    max_token_symbols: int = 1024
+    dimension_names: Sequence[str] | None = None
+    hz: float | None = None
+    max_chunks: int | None = None
+    memory_budget: int | None = None
+    spill_directory: str | os.PathLike[str] | None = None
+    num_threads: int | None = None
+
+    def __post_init__(self) -> None:
+        self.vocab_size = _integer("vocab_size", self.vocab_size, 1, MAX_VOCAB_SIZE, f"in 1..{MAX_VOCAB_SIZE}")
+        self.min_frequency = _integer("min_frequency", self.min_frequency, 1, 2**62, "at least 1")
+        self.max_token_symbols = _integer(
+            "max_token_symbols", self.max_token_symbols, 1, MAX_TOKEN_SYMBOLS, f"in 1..{MAX_TOKEN_SYMBOLS}"
+        )
+        if not 0.99 <= self.range_quantile <= 1:
+            raise ValueError(f"range_quantile must lie in [0.99, 1], got {self.range_quantile}")
+        self._check_artefact()
+        self._check_normalize()
+        self._check_storage()
+        _threads(self.num_threads)
+
+    def _check_artefact(self) -> None:
+        """What the artefact would refuse."""
+        scale, names = self.scale, self.dimension_names
+        if isinstance(scale, str) or isinstance(names, str):
+            raise ValueError("scale takes numbers and dimension_names a list of strings, got a string")
+        self.scale = float(scale) if np.ndim(scale) == 0 else tuple(float(s) for s in scale)  # type: ignore[arg-type, union-attr]
+        self.dimension_names = names = None if names is None else tuple(names)
+        dims = len(self.scale) if isinstance(self.scale, tuple) else None if names is None else len(names)
+        TokenizerSpec(self.scale, 0, 0, np.empty((0, 2)), action_dim=dims, hz=self.hz, dimension_names=names)  # type: ignore[arg-type]
+
+    def _check_normalize(self) -> None:
+        if isinstance(self.normalize, str):
+            Normalizer(self.normalize, np.zeros(1), np.ones(1), self.clip)
+        elif self.normalize is not None and not isinstance(self.normalize, Normalizer):
+            raise ValueError(f"normalize must be a kind of statistics, a Normalizer or None, got {self.normalize!r}")
+        elif self.clip is not None:
+            raise ValueError("clip goes with statistics to take; give a Normalizer its clip itself")
+
+    def _check_storage(self) -> None:
+        if self.max_chunks is not None:
+            self.max_chunks = _integer("max_chunks", self.max_chunks, 1, 2**62, "at least 1")
+        if self.memory_budget is not None:
+            self.memory_budget = _integer("memory_budget", self.memory_budget, 1, 2**62, "at least 1 byte")
+        if self.spill_directory is not None:
+            if self.memory_budget is None:
+                raise ValueError("spill_directory goes with memory_budget: without one, nothing is spilled")
+            if not Path(self.spill_directory).is_dir() or not os.access(self.spill_directory, os.W_OK):
+                raise ValueError(f"spill_directory: {self.spill_directory} is no folder that can be written to")
+
+    @property
+    def statistics(self) -> NormalizerKind | None:
+        """The statistics to take, or None."""
+        return self.normalize if isinstance(self.normalize, str) else None
+
+    def native_corpus(self, normalizer: Normalizer | None) -> Corpus:
+        """An empty corpus."""
+        assert isinstance(self.scale, float | tuple)
+        scales = [self.scale] if isinstance(self.scale, float) else list(self.scale)
+        directory = None
+        if self.memory_budget is not None:
+            directory = tempfile.gettempdir() if self.spill_directory is None else os.fspath(self.spill_directory)
+        return Corpus(
+            scales,
+            **_native_normalizer(normalizer),
+            memory_budget=self.memory_budget,
+            spill_directory=directory,
+        )
 
 
 class FastTokenizer:
@@ -136,22 +227,39 @@ class FastTokenizer:
         max_token_symbols: int = 1024,
         dimension_names: Sequence[str] | None = None,
         hz: float | None = None,
+        max_chunks: int | None = None,
+        memory_budget: int | None = None,
+        spill_directory: str | os.PathLike[str] | None = None,
         num_threads: int | None = None,
         progress: Progress | None = None,
     ) -> FastTokenizer:
         """Fits the vocabulary on chunks.
 
-        The result depends on the chunks only: not on their order, the number of threads or the machine.
+        The result depends on the chunks only: not on their order, the number of threads, the memory budget or the
+        machine. Their order does decide which of them are in the sample of `max_chunks`, and, in the last digits, the
+        statistics that `NormalizerStatistics` takes of more than 2^20 steps.
+
+        Nothing is held but a compact corpus (for typical data about a byte a coefficient or less), where `chunks` are
+
+        - an iterable that can be read again (``iter(chunks) is not chunks``, and no list): with statistics to take it
+          is read twice, block by block;
+        - an iterator, with no statistics to take or with `max_chunks`: it is read once, block by block;
+        - an array, which may be memory-mapped.
+
+        An iterator of which statistics are to be taken is read into memory first. A list is copied for that.
+
+        A fit that is interrupted leaves nothing behind, and starts from the beginning: reading the data is most of the
+        work, and a checkpoint would not spare it.
 
         Args:
-            chunks: (N, T, D) array, or an iterable of (T_i, D) or (N_i, T_i, D) arrays; float32 or float64. An
-                iterator is read once, unless `normalize` names statistics to take: then it is read into memory first.
+            chunks: (N, T, D) array, or an iterable of (T_i, D) or (N_i, T_i, D) arrays; float32 or float64.
             vocab_size: Token ids, symbols included. Fewer result when no pair occurs `min_frequency` times any more.
             scale: Factor on the coefficients before rounding; a number, or one per dimension. A coefficient is off by
                 at most ``0.5 / scale`` after decoding.
             min_frequency: Pairs that occur less often are not merged.
             normalize: None: chunks are taken as they are. Otherwise statistics to take from them ("quantile",
-                "min-max", "mean-std", "identity"), or a `Normalizer`.
+                "min-max", "mean-std", "identity"), or a `Normalizer`. Statistics of arrays and of what is held in
+                memory are exact, those of what is read block by block as `NormalizerStatistics` takes them.
             clip: Bound on normalised values, with statistics to take. None keeps everything.
             range_quantile: Share of the coefficients, in [0.99, 1], that each end of the range keeps; what lies beyond
                 saturates. 1 keeps all; 0.99999 spares the vocabulary an outlier's symbols. Most coefficients are 0, so
@@ -159,82 +267,71 @@ class FastTokenizer:
             max_token_symbols: Longest run of symbols that one token may stand for.
             dimension_names: D names, recorded in the artefact.
             hz: Control rate, recorded in the artefact.
+            max_chunks: Fit on a uniform sample of that many chunks, drawn by a fixed seed while all are read once.
+                Statistics are still taken from all of them. None: fit on all.
+            memory_budget: Bytes that the corpus may take; what is beyond goes to temporary files, which vanish with
+                the fit whatever ends it. None: all in memory.
+            spill_directory: Folder of these files; None: the system's folder for temporary files, which on some
+                systems is memory.
             num_threads: Threads; None: all cores.
             progress: See `Progress`.
 
         Raises:
             ValueError: Bad chunks (the message names chunk, time step and dimension) or options; a vocabulary smaller
                 than the range of the coefficients.
+            OSError: The spill directory is full.
         """
         start = time.perf_counter()
-        vocab_size = _integer("vocab_size", vocab_size, 1, MAX_VOCAB_SIZE, f"in 1..{MAX_VOCAB_SIZE}")
-        min_frequency = _integer("min_frequency", min_frequency, 1, 2**62, "at least 1")
-        max_token_symbols = _integer(
-            "max_token_symbols", max_token_symbols, 1, MAX_TOKEN_SYMBOLS, f"in 1..{MAX_TOKEN_SYMBOLS}"
+        options = FitOptions(
+            vocab_size=vocab_size,
+            scale=scale,
+            min_frequency=min_frequency,
+            normalize=normalize,
+            clip=clip,
+            range_quantile=range_quantile,
+            max_token_symbols=max_token_symbols,
+            dimension_names=dimension_names,
+            hz=hz,
+            max_chunks=max_chunks,
+            memory_budget=memory_budget,
+            spill_directory=spill_directory,
+            num_threads=num_threads,
         )
-        if not 0.99 <= range_quantile <= 1:
-            raise ValueError(f"range_quantile must lie in [0.99, 1], got {range_quantile}")
-        if isinstance(scale, str) or isinstance(dimension_names, str):
-            raise ValueError("scale takes numbers and dimension_names a list of strings, got a string")
-        scale = float(scale) if np.ndim(scale) == 0 else tuple(float(s) for s in scale)  # type: ignore[arg-type, union-attr]
-        names = None if dimension_names is None else tuple(dimension_names)
-        # Refuse before any chunk is read what no chunk can make right.
-        dims = len(scale) if isinstance(scale, tuple) else None if names is None else len(names)
-        TokenizerSpec(scale, 0, 0, np.empty((0, 2), np.int32), action_dim=dims, hz=hz, dimension_names=names)
-        if normalize is not None and not isinstance(normalize, str | Normalizer):
-            raise ValueError(f"normalize must be a kind of statistics, a Normalizer or None, got {normalize!r}")
-        if isinstance(normalize, str):
-            blocks: Iterable[ChunkBlock] = list(chunk_blocks(chunks))
-            normalizer: Normalizer | None = _fit_normalizer(list(blocks), normalize, clip)
-        elif clip is not None:
-            raise ValueError("clip goes with statistics to take; give a Normalizer its clip itself")
-        else:
-            blocks, normalizer = chunk_blocks(chunks), normalize
-
-        threads = _threads(num_threads)
-        corpus = Corpus([scale] if isinstance(scale, float) else list(scale), **_native_normalizer(normalizer))
-        horizons: set[int] = set()
-        for block in blocks:
-            corpus.add(block.values, block.row_offsets, first_chunk=block.first, num_threads=threads)
-            horizons |= block.horizons
-            dims = block.action_dim
-            if progress is not None:
-                progress("quantize", corpus.chunks, None)
-        if not horizons:
-            raise ValueError("got no chunks to fit on")
-        lowest, highest = _fitted_range(corpus, range_quantile, vocab_size)
-        summary: dict[str, Any] = {
+        report = _no_report if progress is None else progress
+        blocks, normalizer, left_out = _blocks_to_fit(chunks, options, report)
+        corpus, horizons, dims = _corpus_of(blocks, normalizer, options, report)
+        lowest, highest = _fitted_range(corpus, options.range_quantile, options.vocab_size)
+        counted = {  # training uses the corpus up
             "chunks": corpus.chunks,
+            "chunks_left_out": left_out,
             "coefficients": corpus.symbols,
             "clipped": corpus.clipped,
             "saturated": corpus.outside(lowest, highest),
+            "spilled_bytes": corpus.spilled_bytes,
         }
-        report = None if progress is None else lambda done, total: progress("merge", done, total)
         merges = corpus.train(
             lowest,
             highest,
-            vocab_size,
-            min_frequency,
-            max_token_symbols,
-            num_threads=threads,
-            progress=report,
+            options.vocab_size,
+            options.min_frequency,
+            options.max_token_symbols,
+            num_threads=_threads(options.num_threads),
+            progress=lambda done, total: report("merge", done, total),
         )
         spec = TokenizerSpec(
-            scale=scale,
+            scale=options.scale,  # type: ignore[arg-type]
             min_coefficient=lowest,
             max_coefficient=highest,
             merges=merges,
             normalizer=normalizer,
             time_horizon=horizons.pop() if len(horizons) == 1 else None,
             action_dim=dims,
-            hz=hz,
-            dimension_names=names,
+            hz=options.hz,
+            dimension_names=options.dimension_names,  # type: ignore[arg-type]
         )
         seconds = time.perf_counter() - start
-        return cls(
-            spec,
-            FitSummary(**summary, alphabet_size=spec.alphabet_size, merges=len(merges), seconds=seconds),
-        )
+        summary = FitSummary(**counted, alphabet_size=spec.alphabet_size, merges=len(merges), seconds=seconds)
+        return cls(spec, summary)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FastTokenizer:
@@ -516,13 +613,63 @@ def _integer(name: str, value: int, lowest: int, highest: int, rule: str) -> int
     return number
 
 
-def _fit_normalizer(blocks: list[ChunkBlock], kind: NormalizerKind, clip: float | None) -> Normalizer:
-    if not blocks:
-        raise ValueError("got no chunks to fit on")
-    for block in blocks:
+def _no_report(stage: str, done: int, total: int | None) -> None:
+    """For a fit that nobody watches."""
+
+
+def _blocks_to_fit(
+    chunks: ChunksLike, options: FitOptions, report: Progress
+) -> tuple[Iterable[ChunkBlock], Normalizer | None, int]:
+    """Blocks to quantize, the normaliser, and how many chunks the sample leaves out. Reads what must be read before."""
+    kind = options.statistics
+    if kind is None and options.max_chunks is None:
+        assert not isinstance(options.normalize, str)
+        return chunk_blocks(chunks), options.normalize, 0
+    sample = None if options.max_chunks is None else ChunkSample(options.max_chunks)
+    in_memory = hasattr(chunks, "__array__") or isinstance(chunks, list | tuple)
+    exact = in_memory or (sample is None and isinstance(chunks, Iterator))
+    statistics = NormalizerStatistics()
+    held: list[ChunkBlock] = []
+    seen = 0
+    for block in chunk_blocks(chunks):
         block.require_finite()
-    rows = [b.values.reshape(-1, b.action_dim) for b in blocks]
-    return Normalizer.fit(rows[0] if len(rows) == 1 else np.concatenate(rows), kind, clip=clip)
+        seen += len(block)
+        if sample is not None:
+            sample.add(block)
+        if kind is not None and exact:
+            held.append(block)
+        elif kind is not None:
+            statistics.update(block.rows)
+        report("statistics" if sample is None else "sample", seen, None)
+    if seen == 0:
+        raise ValueError("got no chunks to fit on")
+    if kind is None:
+        normalizer = options.normalize
+    elif exact:
+        normalizer = Normalizer.from_rows([block.rows for block in held], kind, clip=options.clip)
+    else:
+        normalizer = statistics.normalizer(kind, clip=options.clip)
+    assert not isinstance(normalizer, str)
+    if sample is not None:
+        return sample.blocks(), normalizer, sample.left_out
+    return held if exact else blocks_again(chunks, seen), normalizer, 0
+
+
+def _corpus_of(
+    blocks: Iterable[ChunkBlock], normalizer: Normalizer | None, options: FitOptions, report: Progress
+) -> tuple[Corpus, set[int], int]:
+    """The quantized chunks, their horizons and their dimensions."""
+    corpus = options.native_corpus(normalizer)
+    horizons: set[int] = set()
+    dims = 0
+    for block in blocks:
+        corpus.add(block.values, block.row_offsets, first_chunk=block.first, num_threads=_threads(options.num_threads))
+        horizons |= block.horizons
+        dims = block.action_dim
+        report("quantize", corpus.chunks, None)
+    if not horizons:
+        raise ValueError("got no chunks to fit on")
+    return corpus, horizons, dims
 
 
 def _fitted_range(corpus: Corpus, quantile: float, vocab_size: int) -> tuple[int, int]:
