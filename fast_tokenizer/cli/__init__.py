@@ -6,19 +6,22 @@ import sys
 
 
 def main() -> None:
-    """Runs the command line. Bad input ends in one line on stderr and exit code 1; bad usage in one and 2."""
-    from fast_tokenizer.cli.app import app
+    """Runs the command line. What goes wrong ends in one line on stderr.
 
+    Exit codes: 1 for bad input, 2 for bad usage, 130 for an interruption.
+    """
     try:
+        from fast_tokenizer.cli.app import app
+
         code = app(standalone_mode=False)
     except (ValueError, OSError, MemoryError, OverflowError) as error:
         _fail(str(error) or type(error).__name__, 1)
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        _fail("interrupted", 130)
     except Exception as error:  # typer's usage errors have no public base class in all its versions
         if not hasattr(error, "format_message"):
             if type(error).__name__ == "Abort":  # Ctrl-C, as typer passes it on
-                raise SystemExit(130) from None
+                _fail("interrupted", 130)
             raise
         _fail(error.format_message() or "see --help", getattr(error, "exit_code", 2))
     raise SystemExit(code if isinstance(code, int) else 0)

@@ -4,37 +4,47 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from fast_tokenizer import _core
-from fast_tokenizer.chunk import Trajectory
-from fast_tokenizer.cli.files import check_output_file, check_output_folder, load_tokens, save_npz
+from fast_tokenizer.cli.files import check_output_file, check_output_folder, load_tokens, save_npz, save_tokenizer
 from fast_tokenizer.cli.picture import chunk_picture
 from fast_tokenizer.cli.tables import Result, result_table
 from fast_tokenizer.cli.workflow import (
     Recording,
-    count_short,
+    Report,
+    check_stride,
+    count_windows,
+    gathered_windows,
     horizon_steps,
     iterate_windows,
+    open_recording,
+    parse_bytes,
     peak_memory_mib,
-    read_recording,
+    sample_chunks,
     split_holdout,
+    take_statistics,
 )
+from fast_tokenizer.io import Dataset, Trajectories
 from fast_tokenizer.metrics import evaluate
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
+from fast_tokenizer.statistics import NormalizerStatistics
 from fast_tokenizer.synthetic import ROBOTS, generate_trajectories
-from fast_tokenizer.tokenizer import FastTokenizer
+from fast_tokenizer.tokenizer import FastTokenizer, FitOptions, FitSummary
 from fast_tokenizer.tokens import TokenBatch
 
 app = typer.Typer(
@@ -107,14 +117,30 @@ def fit(
     max_token_symbols: Annotated[int, typer.Option("--max-token-symbols", help="Longest run of one token.")] = 1024,
     dims: DimsOption = None,
     holdout: Annotated[float, typer.Option("--holdout", help="Share of the episodes to measure on.")] = 0.2,
+    max_chunks: Annotated[
+        int | None, typer.Option("--max-chunks", help="Fit on a uniform sample of that many chunks. Default: all.")
+    ] = None,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(
+            "--memory-budget",
+            help="Memory for the corpus (2GiB, 512MiB, bytes); more goes to temporary files. Default: no limit.",
+        ),
+    ] = None,
+    spill_directory: Annotated[
+        Path | None, typer.Option("--spill-directory", help="Folder of these files. Default: the system's.")
+    ] = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit a vocabulary on trajectories, save it, and measure it on held-out episodes."""
+    """Fit a vocabulary on trajectories, save it, and measure it on held-out episodes.
+
+    Files are read one at a time: once for normalisation statistics, once to fit, those of held-out episodes once more.
+    """
     check_output_folder(output)
-    recording = read_recording(data, hz, dims)
-    steps = horizon_steps(horizon, recording)
     with _progress() as report:
+        recording = open_recording(data, hz, dims, report)
+        steps = horizon_steps(horizon, recording)
         result = _fit_and_measure(
             recording,
             steps,
@@ -128,15 +154,23 @@ def fit(
             range_quantile=range_quantile,
             min_frequency=min_frequency,
             max_token_symbols=max_token_symbols,
+            max_chunks=max_chunks,
+            memory_budget=None if memory_budget is None else parse_bytes(memory_budget),
+            spill_directory=spill_directory,
             num_threads=threads,
         )
-    result.tokenizer.save(output)
+    save_tokenizer(result.tokenizer, output)
     if as_json:
         _print_json({**result.to_json(), "peak_memory_mib": peak_memory_mib(), "output": str(output)})
         return
     console = Console(markup=False, highlight=False)
     print(f"Measured on {_measured_on(result)}")
     console.print(result_table({"": result}))
+    if result.fit.chunks_left_out:
+        seen = result.fit.chunks + result.fit.chunks_left_out
+        print(f"Fitted on {result.fit.chunks:,} of {seen:,} chunks, drawn uniformly: the others are left out.")
+    if result.fit.spilled_bytes:
+        print(f"{result.fit.spilled_bytes / 2**20:,.1f} MiB of the corpus went to temporary files.")
     if result.short_episodes:
         episodes = len(recording.trajectories)
         print(f"{result.short_episodes} of {episodes} episodes are shorter than {steps} steps: left out.")
@@ -159,19 +193,22 @@ def encode(
     """Turn trajectories into token ids (npz: ids, offsets, time_horizon, action_dim, fingerprint, counts)."""
     check_output_file(output)
     tokenizer = FastTokenizer.load(model)
-    recording = read_recording(data, hz, dims)
-    _check_same_robot(tokenizer, recording)
-    recorded = tokenizer.spec.time_horizon
-    steps = recorded if recorded is not None and horizon is None else horizon_steps(horizon, recording)
-    stride = steps if stride is None else stride
-    batches, covered = [], 0
     with _progress() as report:
-        for chunks in iterate_windows(recording.trajectories, steps, stride):
+        recording = open_recording(data, hz, dims, report)
+        _check_same_robot(tokenizer, recording)
+        recorded = tokenizer.spec.time_horizon
+        steps = recorded if recorded is not None and horizon is None else horizon_steps(horizon, recording)
+        stride = steps if stride is None else stride
+        check_stride(stride)
+        lengths = recording.trajectories.lengths
+        counts = count_windows(lengths, steps, stride)
+        if not counts.any():
+            raise ValueError(f"none of the {len(lengths)} episodes has {steps} steps")
+        batches, done = [], 0
+        for chunks in gathered_windows(recording.trajectories.select(counts > 0), steps, stride):
             batches.append(tokenizer.encode(chunks, num_threads=threads))
-            covered += steps + min(stride, steps) * (len(chunks) - 1)
-            report("encode", len(batches), len(recording.trajectories))
-    if not batches:
-        raise ValueError(f"none of the {len(recording.trajectories)} episodes has {steps} steps")
+            done += len(chunks)
+            report("encode", done, int(counts.sum()))
     tokens = TokenBatch.concatenate(batches)
     save_npz(
         output,
@@ -183,14 +220,15 @@ def encode(
         action_dim=np.int64(recording.action_dim),
         fingerprint=np.array(tokenizer.fingerprint()),
     )
-    rows = sum(len(t.actions) for t in recording.trajectories)
+    rows = int(lengths.sum())
+    covered = int((steps + min(stride, steps) * (counts[counts > 0] - 1)).sum())
     summary = {
         "chunks": len(tokens),
         "ids": len(tokens.ids),
         "mean_token_length": len(tokens.ids) / len(tokens),
         "saturated": int(tokens.saturated.sum()),
         "clipped": int(tokens.clipped.sum()),
-        "short_episodes": count_short(recording.trajectories, steps),
+        "short_episodes": int((counts == 0).sum()),
         "steps_left_out": rows - covered,
         "output": str(output),
     }
@@ -292,7 +330,7 @@ def demo(
     """Fit, encode and decode generated robot trajectories (or yours), and show what comes out."""
     with _progress() as report:
         if data:
-            recordings = {data[0].stem: read_recording(data, hz, None)}
+            recordings = {data[0].stem: open_recording(data, hz, None, report)}
         else:
             recordings = {name: _generated(name, episodes, seed) for name in ROBOTS}
         results: dict[str, Result] = {}
@@ -319,60 +357,82 @@ def demo(
 
 # ---- Shared by fit and demo ------------------------------------------------------------------------
 
-_Report = Callable[[str, int, int | None], None]
-
 
 def _fit_and_measure(
     recording: Recording,
     steps: int,
     stride: int,
     holdout: float,
-    report: _Report,
+    report: Report,
     *,
     normalize: NormalizeChoice,
     clip: float | None = None,
+    max_chunks: int | None = None,
     label: str = "",
     **options: Any,
 ) -> Result:
     """Fits on most episodes, and measures on the others where any is long enough."""
-    prefix = f"{label}: " if label else ""
+
+    def told(stage: str, done: int, total: int | None) -> None:
+        report(f"{label}: {stage}" if label else stage, done, total)
+
+    check_stride(stride)
     parts = split_holdout(recording.trajectories, holdout)
-    fitted, held = ([t for t in part if len(t.actions) >= steps] for part in parts)
-    if not fitted:
+    fitted, held = (part.select(part.lengths >= steps) for part in parts)
+    if not len(fitted):
         raise ValueError(f"none of the {len(parts[0])} episodes to fit on has {steps} steps")
-    normalizer = None
-    if normalize is not NormalizeChoice.none:
-        rows = np.concatenate([t.actions for t in fitted])
-        normalizer = Normalizer.fit(rows, cast(NormalizerKind, normalize.value), clip=clip)
-    elif clip is not None:
+    kind = None if normalize is NormalizeChoice.none else cast(NormalizerKind, normalize.value)
+    if kind is None and clip is not None:
         raise ValueError("--clip needs --normalize")
-    tokenizer = FastTokenizer.fit(
-        iterate_windows(fitted, steps, stride),
-        normalize=normalizer,
-        dimension_names=recording.dimension_names,
-        hz=recording.hz,
-        progress=lambda stage, done, total: report(prefix + stage, done, total),
-        **options,
-    )
-    quality = evaluate(tokenizer, _reported(held or fitted, steps, stride, report, prefix))
+    options |= {"dimension_names": recording.dimension_names, "hz": recording.hz}
+    FitOptions(normalize=kind, clip=clip, max_chunks=max_chunks, **options)  # refused before anything is read
+    tokenizer, summary = _fit(fitted, steps, stride, kind, clip, max_chunks, told, options)
+    measured = held if len(held) else fitted
+    quality = evaluate(tokenizer, _reported(measured, steps, stride, told))
+    short = int((recording.trajectories.lengths < steps).sum())
+    return Result(tokenizer, summary, quality, held_out=len(held) > 0, short_episodes=short)
+
+
+def _fit(
+    trajectories: Trajectories,
+    steps: int,
+    stride: int,
+    kind: NormalizerKind | None,
+    clip: float | None,
+    max_chunks: int | None,
+    report: Report,
+    options: dict[str, Any],
+) -> tuple[FastTokenizer, FitSummary]:
+    """Fits on all chunks of the trajectories or on a sample; statistics are taken of every step once."""
+    start = time.perf_counter()
+    chunks: Iterable[NDArray[np.floating]]
+    statistics = None if kind is None else NormalizerStatistics()
+    if max_chunks is None:
+        if statistics is not None:
+            take_statistics(trajectories, statistics, report)
+        chunks, left_out = iterate_windows(trajectories, steps, stride), 0
+    else:
+        sample = sample_chunks(trajectories, steps, stride, max_chunks, statistics, report)
+        chunks, left_out = [block.values for block in sample.blocks()], sample.left_out
+    normalizer = None if kind is None or statistics is None else statistics.normalizer(kind, clip=clip)
+    total = int(count_windows(trajectories.lengths, steps, stride).sum()) - left_out
+
+    def told(stage: str, done: int, of: int | None) -> None:
+        report(stage, done, total if stage == "quantize" else of)
+
+    tokenizer = FastTokenizer.fit(chunks, normalize=normalizer, progress=told, **options)
     assert tokenizer.fit_summary is not None
-    short = count_short(recording.trajectories, steps)
-    return Result(tokenizer, tokenizer.fit_summary, quality, held_out=bool(held), short_episodes=short)
+    seconds = time.perf_counter() - start
+    return tokenizer, replace(tokenizer.fit_summary, chunks_left_out=left_out, seconds=seconds)
 
 
-def _reported(trajectories: list[Trajectory], steps: int, stride: int, report: _Report, prefix: str) -> Iterator[Any]:
-    """Windows of several episodes at a time, as a training loop would batch them."""
-    gathered: list[Any] = []
+def _reported(trajectories: Trajectories, steps: int, stride: int, report: Report) -> Iterator[NDArray[np.floating]]:
+    total = int(count_windows(trajectories.lengths, steps, stride).sum())
     done = 0
-    for chunks in iterate_windows(trajectories, steps, stride):
-        gathered.append(chunks)
+    for chunks in gathered_windows(trajectories, steps, stride):
+        yield chunks
         done += len(chunks)
-        if sum(len(c) for c in gathered) >= 1024:
-            yield np.concatenate(gathered)
-            gathered = []
-            report(prefix + "measure", done, None)
-    if gathered:
-        yield np.concatenate(gathered)
+        report("measure", done, total)
 
 
 def _measured_on(result: Result) -> str:
@@ -401,15 +461,17 @@ def _print_peak_memory() -> None:
 def _generated(name: str, episodes: int, seed: int) -> Recording:
     robot = ROBOTS[name]
     actions = generate_trajectories(robot, episodes, seed)
-    trajectories = [Trajectory(a, f"{name} {i}", robot.hz, robot.dimension_names) for i, a in enumerate(actions)]
-    if not trajectories:
+    if not actions:
         raise ValueError("--episodes must be positive")
-    return Recording(trajectories, robot.hz, robot.dimension_names, None)
+    lengths = np.array([len(a) for a in actions])
+    dims = actions[0].shape[1]
+    dataset = Dataset(Path(name), lengths, dims, lambda: iter(actions), robot.hz, robot.dimension_names)
+    return Recording(dataset.trajectories, dims, robot.hz, robot.dimension_names, None)
 
 
 @contextmanager
-def _progress() -> Iterator[_Report]:
-    """A progress line on stderr: one task a stage."""
+def _progress() -> Iterator[Report]:
+    """A progress line on stderr: one task a stage, brought up to date ten times a second."""
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),
@@ -420,8 +482,14 @@ def _progress() -> Iterator[_Report]:
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         tasks: dict[str, Any] = {}
+        due = 0.0
 
         def report(stage: str, done: int, total: int | None) -> None:
+            nonlocal due
+            now = time.monotonic()
+            if progress.disable or (stage in tasks and now < due and done != total):
+                return
+            due = now + 0.1
             if stage not in tasks:
                 for task in tasks.values():
                     progress.update(task, visible=False)

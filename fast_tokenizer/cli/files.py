@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fast_tokenizer._core import MAX_HORIZON
-from fast_tokenizer.tokenizer import MAX_ACTION_DIM
+from fast_tokenizer.tokenizer import MAX_ACTION_DIM, FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
 
 
@@ -33,6 +33,14 @@ def check_output_file(path: Path) -> None:
         raise ValueError(f"-o {path}: cannot write in {path.parent}")
 
 
+def save_tokenizer(tokenizer: FastTokenizer, folder: Path) -> None:
+    """Saves it whole or not at all; an error names the folder."""
+    try:
+        tokenizer.save(folder)
+    except OSError as error:
+        raise OSError(f"-o {folder}: cannot write there: {error.strerror or error}") from None
+
+
 def save_npz(path: Path, **arrays: Any) -> None:
     """Writes under the very name given (numpy would append .npz): a file whole or not at all, a pipe as it comes."""
     target = path.resolve()
@@ -45,8 +53,10 @@ def save_npz(path: Path, **arrays: Any) -> None:
         with temporary.open("xb") as file:
             np.savez(file, **arrays)
         temporary.replace(target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(f"-o {path}: cannot write there: {error.strerror or error}") from None
         raise
 
 

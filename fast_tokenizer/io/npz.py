@@ -2,7 +2,7 @@
 
 - npz: `actions` (N, D) with `episode_ends` (E,) exclusive ends, or chunks (N, T, D) under `actions` or `chunks`;
   optional `hz` and `action_names`.
-- npy: one trajectory (L, D), or chunks (N, T, D).
+- npy: one trajectory (L, D), or chunks (N, T, D). Memory-mapped.
 
 Nothing is unpickled.
 """
@@ -10,101 +10,155 @@ Nothing is unpickled.
 from __future__ import annotations
 
 import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_tokenizer.chunk import Trajectory
 from fast_tokenizer.io import Dataset
+
+#: Values whose being finite is checked at a time.
+_CHECKED_VALUES = 1 << 20
 
 
 def read_npz(path: Path) -> Dataset:
-    """Reads an npz file."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array; name it .npy")
-            fields = {name: file[name] for name in _FIELDS if name in file.files}
-            names = sorted(file.files)
-    except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not a readable npz file{_reason(error)}") from None
-    actions = fields.get("actions", fields.get("chunks"))
-    if actions is None:
+    """Opens an npz file. Its array of actions is read when the trajectories are, and let go after."""
+    with _reading(path, "npz"), _opened(path) as file:
+        names = sorted(file.files)
+        field = next((name for name in ("actions", "chunks") if name in names), "")
+        shape, dtype = _header(file, field) if field else ((), np.dtype(np.float64))
+        fields = {name: file[name] for name in ("episode_ends", "hz", "action_names") if name in names}
+    if not field:
         raise ValueError(f"{path}: expected an array 'actions' or 'chunks', got {names}")
     hz = _hz(path, fields.get("hz"))
     dimension_names = tuple(str(n) for n in fields["action_names"].ravel()) if "action_names" in fields else None
-    if actions.ndim == 3:
-        return _dataset_of_chunks(path, actions, hz, dimension_names)
-    if "episode_ends" not in fields:
-        raise ValueError(f"{path}: actions of shape {actions.shape} need 'episode_ends'; chunks have rank 3 (N, T, D)")
-    _check(path, actions, rank=2)
-    _check_names(path, dimension_names, actions.shape[-1])
-    bounds = _episode_bounds(path, fields["episode_ends"], len(actions))
-    trajectories = [
-        Trajectory(actions[start:end], f"{path} episode {i}", hz, dimension_names)
-        for i, (start, end) in enumerate(bounds)
-    ]
-    return Dataset(path, trajectories)
+    if len(shape) != 3 and "episode_ends" not in fields:
+        raise ValueError(f"{path}: actions of shape {shape} need 'episode_ends'; chunks have rank 3 (N, T, D)")
+
+    def load() -> NDArray[Any]:
+        with _reading(path, "npz"), _opened(path) as file:
+            actions: NDArray[Any] = file[field]
+            return actions
+
+    return _dataset(path, shape, dtype, fields.get("episode_ends"), load, hz, dimension_names)
 
 
 def read_npy(path: Path) -> Dataset:
-    """Reads an npy file."""
+    """Opens an npy file. It is memory-mapped when the trajectories are read."""
+
+    def load() -> NDArray[Any]:
+        with _reading(path, "npy"):
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(mapped, np.ndarray):
+            raise ValueError(f"{path}: holds several arrays; name it .npz")
+        return mapped.view(np.ndarray)
+
+    actions = load()
+    ends = np.array([len(actions)]) if actions.ndim == 2 else None
+    return _dataset(path, actions.shape, actions.dtype, ends, load, None, None)
+
+
+@contextmanager
+def _reading(path: Path, kind: str) -> Iterator[None]:
+    """Turns what NumPy raises for a file that is not what it should be into one error that names the file."""
     try:
-        actions = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not a readable npy file{_reason(error)}") from None
-    if not isinstance(actions, np.ndarray):
-        raise ValueError(f"{path}: holds several arrays; name it .npz")
-    if actions.ndim == 3:
-        return _dataset_of_chunks(path, actions, None, None)
-    _check(path, actions, rank=2)
-    return Dataset(path, [Trajectory(actions, str(path))])
+        yield
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        # NumPy's reason, unless it is the advice to unpickle what cannot be trusted.
+        reason = "" if "pickle" in str(error) else f": {error}"
+        raise ValueError(f"{path}: not a readable {kind} file{reason}") from None
 
 
-_FIELDS = ("actions", "chunks", "episode_ends", "hz", "action_names")
+@contextmanager
+def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """An npz file, none of its arrays read yet."""
+    with np.load(path, allow_pickle=False) as file:
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array; name it .npy")
+        yield file
 
 
-def _dataset_of_chunks(
-    path: Path, chunks: NDArray[Any], hz: float | None, dimension_names: tuple[str, ...] | None
+def _header(file: np.lib.npyio.NpzFile, field: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of an array, without reading it."""
+    assert file.zip is not None
+    name = field if field in file.zip.namelist() else f"{field}.npy"
+    with file.zip.open(name) as member:
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        version = np.lib.format.read_magic(member)
+        if version not in read:
+            raise ValueError(f"{field!r} is of npy version {version}")
+        shape, _, dtype = read[version](member)
+    return shape, dtype
+
+
+def _dataset(
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    episode_ends: NDArray[Any] | None,
+    load: Callable[[], NDArray[Any]],
+    hz: float | None,
+    names: tuple[str, ...] | None,
 ) -> Dataset:
-    _check(path, chunks, rank=3)
-    _check_names(path, dimension_names, chunks.shape[-1])
-    trajectories = [Trajectory(c, f"{path} chunk {i}", hz, dimension_names) for i, c in enumerate(chunks)]
-    return Dataset(path, trajectories, horizon=chunks.shape[1])
+    """Checks the outline. Chunks of rank 3 are trajectories of equal length; their `episode_ends` count for nothing."""
+    if dtype.kind != "f" or dtype.itemsize not in (4, 8):
+        raise ValueError(f"{path}: expected actions of float32 or float64, got {dtype}")
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise ValueError(f"{path}: expected actions of shape (L, D) or (N, T, D), not empty; got {shape}")
+    if names is not None and len(names) != shape[-1]:
+        raise ValueError(f"{path}: action_names has {len(names)} names for {shape[-1]} dimensions")
+    if len(shape) == 3:
+        bounds = None
+        lengths = np.full(shape[0], shape[1], np.int64)
+    else:
+        assert episode_ends is not None
+        bounds = _episode_bounds(path, episode_ends, shape[0])
+        lengths = bounds[:, 1] - bounds[:, 0]
+
+    def trajectories() -> Iterator[NDArray[np.floating]]:
+        actions = load()
+        if (actions.shape, actions.dtype) != (shape, dtype):
+            raise ValueError(
+                f"{path}: changed while it was in use: actions were {dtype} of shape {shape}, "
+                f"are {actions.dtype} of shape {actions.shape}"
+            )
+        _require_finite(path, actions)
+        if bounds is None:
+            yield from (chunk.copy() for chunk in actions)
+        elif len(bounds) == 1:
+            yield actions
+        else:  # copies: who keeps one trajectory must not keep them all
+            yield from (actions[start:end].copy() for start, end in bounds)
+
+    return Dataset(path, lengths, shape[-1], trajectories, hz, names, horizon=shape[1] if len(shape) == 3 else None)
 
 
-def _check(path: Path, actions: NDArray[Any], rank: int) -> None:
-    if actions.dtype.kind != "f" or actions.dtype.itemsize not in (4, 8):
-        raise ValueError(f"{path}: expected actions of float32 or float64, got {actions.dtype}")
-    if actions.ndim != rank or actions.size == 0:
-        raise ValueError(f"{path}: expected actions of shape (L, D) or (N, T, D), not empty; got {actions.shape}")
-    if not np.isfinite(actions).all():
-        at = tuple(int(i) for i in np.argwhere(~np.isfinite(actions))[0])
-        raise ValueError(f"{path}: actions[{', '.join(map(str, at))}] is {actions[at]}; actions must be finite")
+def _require_finite(path: Path, actions: NDArray[Any]) -> None:
+    step = max(1, _CHECKED_VALUES * len(actions) // actions.size)
+    for first in range(0, len(actions), step):
+        finite = np.isfinite(actions[first : first + step])
+        if not finite.all():
+            row, *rest = (int(i) for i in np.argwhere(~finite)[0])
+            at = (first + row, *rest)
+            raise ValueError(f"{path}: actions[{', '.join(map(str, at))}] is {actions[at]}; actions must be finite")
 
 
-def _check_names(path: Path, names: tuple[str, ...] | None, dims: int) -> None:
-    if names is not None and len(names) != dims:
-        raise ValueError(f"{path}: action_names has {len(names)} names for {dims} dimensions")
-
-
-def _reason(error: Exception) -> str:
-    """NumPy's reason, unless it is the advice to unpickle what cannot be trusted."""
-    return "" if "pickle" in str(error) else f": {error}"
-
-
-def _episode_bounds(path: Path, ends: NDArray[Any], rows: int) -> list[tuple[int, int]]:
+def _episode_bounds(path: Path, ends: NDArray[Any], rows: int) -> NDArray[np.int64]:
+    """(E, 2): first row of each episode, and the row after its last."""
     if ends.ndim != 1 or ends.dtype.kind not in "iu" or len(ends) == 0:
         raise ValueError(f"{path}: episode_ends must be a list of integers, got {ends.dtype} of shape {ends.shape}")
+    ends = ends.astype(np.int64)
     starts = np.concatenate([[0], ends[:-1]])
     if (ends <= starts).any() or ends[-1] > rows:
         i = int(np.flatnonzero((ends <= starts) | (ends > rows))[0])
         raise ValueError(f"{path}: episode {i} runs from row {starts[i]} to {ends[i]} of {rows}; ends must rise")
     if ends[-1] < rows:
         raise ValueError(f"{path}: the last episode ends at row {ends[-1]}, but there are {rows} rows")
-    return [(int(a), int(b)) for a, b in zip(starts, ends, strict=True)]
+    return np.stack([starts, ends], axis=1)
 
 
 def _hz(path: Path, hz: NDArray[Any] | None) -> float | None:
