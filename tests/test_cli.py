@@ -1,7 +1,9 @@
 """The command line, run as users run it."""
 
+import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -362,3 +364,138 @@ def test_files_that_disagree_are_refused(episodes: Path, tmp_path: Path) -> None
     assert "wide.npy has 9 dimensions" in fails("fit", episodes, tmp_path / "wide.npy", "-o", tmp_path / "tok")
     other = save_episodes(tmp_path / "slow.npz", [np.zeros((90, 7))], hz=5.0)
     assert "has 5.0 Hz" in fails("fit", episodes, other, "-o", tmp_path / "tok")
+
+
+# ---- Large data, interruptions, full disks -----------------------------------------------------------
+
+
+def test_many_files_fit_what_one_file_of_the_same_episodes_fits(episodes: Path, tmp_path: Path) -> None:
+    with np.load(episodes) as file:
+        parts = np.split(file["actions"], file["episode_ends"][:-1])
+        fields = {name: file[name] for name in ("hz", "action_names")}
+    files = [save_episodes(tmp_path / f"{i}.npz", parts[2 * i : 2 * i + 2], **fields) for i in range(5)]
+    one = json.loads(ok("fit", episodes, "-o", tmp_path / "one", "--vocab-size", 512, "--json"))
+    many = json.loads(ok("fit", *files, "-o", tmp_path / "many", "--vocab-size", 512, "--json"))
+    varying = ("seconds", "peak", "output")
+    assert {k: v for k, v in one.items() if not any(w in k for w in varying)} == {
+        k: v for k, v in many.items() if not any(w in k for w in varying)
+    }
+    assert (tmp_path / "one" / "fast_tokenizer.json").read_bytes() == (
+        tmp_path / "many" / "fast_tokenizer.json"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("normalize", ["quantile", "none"])
+def test_max_chunks_samples_and_says_what_it_left_out(episodes: Path, tmp_path: Path, normalize: str) -> None:
+    fit = ("fit", episodes, "-o", tmp_path / "tok", "--vocab-size", 600, "--normalize", normalize)
+    full = json.loads(ok(*fit, "--json"))
+    assert full["fit_chunks_left_out"] == 0
+    seen = full["fit_chunks"]
+    assert json.loads(ok(*fit, "--max-chunks", seen, "--json"))["fingerprint"] == full["fingerprint"]
+    sampled = json.loads(ok(*fit, "--max-chunks", 100, "--json"))
+    assert (sampled["fit_chunks"], sampled["fit_chunks_left_out"]) == (100, seen - 100)
+    assert sampled["chunks"] == full["chunks"], "measured on all held-out chunks"
+    normalizers = {json.loads(ok(*fit, *more, "--json"))["fingerprint"] for more in ((), ("--max-chunks", 100))}
+    assert len(normalizers) == 2
+    assert f"Fitted on 100 of {seen:,} chunks" in ok(*fit, "--max-chunks", 100)
+
+
+def test_statistics_are_of_all_episodes_whatever_the_sample(episodes: Path, tmp_path: Path) -> None:
+    for name, more in (("full", ()), ("sample", ("--max-chunks", 100))):
+        ok("fit", episodes, "-o", tmp_path / name, "--vocab-size", 600, *more)
+    full, sample = (FastTokenizer.load(tmp_path / name).spec.normalizer for name in ("full", "sample"))
+    assert full is not None
+    assert sample is not None
+    assert full.center.tolist() == sample.center.tolist()
+    assert full.half_range.tolist() == sample.half_range.tolist()
+
+
+def test_bad_storage_options_end_in_one_clear_line(episodes: Path, tmp_path: Path) -> None:
+    fit = ("fit", episodes, "-o", tmp_path / "tok")
+    for options, message in (
+        (("--memory-budget", "much"), "--memory-budget: expected bytes such as 2GiB"),
+        (("--memory-budget", "0"), "memory_budget must be at least 1 byte"),
+        (("--spill-directory", tmp_path), "spill_directory goes with memory_budget"),
+        (("--memory-budget", "1GiB", "--spill-directory", tmp_path / "no"), "is no folder that can be written to"),
+        (("--max-chunks", "0"), "max_chunks must be at least 1"),
+    ):
+        assert message in fails(*fit, *options)
+
+
+#: The command line, but that it says "there" and waits when a stage begins.
+HALTED = """
+import os, sys, time
+from contextlib import contextmanager
+from fast_tokenizer.cli import app, main
+
+@contextmanager
+def halting():
+    def report(stage, done, total):
+        if stage == os.environ["HALT_AT"]:
+            print("there", flush=True)
+            time.sleep(100)
+    yield report
+
+app._progress = halting
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
+@pytest.mark.parametrize("stage", ["open", "statistics", "quantize", "merge", "measure"])
+def test_an_interrupted_fit_leaves_nothing_and_can_be_run_again(
+    episodes: Path, model: Path, tmp_path: Path, stage: str, number: signal.Signals
+) -> None:
+    folder, spill = tmp_path / "tok", tmp_path / "spill"
+    spill.mkdir()
+    fit = ("fit", episodes, "-o", folder, "--vocab-size", "512", "--memory-budget", "1", "--spill-directory", spill)
+    environment = {**os.environ, "HALT_AT": stage}
+    command = [sys.executable, "-c", HALTED, *map(str, fit)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert errors.strip() == "fast-tokenizer: interrupted"
+    else:
+        assert process.returncode == -number
+    assert not folder.exists()
+    assert not list(spill.iterdir())
+    again = json.loads(ok(*fit, "--json"))
+    assert again["fingerprint"] == FastTokenizer.load(model).fingerprint()
+    assert [p.name for p in folder.iterdir()] == ["fast_tokenizer.json"]
+    assert not list(spill.iterdir())
+
+
+def run_on_a_disk_of(size: int, *args: object) -> str:
+    """The one line of a command that may write files of `size` bytes at most."""
+    import resource
+
+    command = [sys.executable, "-B", "-c", "from fast_tokenizer.cli import main; main()", *map(str, args)]
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, timeout=120)
+    assert done.returncode == 1, (done.stdout, done.stderr)
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
+def test_a_disk_that_fills_up_ends_in_one_clear_line_and_leaves_no_half_file(
+    episodes: Path, model: Path, tmp_path: Path
+) -> None:
+    folder, tokens = tmp_path / "tok", tmp_path / "tokens.npz"
+    line = run_on_a_disk_of(1000, "fit", episodes, "-o", folder)
+    assert f"-o {folder}: cannot write there: File too large" in line
+    assert not folder.exists() or not list(folder.iterdir())
+    line = run_on_a_disk_of(1000, "encode", model, episodes, "-o", tokens)
+    assert f"-o {tokens}: cannot write there: File too large" in line
+    assert [p.name for p in tmp_path.iterdir() if p != folder] == []
+    before = (model / "fast_tokenizer.json").read_bytes()
+    run_on_a_disk_of(1000, "fit", episodes, "-o", model)
+    assert [p.name for p in model.iterdir()] == ["fast_tokenizer.json"]
+    assert (model / "fast_tokenizer.json").read_bytes() == before, "the old one stays whole"

@@ -24,6 +24,8 @@ def main() -> None:
                 _fail("interrupted", 130)
             raise
         _fail(error.format_message() or "see --help", getattr(error, "exit_code", 2))
+    if code == 130:  # typer's way of saying the same
+        _fail("interrupted", 130)
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
