@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 #include <mutex>
+#include <system_error>
 
 #include "codec.hpp"
 #include "corpus.hpp"
@@ -188,23 +189,59 @@ Array<double> transform(const Array<double>& x, ft::Direction direction, const s
   return out;
 }
 
-/// A corpus together with the quantizer that fills it. Calls from several threads take turns.
-struct BoundCorpus {
-  explicit BoundCorpus(ft::QuantizerSpec s) : spec(std::move(s)) {}
+/// An object that several Python threads may share: their calls take turns, without the GIL.
+template <typename T>
+class Shared {
+ public:
+  explicit Shared(T object) : object_(std::move(object)) {}
 
-  /// Calls body(corpus) without the GIL, alone.
+  /// Calls body(object) alone.
   template <typename Body>
   auto alone(Body body) {
     py::gil_scoped_release unlock;
-    const std::lock_guard<std::mutex> turn(mutex);
-    if (used_up) throw std::invalid_argument("the corpus was used up by training");
-    return body(corpus);
+    const std::lock_guard<std::mutex> turn(mutex_);
+    return body(object_);
   }
 
-  ft::Corpus corpus;
+ private:
+  T object_;
+  std::mutex mutex_;
+};
+
+/// A corpus together with the quantizer that fills it and the memory it lies in.
+struct BoundCorpus {
+  template <typename Body>
+  auto alone(Body body) {
+    return guarded.alone([&](ft::Corpus& corpus) {
+      if (used_up) throw std::invalid_argument("the corpus was used up by training");
+      return body(corpus);
+    });
+  }
+
   ft::QuantizerSpec spec;
-  std::mutex mutex;
+  std::shared_ptr<ft::BudgetedMemory> memory;
+  Shared<ft::Corpus> guarded{ft::Corpus(memory)};
   bool used_up = false;
+};
+
+using BoundShard = Shared<ft::CorpusShard>;
+using BoundDriver = Shared<ft::MergeDriver>;
+
+/// A MergeEffect as plain entries.
+struct EffectEntries {
+  explicit EffectEntries(const ft::MergeEffect& effect) {
+    effect.for_each_left([this](ft::TokenId p, int64_t n) {
+      left.push_back(p);
+      left_counts.push_back(n);
+    });
+    effect.for_each_right([this](ft::TokenId q, int64_t n) {
+      right.push_back(q);
+      right_counts.push_back(n);
+    });
+  }
+
+  std::vector<uint16_t> left, right;
+  std::vector<int64_t> left_counts, right_counts;
 };
 
 void register_codec(py::module_& m) {
@@ -238,15 +275,16 @@ void register_corpus(py::module_& m) {
       .def(py::init([](std::vector<double> scale, std::optional<std::vector<double>> center,
                        std::optional<std::vector<double>> half_range, double clip,
                        const std::optional<size_t>& memory_budget, const std::optional<std::string>& spill_directory) {
-             static_cast<void>(memory_budget);  // no bound yet
-             static_cast<void>(spill_directory);
-             return std::make_unique<BoundCorpus>(to_spec(std::move(scale), -ft::kMaxCoefficient, ft::kMaxCoefficient,
-                                                          std::move(center), std::move(half_range), clip));
+             auto spec = to_spec(std::move(scale), -ft::kMaxCoefficient, ft::kMaxCoefficient, std::move(center),
+                                 std::move(half_range), clip);
+             auto memory = std::make_shared<ft::BudgetedMemory>(memory_budget.value_or(ft::BudgetedMemory::kUnbounded),
+                                                                spill_directory.value_or(""));
+             return std::unique_ptr<BoundCorpus>(new BoundCorpus{std::move(spec), std::move(memory)});
            }),
            py::arg("scale"), py::kw_only(), py::arg("center") = py::none(), py::arg("half_range") = py::none(),
            py::arg("clip") = std::numeric_limits<double>::infinity(), py::arg("memory_budget") = py::none(),
            py::arg("spill_directory") = py::none())
-      .def_property_readonly("spilled_bytes", [](const BoundCorpus&) { return int64_t{0}; })
+      .def_property_readonly("spilled_bytes", [](const BoundCorpus& c) { return c.memory->spilled_bytes(); })
       .def(
           "add",
           [](BoundCorpus& c, const py::array& chunks, const std::optional<Array<int64_t>>& row_offsets,
@@ -278,6 +316,28 @@ void register_corpus(py::module_& m) {
             return c.alone([&](ft::Corpus& corpus) { return corpus.outside({lowest, highest}); });
           },
           py::arg("lowest"), py::arg("highest"))
+      .def("histogram",
+           [](BoundCorpus& c) {
+             const auto counts = c.alone([](ft::Corpus& corpus) { return corpus.histogram(); });
+             std::vector<int32_t> values;
+             std::vector<int64_t> found;
+             for (size_t i = 0; i < counts.size(); ++i) {
+               if (counts[i] == 0) continue;
+               values.push_back(static_cast<int32_t>(i) - ft::kMaxCoefficient);
+               found.push_back(counts[i]);
+             }
+             return py::make_tuple(to_array(std::move(values)), to_array(std::move(found)));
+           })
+      .def(
+          "into_shard",
+          [](BoundCorpus& c, int lowest, int highest, int num_threads) {
+            return c.alone([&](ft::Corpus& corpus) {
+              auto shards = corpus.into_shards({lowest, highest}, 1, num_threads);
+              c.used_up = true;
+              return std::make_unique<BoundShard>(std::move(shards[0]));
+            });
+          },
+          py::arg("lowest"), py::arg("highest"), py::arg("num_threads") = 0)
       .def(
           "train",
           [](BoundCorpus& c, int lowest, int highest, int vocab_size, int64_t min_frequency, int max_token_symbols,
@@ -290,6 +350,71 @@ void register_corpus(py::module_& m) {
           },
           py::arg("lowest"), py::arg("highest"), py::arg("vocab_size"), py::arg("min_frequency"),
           py::arg("max_token_symbols"), py::arg("num_threads") = 0, py::arg("progress") = py::none());
+}
+
+void register_distributed_training(py::module_& m) {
+  py::class_<BoundShard>(m, "CorpusShard")
+      .def("count_pairs",
+           [](BoundShard& shard) {
+             const auto counts = shard.alone([](const ft::CorpusShard& s) { return s.count_pairs(); });
+             Array<uint16_t> pairs({static_cast<py::ssize_t>(counts.size()), py::ssize_t{2}});
+             uint16_t* out = pairs.mutable_data();
+             std::vector<int64_t> found;
+             counts.for_each([&](ft::PairKey pair, int64_t n) {
+               *out++ = static_cast<uint16_t>(ft::left_of(pair));
+               *out++ = static_cast<uint16_t>(ft::right_of(pair));
+               found.push_back(n);
+             });
+             return py::make_tuple(pairs, to_array(std::move(found)));
+           })
+      .def(
+          "apply",
+          [](BoundShard& shard, uint16_t left, uint16_t right, uint16_t merged) {
+            auto e = shard.alone([&](ft::CorpusShard& s) { return EffectEntries(s.apply({left, right}, merged)); });
+            return py::make_tuple(to_array(std::move(e.left)), to_array(std::move(e.left_counts)),
+                                  to_array(std::move(e.right)), to_array(std::move(e.right_counts)));
+          },
+          py::arg("left"), py::arg("right"), py::arg("merged"));
+
+  py::class_<BoundDriver>(m, "MergeDriver")
+      .def(py::init([](int alphabet_size, int vocab_size, int64_t min_frequency, int max_token_symbols) {
+             return std::make_unique<BoundDriver>(
+                 ft::MergeDriver(alphabet_size, vocab_size, min_frequency, max_token_symbols));
+           }),
+           py::arg("alphabet_size"), py::arg("vocab_size"), py::arg("min_frequency"), py::arg("max_token_symbols"))
+      .def(
+          "add_counts",
+          [](BoundDriver& driver, const Array<uint16_t>& pairs, const Array<int64_t>& counts) {
+            if (pairs.ndim() != 2 || pairs.shape(1) != 2 || counts.ndim() != 1 || counts.shape(0) != pairs.shape(0))
+              throw py::value_error("pairs must have shape (n, 2) and counts (n,)");
+            const auto ids = span_of(pairs);
+            const auto found = span_of(counts);
+            driver.alone([&](ft::MergeDriver& d) {
+              for (size_t i = 0; i < found.size(); ++i) d.add_count({ids[2 * i], ids[2 * i + 1]}, found[i]);
+            });
+          },
+          py::arg("pairs"), py::arg("counts"))
+      .def("next",
+           [](BoundDriver& driver) -> py::object {
+             const auto pick = driver.alone([](ft::MergeDriver& d) { return d.next(); });
+             if (!pick) return py::none();
+             return py::make_tuple(pick->merge.left, pick->merge.right, pick->merged);
+           })
+      .def(
+          "add_effect",
+          [](BoundDriver& driver, const Array<uint16_t>& left, const Array<int64_t>& left_counts,
+             const Array<uint16_t>& right, const Array<int64_t>& right_counts) {
+            if (left.size() != left_counts.size() || right.size() != right_counts.size())
+              throw py::value_error("an effect has one count for each id");
+            driver.alone([&](ft::MergeDriver& d) {
+              for (py::ssize_t i = 0; i < left.size(); ++i) d.add_left(left.data()[i], left_counts.data()[i]);
+              for (py::ssize_t i = 0; i < right.size(); ++i) d.add_right(right.data()[i], right_counts.data()[i]);
+            });
+          },
+          py::arg("left"), py::arg("left_counts"), py::arg("right"), py::arg("right_counts"))
+      .def_property_readonly("merges", [](BoundDriver& driver) {
+        return merges_to_array(driver.alone([](const ft::MergeDriver& d) { return d.merges(); }));
+      });
 }
 
 void register_functions(py::module_& m) {
@@ -347,6 +472,13 @@ void register_functions(py::module_& m) {
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "Native core of fast_tokenizer. Use the classes of fast_tokenizer instead.";
+  py::register_local_exception_translator([](std::exception_ptr p) {
+    try {
+      if (p) std::rethrow_exception(p);
+    } catch (const std::system_error& e) {  // what the system refused, with its errno
+      PyErr_SetObject(PyExc_OSError, py::make_tuple(e.code().value(), e.what()).ptr());
+    }
+  });
   ft::default_kernels();  // a wrong FAST_TOKENIZER_KERNEL fails the import, not the first call
   m.attr("MAX_VOCAB_SIZE") = ft::kMaxVocabSize;
   m.attr("MAX_TOKEN_SYMBOLS") = ft::kMaxTokenSymbols;
@@ -355,5 +487,6 @@ PYBIND11_MODULE(_core, m) {
   m.attr("MAX_HORIZON") = ft::DctPlan::kMaxHorizon;
   register_codec(m);
   register_corpus(m);
+  register_distributed_training(m);
   register_functions(m);
 }

@@ -7,72 +7,99 @@
 #include "parallel.hpp"
 
 namespace fast_tokenizer {
+namespace {
+
+static_assert(Corpus::kValues <= kEndWord, "every coefficient is a word of its own");
+
+/// Coefficients low..high become symbols from 0 on, those outside the nearest of them.
+void to_symbols(Segment& segment, Word low, Word high) {
+  Word* const words = segment.words.data();
+  unsigned outside = 0;
+  for (size_t i = 0; i < segment.size; ++i) {  // vectorised: no branches
+    const Word w = words[i];
+    const unsigned is_value = w < kEndWord;
+    outside |= is_value & (static_cast<unsigned>(w < low) | static_cast<unsigned>(w > high));
+    words[i] = is_value ? static_cast<Word>(std::clamp(w, low, high) - low) : w;
+  }
+  if (outside == 0) return;
+  // Neighbours may have become equal: their runs are joined, in place, since that never takes more words.
+  Word *out = words, value = kEndWord;
+  size_t length = 0;
+  for_each_run(segment.begin(), segment.end(), [&](Word v, size_t n) {
+    if (v != kEndWord && v == value) {
+      length += n;
+      return;
+    }
+    out = write_run(out, value, length);
+    value = v;
+    length = n;
+  });
+  out = write_run(out, value, length);
+  segment.size = static_cast<size_t>(out - words);
+}
+
+}  // namespace
 
 void Corpus::add(const QuantizerSpec& spec, const ChunkBatch& batch, int num_threads, const Kernels& kernels) {
   if (spec.lowest != -kMaxCoefficient || spec.highest != kMaxCoefficient)
     throw std::invalid_argument("a corpus keeps coefficients of the full range");
   if (batch.count == 0) return;
   const BatchPlans plans(batch);
-  const auto dims = static_cast<size_t>(batch.action_dim);
-  auto start = [&](size_t i) { return static_cast<size_t>(batch.first_row(i)) * dims; };
-  Block block;
-  block.coefficients.resize(start(batch.count));
-  for (size_t i = 0; i <= batch.count; ++i) block.offsets.push_back(static_cast<int64_t>(start(i)));
+  const auto threads = static_cast<size_t>(batch_threads(batch, num_threads));
+  while (parts_.size() < threads)
+    parts_.push_back({std::vector<int64_t>(kValues), WordWriter(memory_, segment_words_)});
 
-  struct Part {
-    std::vector<int64_t> histogram = std::vector<int64_t>(kValues, 0);
-    int64_t clipped = 0, saturated = 0;
-    size_t not_finite = 0;
-  };
-  const int threads = batch_threads(batch, num_threads);
-  std::vector<Part> parts(static_cast<size_t>(threads));
-  parallel_for(batch.count, threads, [&](size_t begin, size_t end, int part_index) {
-    Part& part = parts[static_cast<size_t>(part_index)];
-    part.not_finite = batch.count;
-    Quantizer quantizer(spec, batch.action_dim, kernels);
-    std::vector<Symbol> symbols;  // the kernels write past a chunk's end
-    for (size_t i = begin; i < end; ++i) {
-      const size_t n = start(i + 1) - start(i);
-      if (symbols.size() < n + kMaxLanes) symbols.resize(n + kMaxLanes);
-      const ChunkCounts counts = quantizer.quantize(batch, i, plans[batch.rows(i)], symbols.data());
-      if (!counts.finite) {
-        part.not_finite = i;
-        return;
+  std::vector<WordWriter::Mark> before;
+  for (const Part& part : parts_) before.push_back(part.writer.mark());
+  std::vector<ChunkCounts> counts(threads);
+  try {
+    parallel_for(batch.count, static_cast<int>(threads), [&](size_t begin, size_t end, int index) {
+      Part& part = parts_[static_cast<size_t>(index)];
+      int64_t* const histogram = part.histogram.data();
+      ChunkCounts sum = {};
+      Quantizer quantizer(spec, batch.action_dim, kernels);
+      std::vector<Symbol> symbols;
+      for (size_t i = begin; i < end; ++i) {
+        const size_t n = static_cast<size_t>(batch.rows(i)) * static_cast<size_t>(batch.action_dim);
+        if (symbols.size() < n + kMaxLanes) symbols.resize(n + kMaxLanes);  // the kernels write past a chunk's end
+        const ChunkCounts chunk = quantizer.quantize(batch, i, plans[batch.rows(i)], symbols.data());
+        if (!chunk.finite) throw_not_finite(batch, i);
+        sum.clipped += chunk.clipped;
+        sum.saturated += chunk.saturated;
+        part.writer.append({symbols.data(), n},
+                           [&](Symbol s, size_t run) { histogram[s] += static_cast<int64_t>(run); });
       }
-      part.clipped += counts.clipped;
-      part.saturated += counts.saturated;
-      for (size_t s = 0; s < n; ++s) ++part.histogram[symbols[s]];
-      std::copy_n(symbols.begin(), n, block.coefficients.begin() + static_cast<ptrdiff_t>(start(i)));
-    }
-  });
-  for (const Part& part : parts)
-    if (part.not_finite < batch.count) throw_not_finite(batch, part.not_finite);
-  for (const Part& part : parts) {
-    for (size_t v = 0; v < histogram_.size(); ++v) histogram_[v] += part.histogram[v];
-    clipped_ += part.clipped;
-    saturated_ += part.saturated;
+      counts[static_cast<size_t>(index)] = sum;
+    });
+  } catch (...) {
+    for (size_t i = 0; i < parts_.size(); ++i)
+      parts_[i].writer.rewind(before[i], [&](Word v, size_t run) {
+        if (v != kEndWord) parts_[i].histogram[v] -= static_cast<int64_t>(run);
+      });
+    throw;
   }
-  blocks_.push_back(std::move(block));
+  chunks_ += batch.count;
+  symbols_ += batch.total_rows() * batch.action_dim;
+  for (const ChunkCounts& c : counts) {
+    clipped_ += c.clipped;
+    saturated_ += c.saturated;
+  }
 }
 
-size_t Corpus::chunks() const {
-  size_t n = 0;
-  for (const Block& b : blocks_) n += b.offsets.size() - 1;
-  return n;
-}
-
-int64_t Corpus::symbols() const {
-  int64_t n = 0;
-  for (const Block& b : blocks_) n += static_cast<int64_t>(b.coefficients.size());
-  return n;
+std::vector<int64_t> Corpus::histogram() const {
+  std::vector<int64_t> sum(kValues);
+  for (const Part& part : parts_)
+    for (size_t v = 0; v < sum.size(); ++v) sum[v] += part.histogram[v];
+  return sum;
 }
 
 CoefficientRange Corpus::range(double quantile) const {
+  const std::vector<int64_t> counts = histogram();
   const auto may_drop = static_cast<int64_t>((1.0 - quantile) * static_cast<double>(symbols()));
   auto end_of = [&](int from, int step) {
     int64_t dropped = 0;
     for (int v = from; v != kMaxCoefficient; v += step) {  // index kMaxCoefficient is coefficient 0
-      dropped += histogram_[static_cast<size_t>(v)];
+      dropped += counts[static_cast<size_t>(v)];
       if (dropped > may_drop) return v - kMaxCoefficient;
     }
     return 0;
@@ -81,32 +108,49 @@ CoefficientRange Corpus::range(double quantile) const {
 }
 
 int64_t Corpus::outside(CoefficientRange range) const {
+  const std::vector<int64_t> counts = histogram();
   int64_t n = 0;
   for (int v = 0; v < kValues; ++v)
-    if (v - kMaxCoefficient < range.lowest || v - kMaxCoefficient > range.highest)
-      n += histogram_[static_cast<size_t>(v)];
+    if (v - kMaxCoefficient < range.lowest || v - kMaxCoefficient > range.highest) n += counts[static_cast<size_t>(v)];
   return n;
 }
 
-std::vector<Merge> Corpus::train(CoefficientRange range, const TrainOptions& options) {
-  const int low = range.lowest + kMaxCoefficient, high = range.highest + kMaxCoefficient;
-  const int alphabet_size = high - low + 1;
-  const size_t n_chunks = chunks();
-  const int threads = thread_count(options.num_threads, n_chunks);
-  std::vector<CorpusShard> shards(static_cast<size_t>(threads));
-  // Shard s gets a consecutive share of every block, so that blocks can be let go one by one.
-  for (Block& block : blocks_) {
-    const size_t count = block.offsets.size() - 1;
-    parallel_for(count, threads, [&](size_t begin, size_t end, int part) {
-      for (size_t at = static_cast<size_t>(block.offsets[begin]); at < static_cast<size_t>(block.offsets[end]); ++at)
-        block.coefficients[at] = static_cast<Symbol>(std::clamp<int>(block.coefficients[at], low, high) - low);
-      const RaggedView<Symbol> view = {block.coefficients, block.offsets};
-      for (size_t i = begin; i < end; ++i) shards[static_cast<size_t>(part)].append(view[i], alphabet_size);
-    });
-    block = {};
+std::vector<CorpusShard> Corpus::into_shards(CoefficientRange range, int n_shards, int num_threads) {
+  if (range.lowest < -kMaxCoefficient || range.lowest > range.highest || range.highest > kMaxCoefficient ||
+      range.highest - range.lowest >= kMaxVocabSize)
+    throw std::invalid_argument("no alphabet has the coefficients " + std::to_string(range.lowest) + ".." +
+                                std::to_string(range.highest));
+  const auto low = static_cast<Word>(range.lowest + kMaxCoefficient);
+  const auto high = static_cast<Word>(range.highest + kMaxCoefficient);
+  std::vector<Segment> segments;
+  size_t words = 0, dealt = 0;
+  for (Part& part : parts_)
+    for (Segment& s : part.writer.take()) {
+      words += s.size;
+      segments.push_back(std::move(s));
+    }
+  *this = Corpus(memory_, segment_words_);
+  parallel_for(segments.size(), thread_count(num_threads, segments.size()), [&](size_t begin, size_t end, int) {
+    for (size_t i = begin; i < end; ++i) to_symbols(segments[i], low, high);
+  });
+  std::vector<std::vector<Segment>> shares(static_cast<size_t>(n_shards));
+  for (Segment& s : segments) {
+    auto& share = shares[dealt * shares.size() / words];
+    dealt += s.size;
+    share.push_back(std::move(s));
   }
-  blocks_.clear();
-  return train_bpe(shards, alphabet_size, options);
+  std::vector<CorpusShard> shards;
+  for (auto& share : shares) shards.emplace_back(high - low + 1, std::move(share), memory_);
+  return shards;
+}
+
+std::vector<Merge> Corpus::train(CoefficientRange range, const TrainOptions& options) {
+  // More than one a thread when a shard could have more tokens than its index can number.
+  constexpr int64_t kShardSymbols = int64_t{1} << 31;
+  const auto least = static_cast<int>((symbols() + static_cast<int64_t>(chunks())) / kShardSymbols + 1);
+  const int threads = thread_count(options.num_threads, chunks());
+  std::vector<CorpusShard> shards = into_shards(range, std::max(threads, least), threads);
+  return train_bpe(shards, range.highest - range.lowest + 1, options);
 }
 
 }  // namespace fast_tokenizer

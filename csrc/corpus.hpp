@@ -2,7 +2,7 @@
 // all are in, so coefficients are kept as they are and become symbols when training starts.
 #pragma once
 
-#include <array>
+#include <vector>
 
 #include "bpe_train.hpp"
 #include "quantize.hpp"
@@ -18,33 +18,45 @@ class Corpus {
  public:
   static constexpr int kValues = 2 * kMaxCoefficient + 1;
 
+  explicit Corpus(std::shared_ptr<BudgetedMemory> memory = std::make_shared<BudgetedMemory>(),
+                  size_t segment_words = WordWriter::kSegmentWords)
+      : memory_(std::move(memory)), segment_words_(segment_words) {}
+
   /// Quantizes a batch and keeps it; the spec must leave the full range. Throws std::invalid_argument for a value that
-  /// is not finite.
+  /// is not finite; the corpus is then as it was.
   void add(const QuantizerSpec& spec, const ChunkBatch& batch, int num_threads,
            const Kernels& kernels = default_kernels());
 
-  size_t chunks() const;
-  int64_t symbols() const;
+  size_t chunks() const { return chunks_; }
+  int64_t symbols() const { return symbols_; }
   int64_t clipped() const { return clipped_; }
   /// Coefficients beyond +-kMaxCoefficient, which are kept at that bound.
   int64_t saturated() const { return saturated_; }
+  /// How often each coefficient from -kMaxCoefficient on occurs.
+  std::vector<int64_t> histogram() const;
 
   /// At most a share 1 - quantile of the coefficients lies below, and at most that share above. 1: none do.
   CoefficientRange range(double quantile) const;
   /// Coefficients outside the range.
   int64_t outside(CoefficientRange range) const;
 
-  /// Merges of the symbols that the range leaves; the corpus is used up.
+  /// Shards of the symbols that the range leaves, about equally large. The corpus is then empty.
+  std::vector<CorpusShard> into_shards(CoefficientRange range, int shards, int num_threads);
+  /// Merges of the symbols that the range leaves. The corpus is then empty.
   std::vector<Merge> train(CoefficientRange range, const TrainOptions& options);
 
  private:
-  struct Block {
-    std::vector<uint16_t> coefficients;  ///< coefficient + kMaxCoefficient
-    std::vector<int64_t> offsets;
+  /// What one thread adds to. It stays from call to call, so that small batches are cheap to add.
+  struct Part {
+    std::vector<int64_t> histogram;
+    WordWriter writer;
   };
-  std::vector<Block> blocks_;
-  std::vector<int64_t> histogram_ = std::vector<int64_t>(kValues, 0);
-  int64_t clipped_ = 0, saturated_ = 0;
+
+  std::shared_ptr<BudgetedMemory> memory_;
+  size_t segment_words_;
+  std::vector<Part> parts_;
+  size_t chunks_ = 0;
+  int64_t symbols_ = 0, clipped_ = 0, saturated_ = 0;
 };
 
 }  // namespace fast_tokenizer

@@ -72,6 +72,10 @@ class Corpus:
     def saturated(self) -> int: ...
     def range(self, quantile: float) -> tuple[int, int]: ...
     def outside(self, lowest: int, highest: int) -> int: ...
+    def histogram(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """The coefficients that occur, ascending, and how often each does."""
+    def into_shard(self, lowest: int, highest: int, num_threads: int = 0) -> CorpusShard:
+        """A shard of the symbols that the range leaves. The corpus is used up."""
     def train(
         self,
         lowest: int,
@@ -82,6 +86,35 @@ class Corpus:
         num_threads: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> NDArray[np.int32]: ...
+
+class CorpusShard:
+    """Some of the chunks that BPE is trained on, for instance those of one process."""
+
+    def count_pairs(self) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+        """Pairs (n, 2) and how often each stands here, before the first merge."""
+    def apply(
+        self, left: int, right: int, merged: int
+    ) -> tuple[NDArray[np.uint16], NDArray[np.int64], NDArray[np.uint16], NDArray[np.int64]]:
+        """Makes a merge; returns the ids beside it, left and right, with counts: what `MergeDriver.add_effect` takes."""
+
+class MergeDriver:
+    """Picks the merges for shards anywhere.
+
+    Add the counts of each; then, while `next` returns a merge, have each apply it and add the effect it returns.
+    """
+
+    def __init__(self, alphabet_size: int, vocab_size: int, min_frequency: int, max_token_symbols: int) -> None: ...
+    def add_counts(self, pairs: NDArray[np.uint16], counts: NDArray[np.int64]) -> None: ...
+    def next(self) -> tuple[int, int, int] | None: ...
+    def add_effect(
+        self,
+        left: NDArray[np.uint16],
+        left_counts: NDArray[np.int64],
+        right: NDArray[np.uint16],
+        right_counts: NDArray[np.int64],
+    ) -> None: ...
+    @property
+    def merges(self) -> NDArray[np.int32]: ...
 
 def train_bpe(
     symbols: NDArray[np.uint16],

@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <functional>
 #include <limits>
 #include <map>
@@ -104,7 +105,7 @@ template <typename Action>
 std::string refusal(Action action) {
   try {
     action();
-  } catch (const std::invalid_argument& e) {
+  } catch (const std::exception& e) {
     return e.what();
   }
   return "";
@@ -172,7 +173,7 @@ Tokens encode_naively(Tokens tokens, const Ranks& ranks) {
 
 struct NaiveTraining {
   std::vector<Pair> merges;
-  size_t passes = 0;  ///< merges for which train_bpe rewrites the stream, before it goes over to its index
+  size_t passes = 0;  ///< merges so frequent that passing over everything is best: about those before the index
 };
 
 /// Recounts every pair for every merge.
@@ -385,36 +386,169 @@ void what_training_cannot_do_is_refused(Random&, int) {
 
 using Effect = std::pair<std::map<int, int64_t>, std::map<int, int64_t>>;
 
-Effect apply(CorpusShard& shard, Pair pair, int merged, size_t vocab_size) {
-  MergeEffect effect;
-  shard.apply({static_cast<TokenId>(pair.first), static_cast<TokenId>(pair.second)}, static_cast<TokenId>(merged),
-              vocab_size, effect);
+Effect apply(CorpusShard& shard, Pair pair, int merged) {
   Effect out;
+  const MergeEffect& effect =
+      shard.apply({static_cast<TokenId>(pair.first), static_cast<TokenId>(pair.second)}, static_cast<TokenId>(merged));
   effect.for_each_left([&](TokenId p, int64_t n) { out.first[p] += n; });
   effect.for_each_right([&](TokenId q, int64_t n) { out.second[q] += n; });
   return out;
 }
 
-/// Merges here are drawn at random, so the index also sees pairs that are rare, absent, or made of long tokens.
-void an_indexed_shard_does_what_a_streaming_one_does(Random& random, int iterations) {
+/// What the contract says of one merge: neighbours on the left are those after, on the right those before merging.
+Effect apply_naively(std::vector<Tokens>& sequences, Pair pair, int merged) {
+  Effect effect;
+  for (Tokens& tokens : sequences) {
+    Tokens out;
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      if (i + 1 == tokens.size() || Pair(tokens[i], tokens[i + 1]) != pair) {
+        out.push_back(tokens[i]);
+        continue;
+      }
+      if (!out.empty()) ++effect.first[out.back()];
+      if (i + 2 < tokens.size()) ++effect.second[tokens[i + 2]];
+      out.push_back(merged);
+      ++i;
+    }
+    tokens = out;
+  }
+  return effect;
+}
+
+/// Never: a segment has fewer words. At once: after the first pass.
+constexpr size_t kNeverIndex = size_t{1} << 40, kIndexAtOnce = 0;
+
+CorpusShard make_shard(const std::vector<Symbols>& corpus, int alphabet_size, size_t segment_words, size_t pass_share,
+                       std::shared_ptr<BudgetedMemory> memory = std::make_shared<BudgetedMemory>()) {
+  WordWriter writer(memory, segment_words);
+  for (const Symbols& s : corpus) writer.append(s, [](Symbol, size_t) {});
+  return {alphabet_size, writer.take(), memory, pass_share};
+}
+
+std::map<Pair, int64_t> counts_of(const CorpusShard& shard) {
+  std::map<Pair, int64_t> out;
+  shard.count_pairs().for_each([&](PairKey p, int64_t n) { out[{left_of(p), right_of(p)}] += n; });
+  return out;
+}
+
+std::map<Pair, int64_t> count_naively(const std::vector<Tokens>& sequences) {
+  std::map<Pair, int64_t> out;
+  for (const Tokens& s : sequences)
+    for (size_t i = 0; i + 1 < s.size(); ++i) ++out[{s[i], s[i + 1]}];
+  return out;
+}
+
+/// Merges here are drawn at random, so a shard also sees pairs that are rare, absent, or made of long tokens.
+void check_that_shards_do_what_merging_means(Random& random, const std::vector<Symbols>& corpus, int alphabet_size,
+                                             int merges) {
+  std::vector<Tokens> plain;
+  for (const Symbols& s : corpus) plain.emplace_back(s.begin(), s.end());
+  std::vector<CorpusShard> shards;
+  for (const size_t share : {kNeverIndex, kIndexAtOnce, size_t{3}, CorpusShard::kPassShare})
+    shards.push_back(make_shard(corpus, alphabet_size, random.one_of<size_t>({1, 16, 100, 1 << 17}), share));
+  for (const CorpusShard& shard : shards) CHECK(counts_of(shard) == count_naively(plain));
+  std::set<Pair> used;
+  for (int merged = alphabet_size; merged < alphabet_size + merges; ++merged) {
+    Pair pair;
+    // Often the symbols of long runs, and the tokens made last.
+    const auto id = [&] {
+      return random.chance(0.5) ? std::max(0, merged - random.between(1, 3)) : random.between(0, merged - 1);
+    };
+    do {
+      pair = {id(), id()};
+      if (random.chance(0.3)) pair.second = pair.first;
+    } while (!used.insert(pair).second);
+    const Effect wanted = apply_naively(plain, pair, merged);
+    for (CorpusShard& shard : shards) CHECK(apply(shard, pair, merged) == wanted);
+    CHECK(counts_of(shards[0]) == count_naively(plain));
+  }
+  CHECK(!shards[0].indexed());
+  CHECK(shards[1].indexed());
+}
+
+void shards_do_what_merging_means(Random& random, int iterations) {
   repeat(iterations, [&] {
     const int alphabet_size = random.between(1, 5);
-    const size_t vocab_size = static_cast<size_t>(alphabet_size) + 20;
-    CorpusShard streaming, indexed;
-    for (const Symbols& s : random_corpus(random, alphabet_size, 6, 200)) {
-      streaming.append(s, alphabet_size);
-      indexed.append(s, alphabet_size);
-    }
-    const int index_at = alphabet_size + random.between(0, 8);
-    std::set<Pair> used;
-    for (int merged = alphabet_size; merged < static_cast<int>(vocab_size); ++merged) {
-      if (merged == index_at) indexed.index(vocab_size);
-      Pair pair;
-      do pair = {random.between(0, merged - 1), random.between(0, merged - 1)};
-      while (!used.insert(pair).second);
-      CHECK(apply(indexed, pair, merged, vocab_size) == apply(streaming, pair, merged, vocab_size));
-    }
+    check_that_shards_do_what_merging_means(random, random_corpus(random, alphabet_size, 6, 200), alphabet_size, 20);
   });
+}
+
+/// A word counts at most 32,767 repeats.
+void runs_may_be_longer_than_a_word_counts(Random& random, int) {
+  for (const size_t length : {32'767, 32'768, 32'769, 65'535, 65'536, 65'537, 98'304, 200'001}) {
+    std::vector<Symbols> corpus = {Symbols(length, 1), {}, Symbols(length + 1, 1), Symbols(2 * length, 1)};
+    corpus[0].push_back(0);
+    corpus[2].insert(corpus[2].begin(), {0, 1, 0, 0});
+    corpus[3][length] = 0;
+    check_that_shards_do_what_merging_means(random, corpus, 2, 6);
+    Symbols pairs;  // a run of the token that (0, 1) makes, as long
+    for (size_t i = 0; i < length; ++i) pairs.insert(pairs.end(), {0, 1});
+    CorpusShard shard = make_shard({pairs}, 2, 1 << 17, kNeverIndex);
+    apply(shard, {0, 1}, 2);
+    CHECK((counts_of(shard) == std::map<Pair, int64_t>{{{2, 2}, static_cast<int64_t>(length) - 1}}));
+  }
+}
+
+void a_shard_takes_merges_in_order(Random&, int) {
+  CorpusShard shard = make_shard({{0, 1, 0, 1}}, 2, 16, kIndexAtOnce);
+  CHECK_CONTAINS(refusal([&] { apply(shard, {0, 1}, 3); }), "expected one into 2, got (0, 1) into 3");
+  CHECK_CONTAINS(refusal([&] { apply(shard, {0, 2}, 2); }), "expected one into 2, got (0, 2) into 2");
+  apply(shard, {0, 1}, 2);
+  CHECK_CONTAINS(refusal([&] { apply(shard, {0, 1}, 2); }), "expected one into 3");
+  apply(shard, {1, 1}, 3);
+  CHECK_CONTAINS(refusal([&] { shard.count_pairs(); }), "before the first merge");
+}
+
+void a_driver_takes_ids_that_exist(Random&, int) {
+  MergeDriver driver(2, 9, 1, 8);
+  CHECK_CONTAINS(refusal([&] { driver.add_count({0, 2}, 1); }), "id 2 does not exist: there are 2");
+  driver.add_count({0, 1}, 3);
+  CHECK_EQUAL(driver.next()->merged, TokenId{2});
+  CHECK_CONTAINS(refusal([&] { driver.add_left(3, 1); }), "id 3 does not exist: there are 3");
+  CHECK_CONTAINS(refusal([&] { driver.add_right(kEndWord, 1); }), "id 32767 does not exist");
+  CHECK(!driver.next());
+}
+
+// ---- Memory ---------------------------------------------------------------------------------------
+
+const std::string kTemporary = std::filesystem::temp_directory_path().string();
+
+/// Blocks keep what is written to them, wherever they lie, until they are given back, in any order.
+void memory_above_its_budget_holds_what_is_written(Random& random, int) {
+  for (const size_t budget : {size_t{0}, size_t{3'000'000}, BudgetedMemory::kUnbounded}) {
+    BudgetedMemory memory(budget, kTemporary);
+    struct Block {
+      unsigned char* data;
+      size_t size;
+      unsigned char mark;
+    };
+    std::vector<Block> blocks;
+    for (int i = 0; i < 600; ++i) {
+      if (!blocks.empty() && random.chance(0.4)) {
+        std::swap(blocks[random.between<size_t>(0, blocks.size() - 1)], blocks.back());
+        const Block b = blocks.back();
+        CHECK(std::all_of(b.data, b.data + b.size, [&](unsigned char c) { return c == b.mark; }));
+        memory.deallocate(b.data, b.size);
+        blocks.pop_back();
+      } else {
+        const auto size = random.one_of<size_t>({1, 17, 4096, 300'000, 1 << 20, (1 << 20) + 1, 5'000'000});
+        const auto mark = static_cast<unsigned char>(i);
+        blocks.push_back({static_cast<unsigned char*>(memory.allocate(size)), size, mark});
+        std::fill_n(blocks.back().data, size, mark);
+      }
+    }
+    for (const Block& b : blocks) memory.deallocate(b.data, b.size);
+    CHECK_EQUAL(memory.spilled_bytes() > 0, budget != BudgetedMemory::kUnbounded);
+  }
+}
+
+void a_directory_that_takes_no_files_is_named(Random&, int) {
+  BudgetedMemory memory(10, "/no/such/directory");
+  memory.deallocate(memory.allocate(10), 10);
+  const std::string message = refusal([&] { static_cast<void>(memory.allocate(11)); });
+  CHECK_CONTAINS(message, "bytes beyond its memory budget");
+  CHECK_CONTAINS(message, "/no/such/directory");
+  CHECK_CONTAINS(message, std::generic_category().message(ENOENT));
 }
 
 void encoding_equals_greedy_merging(Random& random, int iterations) {
@@ -1429,7 +1563,12 @@ const Test kTests[] = {
     TEST(training_stays_exact_when_it_goes_over_to_the_index),
     TEST(training_stays_exact_on_threads),
     TEST(what_training_cannot_do_is_refused),
-    TEST(an_indexed_shard_does_what_a_streaming_one_does),
+    TEST(shards_do_what_merging_means),
+    TEST(runs_may_be_longer_than_a_word_counts),
+    TEST(a_shard_takes_merges_in_order),
+    TEST(a_driver_takes_ids_that_exist),
+    TEST(memory_above_its_budget_holds_what_is_written),
+    TEST(a_directory_that_takes_no_files_is_named),
     TEST(encoding_equals_greedy_merging),
     TEST(encoding_equals_greedy_merging_on_every_short_sequence),
     TEST(garbage_merges_are_refused_or_encode_exactly),
