@@ -46,7 +46,7 @@ class FitSummary:
         saturated: Coefficients outside the fitted range.
         alphabet_size: Symbols of the fitted range.
         merges: Merges learned; fewer than asked for when no pair occurs `min_frequency` times any more.
-        spilled_bytes: Bytes of the corpus that went to temporary files, with a `memory_budget`.
+        spilled_bytes: Bytes of temporary files that were made because of a `memory_budget`.
         seconds: Wall time.
     """
 
@@ -269,8 +269,8 @@ class FastTokenizer:
             hz: Control rate, recorded in the artefact.
             max_chunks: Fit on a uniform sample of that many chunks, drawn by a fixed seed while all are read once.
                 Statistics are still taken from all of them. None: fit on all.
-            memory_budget: Bytes that the corpus may take; what is beyond goes to temporary files, which vanish with
-                the fit whatever ends it. None: all in memory.
+            memory_budget: Bytes that the corpus and its training may take; what is beyond goes to memory-mapped
+                temporary files, which have no name and vanish with the fit, whatever ends it. None: all in memory.
             spill_directory: Folder of these files; None: the system's folder for temporary files, which on some
                 systems is memory.
             num_threads: Threads; None: all cores.
@@ -307,7 +307,6 @@ class FastTokenizer:
             "coefficients": corpus.symbols,
             "clipped": corpus.clipped,
             "saturated": corpus.outside(lowest, highest),
-            "spilled_bytes": corpus.spilled_bytes,
         }
         merges = corpus.train(
             lowest,
@@ -330,7 +329,13 @@ class FastTokenizer:
             dimension_names=options.dimension_names,  # type: ignore[arg-type]
         )
         seconds = time.perf_counter() - start
-        summary = FitSummary(**counted, alphabet_size=spec.alphabet_size, merges=len(merges), seconds=seconds)
+        summary = FitSummary(
+            **counted,
+            alphabet_size=spec.alphabet_size,
+            merges=len(merges),
+            spilled_bytes=corpus.spilled_bytes,
+            seconds=seconds,
+        )
         return cls(spec, summary)
 
     @classmethod

@@ -410,6 +410,16 @@ def test_statistics_are_of_all_episodes_whatever_the_sample(episodes: Path, tmp_
     assert full.half_range.tolist() == sample.half_range.tolist()
 
 
+def test_a_memory_budget_spills_says_so_and_changes_nothing(episodes: Path, model: Path, tmp_path: Path) -> None:
+    fit = ("fit", episodes, "-o", tmp_path / "tok", "--vocab-size", 512, "--memory-budget")
+    figures = json.loads(ok(*fit, "1KiB", "--spill-directory", tmp_path, "--json"))
+    assert figures["fingerprint"] == FastTokenizer.load(model).fingerprint()
+    assert figures["fit_spilled_bytes"] > 0
+    assert json.loads(ok(*fit, "1GiB", "--json"))["fit_spilled_bytes"] == 0
+    assert "MiB went to temporary files" in ok(*fit, "1KiB")
+    assert [p.name for p in tmp_path.iterdir()] == ["tok"]
+
+
 def test_bad_storage_options_end_in_one_clear_line(episodes: Path, tmp_path: Path) -> None:
     fit = ("fit", episodes, "-o", tmp_path / "tok")
     for options, message in (
@@ -495,6 +505,9 @@ def test_a_disk_that_fills_up_ends_in_one_clear_line_and_leaves_no_half_file(
     line = run_on_a_disk_of(1000, "encode", model, episodes, "-o", tokens)
     assert f"-o {tokens}: cannot write there: File too large" in line
     assert [p.name for p in tmp_path.iterdir() if p != folder] == []
+    spill = ("--memory-budget", 1, "--spill-directory", tmp_path)
+    line = run_on_a_disk_of(2000, "fit", episodes, "-o", folder, *spill)
+    assert f"no file in {tmp_path} can take them: File too large" in line
     before = (model / "fast_tokenizer.json").read_bytes()
     run_on_a_disk_of(1000, "fit", episodes, "-o", model)
     assert [p.name for p in model.iterdir()] == ["fast_tokenizer.json"]

@@ -1,6 +1,10 @@
 """Fitting without holding the data: read twice, read once, sampled, spilled - and the same result."""
 
+import re
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -260,3 +264,49 @@ def test_bad_options_are_refused_before_any_chunk_is_read(options, message):
 def test_no_chunks_are_refused(form, options):
     with pytest.raises(ValueError, match=r"^got no chunks to fit on$"):
         FastTokenizer.fit(FORMS[form](CHUNKS[:0]), **options)
+
+
+# ---- Spilled -----------------------------------------------------------------------------------------
+
+ROUGH = np.random.default_rng(0).laplace(0, 0.3, (4000, T, D))
+
+
+@pytest.mark.parametrize("normalize", [None, "quantile"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_memory_budget_changes_nothing_but_where_the_corpus_is(form, normalize, tmp_path):
+    expected = FastTokenizer.fit(ROUGH, 1024, normalize=normalize)
+    assert expected.fit_summary.spilled_bytes == 0
+    for budget in (1, 100_000, 1 << 40):
+        tok = FastTokenizer.fit(
+            *(FORMS[form](ROUGH), 1024), normalize=normalize, memory_budget=budget, spill_directory=tmp_path
+        )
+        assert tok == expected
+        assert (tok.fit_summary.spilled_bytes > 0) == (budget < 1 << 40)
+        assert not list(tmp_path.iterdir())
+
+
+def test_the_system_s_folder_takes_what_no_other_is_named_for():
+    assert FastTokenizer.fit(ROUGH, 1024, memory_budget=1).fit_summary.spilled_bytes > 0
+
+
+def test_a_spill_directory_that_cannot_take_more_is_an_os_error(tmp_path):
+    resource = pytest.importorskip("resource")
+    code = "import sys; from tests.test_streaming import fit_spilling; fit_spilling(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"memory budget.*{re.escape(str(tmp_path))}.*: File too large", done.stdout)
+
+
+def fit_spilling(folder):
+    """For a process of its own: prints the error."""
+    try:
+        FastTokenizer.fit(ROUGH, 1024, memory_budget=1, spill_directory=folder)
+    except OSError as error:
+        print(error)

@@ -170,7 +170,7 @@ def fit(
         seen = result.fit.chunks + result.fit.chunks_left_out
         print(f"Fitted on {result.fit.chunks:,} of {seen:,} chunks, drawn uniformly: the others are left out.")
     if result.fit.spilled_bytes:
-        print(f"{result.fit.spilled_bytes / 2**20:,.1f} MiB of the corpus went to temporary files.")
+        print(f"{result.fit.spilled_bytes / 2**20:,.1f} MiB went to temporary files.")
     if result.short_episodes:
         episodes = len(recording.trajectories)
         print(f"{result.short_episodes} of {episodes} episodes are shorter than {steps} steps: left out.")
