@@ -24,8 +24,8 @@ from fast_tokenizer.normalize import (
 
 #: Rows up to which statistics are exact, and that are sketched at a time beyond it.
 EXACT_ROWS = 1 << 20
-#: A sketch is fed every 16th value of a block in rising order. That moves a rank by at most 8 / 2^20 and takes 8 ns a
-#: value instead of the 80 ns of feeding it all of them: the sketch costs ten times what sorting does.
+#: A sketch is fed every 16th value of a block in rising order. That moves a rank by at most 8 / 2^20, and with the sort
+#: takes 7 ns a value instead of the 80 ns of feeding it all of them as they come.
 _STEP = 16
 #: Size of a sketch: 130 kB a dimension. Rank errors seen at q01 and q99 (normal, Cauchy, lognormal, drifting, sorted
 #: values): 1e-4 with 2,000, 2e-5 with 8,000, at the same speed.

@@ -239,12 +239,13 @@ class FastTokenizer:
         machine. Their order does decide which of them are in the sample of `max_chunks`, and, in the last digits, the
         statistics that `NormalizerStatistics` takes of more than 2^20 steps.
 
-        Nothing is held but a compact corpus (for typical data about a byte a coefficient or less), where `chunks` are
+        Nothing is held but a compact corpus, for smooth data 2 to 3 bytes a coefficient while training, where `chunks`
+        are
 
         - an iterable that can be read again (``iter(chunks) is not chunks``, and no list): with statistics to take it
           is read twice, block by block;
         - an iterator, with no statistics to take or with `max_chunks`: it is read once, block by block;
-        - an array, which may be memory-mapped.
+        - an array, which may be memory-mapped; statistics take one dimension of it at a time.
 
         An iterator of which statistics are to be taken is read into memory first. A list is copied for that.
 
@@ -279,7 +280,19 @@ class FastTokenizer:
         Raises:
             ValueError: Bad chunks (the message names chunk, time step and dimension) or options; a vocabulary smaller
                 than the range of the coefficients.
-            OSError: The spill directory is full.
+            OSError: The spill directory cannot take what is beyond the memory budget.
+
+        Example:
+            Data that is read from disk, twice, and never held:
+
+            >>> class Episodes:
+            ...     def __iter__(self):
+            ...         for seed in range(20):
+            ...             walk = np.random.default_rng(seed).normal(0, 0.1, (400, 7)).cumsum(axis=0)
+            ...             yield walk.reshape(8, 50, 7)
+            >>> tok = FastTokenizer.fit(Episodes(), 512, normalize="quantile", max_chunks=100)
+            >>> tok.fit_summary.chunks, tok.fit_summary.chunks_left_out
+            (100, 60)
         """
         start = time.perf_counter()
         options = FitOptions(
