@@ -270,6 +270,72 @@ void register_codec(py::module_& m) {
       .def("expansion_lengths", &expansion_lengths);
 }
 
+void register_distributed_training(py::module_& m) {
+  py::class_<BoundShard>(m, "CorpusShard")
+      .def("count_pairs",
+           [](BoundShard& shard) {
+             const auto counts = shard.alone([](const ft::CorpusShard& s) { return s.count_pairs(); });
+             Array<uint16_t> pairs({static_cast<py::ssize_t>(counts.size()), py::ssize_t{2}});
+             uint16_t* out = pairs.mutable_data();
+             std::vector<int64_t> found;
+             for (const auto& [pair, n] : counts) {
+               *out++ = static_cast<uint16_t>(ft::left_of(pair));
+               *out++ = static_cast<uint16_t>(ft::right_of(pair));
+               found.push_back(n);
+             }
+             return py::make_tuple(pairs, to_array(std::move(found)));
+           })
+      .def(
+          "apply",
+          [](BoundShard& shard, uint16_t left, uint16_t right, uint16_t merged) {
+            auto e = shard.alone([&](ft::CorpusShard& s) { return EffectEntries(s.apply({left, right}, merged)); });
+            return py::make_tuple(to_array(std::move(e.left)), to_array(std::move(e.left_counts)),
+                                  to_array(std::move(e.right)), to_array(std::move(e.right_counts)));
+          },
+          py::arg("left"), py::arg("right"), py::arg("merged"));
+
+  py::class_<BoundDriver>(m, "MergeDriver")
+      .def(py::init([](int alphabet_size, int vocab_size, int64_t min_frequency, int max_token_symbols) {
+             return std::make_unique<BoundDriver>(
+                 ft::MergeDriver(alphabet_size, vocab_size, min_frequency, max_token_symbols));
+           }),
+           py::arg("alphabet_size"), py::arg("vocab_size"), py::arg("min_frequency"), py::arg("max_token_symbols"))
+      .def(
+          "add_counts",
+          [](BoundDriver& driver, const Array<uint16_t>& pairs, const Array<int64_t>& counts) {
+            if (pairs.ndim() != 2 || pairs.shape(1) != 2 || counts.ndim() != 1 || counts.shape(0) != pairs.shape(0))
+              throw py::value_error("pairs must have shape (n, 2) and counts (n,)");
+            const auto ids = span_of(pairs);
+            const auto found = span_of(counts);
+            driver.alone([&](ft::MergeDriver& d) {
+              for (size_t i = 0; i < found.size(); ++i)
+                d.add_count({ft::pair_key(ids[2 * i], ids[2 * i + 1]), found[i]});
+            });
+          },
+          py::arg("pairs"), py::arg("counts"))
+      .def("next",
+           [](BoundDriver& driver) -> py::object {
+             const auto pick = driver.alone([](ft::MergeDriver& d) { return d.next(); });
+             if (!pick) return py::none();
+             return py::make_tuple(pick->merge.left, pick->merge.right, pick->merged);
+           })
+      .def(
+          "add_effect",
+          [](BoundDriver& driver, const Array<uint16_t>& left, const Array<int64_t>& left_counts,
+             const Array<uint16_t>& right, const Array<int64_t>& right_counts) {
+            if (left.size() != left_counts.size() || right.size() != right_counts.size())
+              throw py::value_error("an effect has one count for each id");
+            driver.alone([&](ft::MergeDriver& d) {
+              for (py::ssize_t i = 0; i < left.size(); ++i) d.add_left(left.data()[i], left_counts.data()[i]);
+              for (py::ssize_t i = 0; i < right.size(); ++i) d.add_right(right.data()[i], right_counts.data()[i]);
+            });
+          },
+          py::arg("left"), py::arg("left_counts"), py::arg("right"), py::arg("right_counts"))
+      .def_property_readonly("merges", [](BoundDriver& driver) {
+        return merges_to_array(driver.alone([](const ft::MergeDriver& d) { return d.merges(); }));
+      });
+}
+
 void register_corpus(py::module_& m) {
   py::class_<BoundCorpus>(m, "Corpus")
       .def(py::init([](std::vector<double> scale, std::optional<std::vector<double>> center,
@@ -352,71 +418,6 @@ void register_corpus(py::module_& m) {
           py::arg("max_token_symbols"), py::arg("num_threads") = 0, py::arg("progress") = py::none());
 }
 
-void register_distributed_training(py::module_& m) {
-  py::class_<BoundShard>(m, "CorpusShard")
-      .def("count_pairs",
-           [](BoundShard& shard) {
-             const auto counts = shard.alone([](const ft::CorpusShard& s) { return s.count_pairs(); });
-             Array<uint16_t> pairs({static_cast<py::ssize_t>(counts.size()), py::ssize_t{2}});
-             uint16_t* out = pairs.mutable_data();
-             std::vector<int64_t> found;
-             counts.for_each([&](ft::PairKey pair, int64_t n) {
-               *out++ = static_cast<uint16_t>(ft::left_of(pair));
-               *out++ = static_cast<uint16_t>(ft::right_of(pair));
-               found.push_back(n);
-             });
-             return py::make_tuple(pairs, to_array(std::move(found)));
-           })
-      .def(
-          "apply",
-          [](BoundShard& shard, uint16_t left, uint16_t right, uint16_t merged) {
-            auto e = shard.alone([&](ft::CorpusShard& s) { return EffectEntries(s.apply({left, right}, merged)); });
-            return py::make_tuple(to_array(std::move(e.left)), to_array(std::move(e.left_counts)),
-                                  to_array(std::move(e.right)), to_array(std::move(e.right_counts)));
-          },
-          py::arg("left"), py::arg("right"), py::arg("merged"));
-
-  py::class_<BoundDriver>(m, "MergeDriver")
-      .def(py::init([](int alphabet_size, int vocab_size, int64_t min_frequency, int max_token_symbols) {
-             return std::make_unique<BoundDriver>(
-                 ft::MergeDriver(alphabet_size, vocab_size, min_frequency, max_token_symbols));
-           }),
-           py::arg("alphabet_size"), py::arg("vocab_size"), py::arg("min_frequency"), py::arg("max_token_symbols"))
-      .def(
-          "add_counts",
-          [](BoundDriver& driver, const Array<uint16_t>& pairs, const Array<int64_t>& counts) {
-            if (pairs.ndim() != 2 || pairs.shape(1) != 2 || counts.ndim() != 1 || counts.shape(0) != pairs.shape(0))
-              throw py::value_error("pairs must have shape (n, 2) and counts (n,)");
-            const auto ids = span_of(pairs);
-            const auto found = span_of(counts);
-            driver.alone([&](ft::MergeDriver& d) {
-              for (size_t i = 0; i < found.size(); ++i) d.add_count({ids[2 * i], ids[2 * i + 1]}, found[i]);
-            });
-          },
-          py::arg("pairs"), py::arg("counts"))
-      .def("next",
-           [](BoundDriver& driver) -> py::object {
-             const auto pick = driver.alone([](ft::MergeDriver& d) { return d.next(); });
-             if (!pick) return py::none();
-             return py::make_tuple(pick->merge.left, pick->merge.right, pick->merged);
-           })
-      .def(
-          "add_effect",
-          [](BoundDriver& driver, const Array<uint16_t>& left, const Array<int64_t>& left_counts,
-             const Array<uint16_t>& right, const Array<int64_t>& right_counts) {
-            if (left.size() != left_counts.size() || right.size() != right_counts.size())
-              throw py::value_error("an effect has one count for each id");
-            driver.alone([&](ft::MergeDriver& d) {
-              for (py::ssize_t i = 0; i < left.size(); ++i) d.add_left(left.data()[i], left_counts.data()[i]);
-              for (py::ssize_t i = 0; i < right.size(); ++i) d.add_right(right.data()[i], right_counts.data()[i]);
-            });
-          },
-          py::arg("left"), py::arg("left_counts"), py::arg("right"), py::arg("right_counts"))
-      .def_property_readonly("merges", [](BoundDriver& driver) {
-        return merges_to_array(driver.alone([](const ft::MergeDriver& d) { return d.merges(); }));
-      });
-}
-
 void register_functions(py::module_& m) {
   m.def(
       "train_bpe",
@@ -486,7 +487,7 @@ PYBIND11_MODULE(_core, m) {
   m.attr("MAX_MAGNITUDE") = ft::kMaxMagnitude;
   m.attr("MAX_HORIZON") = ft::DctPlan::kMaxHorizon;
   register_codec(m);
-  register_corpus(m);
   register_distributed_training(m);
+  register_corpus(m);
   register_functions(m);
 }

@@ -23,9 +23,10 @@ std::vector<Merge> train(MergeDriver driver, std::vector<CorpusShard>& shards, c
       for (size_t i = begin; i < end; ++i) body(i);
     });
   };
-  std::vector<PairMap<int64_t>> counts(shards.size());
+  std::vector<std::vector<PairCount>> counts(shards.size());
   for_each_shard(threads, [&](size_t i) { counts[i] = shards[i].count_pairs(); });
-  for (const PairMap<int64_t>& c : counts) driver.add_counts(c);
+  for (const auto& shard : counts)
+    for (const PairCount& found : shard) driver.add_count(found);
   counts.clear();
 
   std::vector<const MergeEffect*> effects(shards.size());

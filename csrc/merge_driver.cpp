@@ -27,20 +27,16 @@ MergeDriver::MergeDriver(int alphabet_size, int vocab_size, int64_t min_frequenc
   lengths_.assign(static_cast<size_t>(alphabet_size), 1);
 }
 
-void MergeDriver::add_counts(const PairMap<int64_t>& counts) {
-  counts.for_each([&](PairKey pair, int64_t n) { counts_[pair] += n; });
-}
-
 void MergeDriver::require_id(TokenId id) const {
   if (id >= vocab_size())
     throw std::invalid_argument("id " + std::to_string(id) + " does not exist: there are " +
                                 std::to_string(vocab_size()));
 }
 
-void MergeDriver::add_count(Merge pair, int64_t n) {
-  require_id(pair.left);
-  require_id(pair.right);
-  counts_[pair_key(pair.left, pair.right)] += n;
+void MergeDriver::add_count(PairCount found) {
+  require_id(static_cast<TokenId>(left_of(found.pair)));
+  require_id(static_cast<TokenId>(right_of(found.pair)));
+  counts_[found.pair] += found.count;
 }
 
 void MergeDriver::add_left(TokenId p, int64_t n) {
@@ -72,18 +68,15 @@ std::optional<Pick> MergeDriver::next() {
 void MergeDriver::take_effect() {
   const Merge merge = merges_.back();
   const auto merged = static_cast<TokenId>(vocab_size() - 1);
-  // Where merged tokens touch, (t, a) appears on the right before it goes on the left.
+  effect_.for_each_left([&](TokenId p, int64_t n) {
+    counts_[pair_key(p, merge.left)] -= n;  // below 0 for now when p is the new token itself
+    offer(pair_key(p, merged), counts_[pair_key(p, merged)] += n);
+  });
   effect_.for_each_right([&](TokenId q, int64_t n) {
     counts_[pair_key(merge.right, q)] -= n;
-    counts_[pair_key(merged, q)] += n;
-  });
-  effect_.for_each_left([&](TokenId p, int64_t n) {
-    counts_[pair_key(p, merge.left)] -= n;
-    counts_[pair_key(p, merged)] += n;
+    offer(pair_key(merged, q), counts_[pair_key(merged, q)] += n);
   });
   counts_[pair_key(merge.left, merge.right)] = 0;
-  effect_.for_each_right([&](TokenId q, int64_t) { offer(pair_key(merged, q), counts_[pair_key(merged, q)]); });
-  effect_.for_each_left([&](TokenId p, int64_t) { offer(pair_key(p, merged), counts_[pair_key(p, merged)]); });
   effect_.reset();
 }
 

@@ -28,12 +28,11 @@ class MergeDriver {
   /// expand to more than `max_token_symbols`, are not merged. Throws std::invalid_argument for what cannot be.
   MergeDriver(int alphabet_size, int vocab_size, int64_t min_frequency, int max_token_symbols);
 
-  void add_counts(const PairMap<int64_t>& counts);
-  void add_count(Merge pair, int64_t n);
+  /// Throws std::invalid_argument for ids that do not exist, as all that is added may come from another process.
+  void add_count(PairCount found);
   /// The next merge; none when training is at its end.
   std::optional<Pick> next();
   void add_effect(const MergeEffect& effect) { effect_.add(effect); }
-  /// The same entry by entry, from another process: throw std::invalid_argument for ids that do not exist.
   void add_left(TokenId p, int64_t n);
   void add_right(TokenId q, int64_t n);
 

@@ -28,63 +28,66 @@ class PairMap {
 
   /// The value of `key`, value-initialised when new. Valid until the next call.
   Value& operator[](PairKey key) {
-    size_t i = slot_of(key);
-    if (keys_[i] == kEmpty) {
-      if ((size_ + 1) * 3 > keys_.size() * 2) {
+    Entry* entry = &entry_of(key);
+    if (entry->key == kEmpty) {
+      if ((size_ + 1) * 3 > entries_.size() * 2) {
         grow();
-        i = slot_of(key);
+        entry = &entry_of(key);
       }
-      keys_[i] = key;
+      entry->key = key;
       ++size_;
     }
-    return values_[i];
+    return entry->value;
   }
 
   const Value* find(PairKey key) const {
-    const size_t i = slot_of(key);
-    return keys_[i] == kEmpty ? nullptr : &values_[i];
+    const Entry& entry = entries_[slot_of(key)];
+    return entry.key == kEmpty ? nullptr : &entry.value;
   }
   Value* find(PairKey key) {
-    const size_t i = slot_of(key);
-    return keys_[i] == kEmpty ? nullptr : &values_[i];
+    Entry& entry = entry_of(key);
+    return entry.key == kEmpty ? nullptr : &entry.value;
   }
 
   /// Calls visit(key, value) for every entry, in no particular order.
   template <typename Visit>
   void for_each(Visit visit) const {
-    for (size_t i = 0; i < keys_.size(); ++i)
-      if (keys_[i] != kEmpty) visit(keys_[i], values_[i]);
+    for (const Entry& entry : entries_)
+      if (entry.key != kEmpty) visit(entry.key, entry.value);
   }
 
  private:
   static constexpr PairKey kEmpty = 0xFFFFFFFF;
 
+  /// Side by side: a look-up in a large map misses the cache once.
+  struct Entry {
+    PairKey key = kEmpty;
+    Value value{};
+  };
+
   size_t slot_of(PairKey key) const {
-    const size_t mask = keys_.size() - 1;
+    const size_t mask = entries_.size() - 1;
     size_t i = static_cast<size_t>(key * 0x9E3779B97F4A7C15ULL >> shift_);
-    while (keys_[i] != key && keys_[i] != kEmpty) i = (i + 1) & mask;
+    while (entries_[i].key != key && entries_[i].key != kEmpty) i = (i + 1) & mask;
     return i;
   }
+  Entry& entry_of(PairKey key) { return entries_[slot_of(key)]; }
 
   void resize_empty(size_t capacity) {
-    keys_.assign(capacity, kEmpty);
-    values_.clear();
-    values_.resize(capacity);
+    entries_ = std::vector<Entry>(capacity);
     size_ = 0;
     shift_ = 64;
     for (size_t c = capacity; c > 1; c /= 2) --shift_;
   }
 
   void grow() {
-    std::vector<PairKey> keys = std::move(keys_);
-    std::vector<Value> values = std::move(values_);
-    resize_empty(keys.size() * 2);
-    for (size_t i = 0; i < keys.size(); ++i)
-      if (keys[i] != kEmpty) (*this)[keys[i]] = std::move(values[i]);
+    std::vector<Entry> entries = std::move(entries_);
+    resize_empty(entries.size() * 2);
+    for (Entry& entry : entries)
+      if (entry.key != kEmpty) (*this)[entry.key] = std::move(entry.value);
   }
 
-  std::vector<PairKey> keys_;
-  std::vector<Value> values_;
+  std::vector<Entry> entries_;
   size_t size_ = 0;
   int shift_ = 64;
 };

@@ -95,7 +95,7 @@ class CorpusShard:
     def apply(
         self, left: int, right: int, merged: int
     ) -> tuple[NDArray[np.uint16], NDArray[np.int64], NDArray[np.uint16], NDArray[np.int64]]:
-        """Makes a merge; returns the ids beside it, left and right, with counts: what `MergeDriver.add_effect` takes."""
+        """Makes a merge; returns the ids left and right of it with counts, as `MergeDriver.add_effect` takes them."""
 
 class MergeDriver:
     """Picks the merges for shards anywhere.

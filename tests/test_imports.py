@@ -135,8 +135,10 @@ def test_the_stub_names_what_the_module_has_and_no_more():
 def test_the_stub_s_classes_have_the_module_s_members(name):
     (declared,) = (n for n in stub().body if isinstance(n, ast.ClassDef) and n.name == name)
     native = getattr(_core, name)
-    assert stub_names(declared.body) == public(vars(native))
-    for member in declared.body:
+    members = [m for m in declared.body if isinstance(m, ast.FunctionDef)]
+    # A class that Python cannot make has a constructor that says so.
+    assert stub_names(members) | {"__init__"} == public(vars(native))
+    for member in members:
         value = getattr(native, member.name)
         is_property = any(isinstance(d, ast.Name) and d.id == "property" for d in member.decorator_list)
         assert is_property == isinstance(value, property), member.name

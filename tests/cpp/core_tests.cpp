@@ -427,7 +427,7 @@ CorpusShard make_shard(const std::vector<Symbols>& corpus, int alphabet_size, si
 
 std::map<Pair, int64_t> counts_of(const CorpusShard& shard) {
   std::map<Pair, int64_t> out;
-  shard.count_pairs().for_each([&](PairKey p, int64_t n) { out[{left_of(p), right_of(p)}] += n; });
+  for (const auto& [pair, n] : shard.count_pairs()) out[{left_of(pair), right_of(pair)}] += n;
   return out;
 }
 
@@ -501,8 +501,8 @@ void a_shard_takes_merges_in_order(Random&, int) {
 
 void a_driver_takes_ids_that_exist(Random&, int) {
   MergeDriver driver(2, 9, 1, 8);
-  CHECK_CONTAINS(refusal([&] { driver.add_count({0, 2}, 1); }), "id 2 does not exist: there are 2");
-  driver.add_count({0, 1}, 3);
+  CHECK_CONTAINS(refusal([&] { driver.add_count({pair_key(0, 2), 1}); }), "id 2 does not exist: there are 2");
+  driver.add_count({pair_key(0, 1), 3});
   CHECK_EQUAL(driver.next()->merged, TokenId{2});
   CHECK_CONTAINS(refusal([&] { driver.add_left(3, 1); }), "id 3 does not exist: there are 3");
   CHECK_CONTAINS(refusal([&] { driver.add_right(kEndWord, 1); }), "id 32767 does not exist");

@@ -1,0 +1,266 @@
+"""Training in pieces: shards in other processes, memory above its budget, and what is left behind when it fails."""
+
+import multiprocessing
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fast_tokenizer import FastTokenizer, _reference
+from fast_tokenizer._core import MAX_COEFFICIENT, Corpus, CorpusShard, MergeDriver
+from fast_tokenizer.synthetic import ROBOTS, generate_trajectories
+
+SCALE, VOCAB_SIZE, MIN_FREQUENCY, MAX_TOKEN_SYMBOLS = 10.0, 512, 2, 1024
+LIMITS = (VOCAB_SIZE, MIN_FREQUENCY, MAX_TOKEN_SYMBOLS)
+
+
+def make_chunks(count=300):
+    trajectories = generate_trajectories(ROBOTS["aloha"], -(-count // 20), seed=3, seconds=(20.0, 20.0))
+    return np.concatenate([t[: 20 * 50].reshape(20, 50, -1) for t in trajectories]).astype(np.float32)[:count]
+
+
+CHUNKS = make_chunks()
+
+
+def filled(chunks, **options):
+    corpus = Corpus([SCALE], **options)
+    for block in np.array_split(chunks, 3):
+        corpus.add(block)
+    return corpus
+
+
+def merges_of(shards, alphabet_size):
+    """What the driver and these shards learn. A shard may be a CorpusShard or whatever stands for one."""
+    driver = MergeDriver(alphabet_size, *LIMITS)
+    for shard in shards:
+        driver.add_counts(*shard.count_pairs())
+    while (merge := driver.next()) is not None:
+        for shard in shards:
+            driver.add_effect(*shard.apply(*merge))
+    return driver.merges
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return FastTokenizer.fit(CHUNKS, VOCAB_SIZE, scale=SCALE, min_frequency=MIN_FREQUENCY).spec
+
+
+# ---- One process -------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 999),
+    spread=st.sampled_from([0.02, 0.3, 3.0]),
+    reach=st.integers(0, 6),
+    shards=st.sampled_from([1, 2, 7]),
+    budget=st.sampled_from([None, 0, 700_000]),
+)
+def test_shards_and_a_driver_train_as_the_reference(seed, spread, reach, shards, budget):
+    """The range is often narrower than the coefficients, so that neighbours become equal."""
+    rng = np.random.default_rng(seed)
+    chunks = np.cumsum(rng.laplace(0, spread, (9, 16, 3)), axis=1)
+    share = [Corpus([SCALE], memory_budget=budget) for _ in range(shards)]
+    for i, chunk in enumerate(chunks):
+        share[i % shards].add(chunk[None])
+    alphabet = 2 * reach + 1
+    spec = FastTokenizer.fit(np.zeros((1, 16, 3)), 1, scale=SCALE).spec
+    coefficients = [_reference.quantized_coefficients(chunk, spec)[0].reshape(-1) for chunk in chunks]
+    symbols = [(c.clip(-reach, reach) + reach).astype(int).tolist() for c in coefficients]
+    expected = _reference.train_bpe(symbols, alphabet, min(VOCAB_SIZE, alphabet + 40), MIN_FREQUENCY, MAX_TOKEN_SYMBOLS)
+    merges = merges_of([c.into_shard(-reach, reach) for c in share], alphabet)
+    assert [tuple(m) for m in merges.tolist()][: len(expected)] == expected
+    values, counts = (np.concatenate(x) for x in zip(*(c.histogram() for c in [filled(chunks)]), strict=True))
+    all_values, all_counts = np.unique(np.concatenate(coefficients), return_counts=True)
+    assert values.tolist() == all_values.tolist()
+    assert counts.tolist() == all_counts.tolist()
+
+
+def test_a_run_longer_than_any_count_of_it():
+    """In one chunk of 70,001 equal coefficients, every merge doubles the token until the cap."""
+    chunk = np.full((1, 1, 70_001), 0.3)
+    corpus = Corpus([SCALE])
+    corpus.add(chunk)
+    assert [x.tolist() for x in corpus.histogram()] == [[3], [70_001]]
+    merges = corpus.train(0, 3, 4 + 20, 1, MAX_TOKEN_SYMBOLS)
+    assert merges[:10].tolist() == [[3, 3], *([4 + i, 4 + i] for i in range(9))]
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+def test_threads_do_not_matter(fitted, num_threads):
+    spec = FastTokenizer.fit(CHUNKS, VOCAB_SIZE, scale=SCALE, num_threads=num_threads).spec
+    assert spec.merges.tobytes() == fitted.merges.tobytes()
+
+
+def test_a_corpus_is_as_it_was_after_a_chunk_is_refused(fitted):
+    corpus = filled(CHUNKS)
+    before = [x.tolist() for x in corpus.histogram()]
+    bad = CHUNKS.copy()
+    bad[250, 3, 1] = np.nan
+    with pytest.raises(ValueError, match="chunk 250: value at time step 3, dimension 1 is NaN"):
+        corpus.add(bad)
+    assert corpus.chunks == len(CHUNKS)
+    assert [x.tolist() for x in corpus.histogram()] == before
+    merges = corpus.train(fitted.min_coefficient, fitted.max_coefficient, *LIMITS)
+    assert merges.tobytes() == fitted.merges.tobytes()
+
+
+def test_what_cannot_be_is_refused():
+    corpus = filled(CHUNKS)
+    for lowest, highest in [(3, 2), (-MAX_COEFFICIENT - 1, 0), (-MAX_COEFFICIENT, MAX_COEFFICIENT)]:
+        with pytest.raises(ValueError, match="no alphabet has the coefficients"):
+            corpus.into_shard(lowest, highest)
+    shard = corpus.into_shard(-5, 5)
+    with pytest.raises(ValueError, match="used up"):
+        corpus.histogram()
+    with pytest.raises(ValueError, match=r"expected one into 11, got \(0, 1\) into 12"):
+        shard.apply(0, 1, 12)
+    driver = MergeDriver(11, *LIMITS)
+    with pytest.raises(ValueError, match="id 11 does not exist"):
+        driver.add_counts(np.array([[0, 11]], np.uint16), np.array([5]))
+    with pytest.raises(ValueError, match="shape"):
+        driver.add_counts(np.array([[0, 1]], np.uint16), np.array([5, 6]))
+    with pytest.raises(ValueError, match="smaller than the alphabet"):
+        MergeDriver(11, 10, 2, 8)
+
+
+# ---- Several processes -------------------------------------------------------------------------------
+
+
+def serve_shard(pipe, chunks, budget, directory):
+    """A worker: fills its corpus, says what it holds, then answers as a CorpusShard would."""
+    corpus = filled(chunks, memory_budget=budget, spill_directory=directory)
+    pipe.send(corpus.histogram())
+    shard: CorpusShard = corpus.into_shard(*pipe.recv())
+    while (call := pipe.recv()) is not None:
+        method, *arguments = call
+        pipe.send(getattr(shard, method)(*arguments))
+
+
+class RemoteShard:
+    def __init__(self, chunks, budget, directory):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve_shard, args=(theirs, chunks, budget, directory), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.pipe.send(None)
+        self.process.join(60)
+        assert self.process.exitcode == 0
+
+    def count_pairs(self):
+        self.pipe.send(("count_pairs",))
+        return self.pipe.recv()
+
+    def apply(self, left, right, merged):
+        self.pipe.send(("apply", left, right, merged))
+        return self.pipe.recv()
+
+
+@pytest.mark.parametrize(("count", "budget"), [(1, None), (2, 0), (7, None)])
+def test_shards_in_processes_of_their_own_learn_the_same(fitted, tmp_path, count, budget):
+    with ExitStack() as stack:
+        shares = [CHUNKS[i::count] for i in range(count)]
+        shards = [stack.enter_context(RemoteShard(share, budget, str(tmp_path))) for share in shares]
+        values = np.concatenate([shard.pipe.recv()[0] for shard in shards])
+        span = min(0, int(values.min())), max(0, int(values.max()))
+        assert span == (fitted.min_coefficient, fitted.max_coefficient)
+        for shard in shards:
+            shard.pipe.send(span)
+        merges = merges_of(shards, span[1] - span[0] + 1)
+        assert [*tmp_path.iterdir()] == []
+    assert merges.tobytes() == fitted.merges.tobytes()
+
+
+# ---- Memory above its budget -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", [0, 1, 300_000, 700_000, 2**62])
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+def test_a_budget_changes_where_memory_lies_and_nothing_else(fitted, tmp_path, budget, num_threads):
+    corpus = Corpus([SCALE], memory_budget=budget, spill_directory=str(tmp_path))
+    for block in np.array_split(CHUNKS, 3):
+        corpus.add(block, num_threads=num_threads)
+    merges = corpus.train(fitted.min_coefficient, fitted.max_coefficient, *LIMITS, num_threads=num_threads)
+    assert merges.tobytes() == fitted.merges.tobytes()
+    assert (corpus.spilled_bytes > 0) == (budget < 2**60)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_without_a_budget_nothing_goes_to_files():
+    corpus = filled(CHUNKS)
+    corpus.train(*corpus.range(1.0), *LIMITS)
+    assert corpus.spilled_bytes == 0
+
+
+def test_a_budget_below_0_is_refused():
+    with pytest.raises(TypeError):
+        Corpus([SCALE], memory_budget=-1)
+
+
+def test_a_directory_that_is_not_there_is_an_error_that_names_it(tmp_path):
+    corpus = Corpus([SCALE], memory_budget=0, spill_directory=str(tmp_path / "missing"))
+    with pytest.raises(FileNotFoundError, match=r"bytes beyond its memory budget, and no file in .*missing can"):
+        corpus.add(CHUNKS)
+    assert corpus.chunks == 0
+
+
+def test_nothing_is_left_behind_by_an_exception(tmp_path):
+    corpus = filled(CHUNKS, memory_budget=0, spill_directory=str(tmp_path))
+
+    def stop(done, total):
+        raise KeyError(done, total)
+
+    with pytest.raises(KeyError):
+        corpus.train(*corpus.range(1.0), corpus.range(1.0)[1] - corpus.range(1.0)[0] + 2, 2, 1024, progress=stop)
+    assert [*tmp_path.iterdir()] == []
+
+
+def run_python(code, *arguments, **options):
+    program = "import sys, numpy as np\nfrom fast_tokenizer._core import Corpus\n" + textwrap.dedent(code)
+    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], text=True, **options)
+
+
+def test_nothing_is_left_behind_by_a_kill(tmp_path):
+    code = """
+        corpus = Corpus([10.0], memory_budget=0, spill_directory=sys.argv[1])
+        corpus.add(np.cumsum(np.random.default_rng(0).laplace(0, 0.3, (2000, 50, 14)), axis=1))
+        merged = lambda done, total: print("merged", flush=True)
+        corpus.train(-2000, 2000, 16384, 1, 1024, progress=merged)
+    """
+    with run_python(code, tmp_path, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == "merged\n"
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path):
+    code = """
+        corpus = Corpus([10.0], memory_budget=0, spill_directory=sys.argv[1])
+        try:
+            corpus.add(np.random.default_rng(0).laplace(0, 1, (100, 50, 14)))
+        except OSError as e:
+            print(e.errno, e.strerror)
+    """
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731
+    with run_python(code, tmp_path, stdout=subprocess.PIPE, preexec_fn=limit) as process:
+        out, _ = process.communicate()
+    assert process.returncode == 0
+    number, message = out.strip().split(" ", 1)
+    assert int(number) == 27, "EFBIG"
+    assert message.startswith("training needs 4194304 bytes beyond its memory budget, and no file in ")
+    assert message.endswith(f" {tmp_path} can take them: File too large")
+    assert [*tmp_path.iterdir()] == []
