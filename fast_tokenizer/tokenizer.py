@@ -239,7 +239,7 @@ class FastTokenizer:
         machine. Their order does decide which of them are in the sample of `max_chunks`, and, in the last digits, the
         statistics that `NormalizerStatistics` takes of more than 2^20 steps.
 
-        Nothing is held but a compact corpus, for smooth data 2 to 3 bytes a coefficient while training, where `chunks`
+        Nothing is held but a compact corpus, for smooth data about 2 bytes a coefficient while training, where `chunks`
         are
 
         - an iterable that can be read again (``iter(chunks) is not chunks``, and no list): with statistics to take it

@@ -138,6 +138,7 @@ def fit(
     Files are read one at a time: once for normalisation statistics, once to fit, those of held-out episodes once more.
     """
     check_output_folder(output)
+    budget = None if memory_budget is None else parse_bytes(memory_budget)
     with _progress() as report:
         recording = open_recording(data, hz, dims, report)
         steps = horizon_steps(horizon, recording)
@@ -155,7 +156,7 @@ def fit(
             min_frequency=min_frequency,
             max_token_symbols=max_token_symbols,
             max_chunks=max_chunks,
-            memory_budget=None if memory_budget is None else parse_bytes(memory_budget),
+            memory_budget=budget,
             spill_directory=spill_directory,
             num_threads=threads,
         )
