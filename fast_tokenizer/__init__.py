@@ -18,10 +18,11 @@ from typing import Any
 from fast_tokenizer import _core
 from fast_tokenizer.chunk import Trajectory, windows
 from fast_tokenizer.errors import ArtefactError, DecodeError, DecodeRepairWarning
+from fast_tokenizer.fitting import FitSummary
 from fast_tokenizer.normalize import Normalizer
 from fast_tokenizer.spec import TokenizerSpec
 from fast_tokenizer.statistics import NormalizerStatistics
-from fast_tokenizer.tokenizer import DecodeStatus, FastTokenizer, FitSummary
+from fast_tokenizer.tokenizer import DecodeStatus, FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
 
 __version__: str = _core.build_info()["version"]

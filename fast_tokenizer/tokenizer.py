@@ -2,63 +2,26 @@
 
 from __future__ import annotations
 
-import operator
 import os
-import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fast_tokenizer import format as artefact
-from fast_tokenizer._core import MAX_HORIZON, MAX_TOKEN_SYMBOLS, MAX_VOCAB_SIZE, Codec, Corpus
-from fast_tokenizer.chunk import ChunkBlock, ChunkSample, ChunksLike, blocks_again, chunk_blocks, one_block
+from fast_tokenizer._arguments import MAX_ACTION_DIM, integer, native_normalizer, thread_count
+from fast_tokenizer._core import MAX_HORIZON, Codec
+from fast_tokenizer.chunk import ChunksLike, one_block
 from fast_tokenizer.errors import ArtefactError, DecodeError, DecodeRepairWarning
+from fast_tokenizer.fitting import FitOptions, FitSummary, Progress, fit_spec
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
 from fast_tokenizer.spec import TokenizerSpec
-from fast_tokenizer.statistics import NormalizerStatistics
 from fast_tokenizer.tokens import TokenBatch, TokensLike
-
-#: Bounds on what a call may ask for: far beyond use, below what overflows.
-MAX_ACTION_DIM = 1 << 16
-MAX_THREADS = 1024
-
-#: Called with the stage ("statistics", "sample", "quantize" or "merge"), the work done and the work to do (None: not
-#: known yet): chunks, or merges.
-Progress = Callable[[str, int, int | None], None]
-
-
-@dataclass(frozen=True, slots=True)
-class FitSummary:
-    """What `fit` saw and what it cost.
-
-    Attributes:
-        chunks: Chunks fitted on.
-        chunks_left_out: Chunks that were seen, but are not in the sample of `max_chunks`.
-        coefficients: Coefficients in them.
-        clipped: Values that the normaliser cut.
-        saturated: Coefficients outside the fitted range.
-        alphabet_size: Symbols of the fitted range.
-        merges: Merges learned; fewer than asked for when no pair occurs `min_frequency` times any more.
-        spilled_bytes: Bytes of temporary files that were made because of a `memory_budget`.
-        seconds: Wall time.
-    """
-
-    chunks: int
-    chunks_left_out: int
-    coefficients: int
-    clipped: int
-    saturated: int
-    alphabet_size: int
-    merges: int
-    spilled_bytes: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,90 +62,6 @@ class DecodeStatus:
         return f"chunk {chunk}: " + ", ".join(parts)
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class FitOptions:
-    """The options of `FastTokenizer.fit`, which explains them. Made, they are valid: no chunk need be read to say so.
-
-    Raises:
-        ValueError: Bad options.
-    """
-
-    vocab_size: int = 1024
-    scale: float | Sequence[float] = 10.0
-    min_frequency: int = 2
-    normalize: Normalizer | NormalizerKind | None = None
-    clip: float | None = None
-    range_quantile: float = 1.0
-    max_token_symbols: int = 1024
-    dimension_names: Sequence[str] | None = None
-    hz: float | None = None
-    max_chunks: int | None = None
-    memory_budget: int | None = None
-    spill_directory: str | os.PathLike[str] | None = None
-    num_threads: int | None = None
-
-    def __post_init__(self) -> None:
-        self.vocab_size = _integer("vocab_size", self.vocab_size, 1, MAX_VOCAB_SIZE, f"in 1..{MAX_VOCAB_SIZE}")
-        self.min_frequency = _integer("min_frequency", self.min_frequency, 1, 2**62, "at least 1")
-        self.max_token_symbols = _integer(
-            "max_token_symbols", self.max_token_symbols, 1, MAX_TOKEN_SYMBOLS, f"in 1..{MAX_TOKEN_SYMBOLS}"
-        )
-        if not 0.99 <= self.range_quantile <= 1:
-            raise ValueError(f"range_quantile must lie in [0.99, 1], got {self.range_quantile}")
-        self._check_artefact()
-        self._check_normalize()
-        self._check_storage()
-        _threads(self.num_threads)
-
-    def _check_artefact(self) -> None:
-        """What the artefact would refuse."""
-        scale, names = self.scale, self.dimension_names
-        if isinstance(scale, str) or isinstance(names, str):
-            raise ValueError("scale takes numbers and dimension_names a list of strings, got a string")
-        self.scale = float(scale) if np.ndim(scale) == 0 else tuple(float(s) for s in scale)  # type: ignore[arg-type, union-attr]
-        self.dimension_names = names = None if names is None else tuple(names)
-        dims = len(self.scale) if isinstance(self.scale, tuple) else None if names is None else len(names)
-        TokenizerSpec(self.scale, 0, 0, np.empty((0, 2)), action_dim=dims, hz=self.hz, dimension_names=names)  # type: ignore[arg-type]
-
-    def _check_normalize(self) -> None:
-        if isinstance(self.normalize, str):
-            Normalizer(self.normalize, np.zeros(1), np.ones(1), self.clip)
-        elif self.normalize is not None and not isinstance(self.normalize, Normalizer):
-            raise ValueError(f"normalize must be a kind of statistics, a Normalizer or None, got {self.normalize!r}")
-        elif self.clip is not None:
-            raise ValueError("clip goes with statistics to take; give a Normalizer its clip itself")
-
-    def _check_storage(self) -> None:
-        if self.max_chunks is not None:
-            self.max_chunks = _integer("max_chunks", self.max_chunks, 1, 2**62, "at least 1")
-        if self.memory_budget is not None:
-            self.memory_budget = _integer("memory_budget", self.memory_budget, 1, 2**62, "at least 1 byte")
-        if self.spill_directory is not None:
-            if self.memory_budget is None:
-                raise ValueError("spill_directory goes with memory_budget: without one, nothing is spilled")
-            if not Path(self.spill_directory).is_dir() or not os.access(self.spill_directory, os.W_OK):
-                raise ValueError(f"spill_directory: {self.spill_directory} is no folder that can be written to")
-
-    @property
-    def statistics(self) -> NormalizerKind | None:
-        """The statistics to take, or None."""
-        return self.normalize if isinstance(self.normalize, str) else None
-
-    def native_corpus(self, normalizer: Normalizer | None) -> Corpus:
-        """An empty corpus."""
-        assert isinstance(self.scale, float | tuple)
-        scales = [self.scale] if isinstance(self.scale, float) else list(self.scale)
-        directory = None
-        if self.memory_budget is not None:
-            directory = tempfile.gettempdir() if self.spill_directory is None else os.fspath(self.spill_directory)
-        return Corpus(
-            scales,
-            **_native_normalizer(normalizer),
-            memory_budget=self.memory_budget,
-            spill_directory=directory,
-        )
-
-
 class FastTokenizer:
     """FAST action tokenizer: DCT along time, scale and round, byte-pair encoding (arXiv 2501.09747).
 
@@ -208,7 +87,7 @@ class FastTokenizer:
             spec.min_coefficient,
             spec.max_coefficient,
             spec.merges.astype(np.int64),
-            **_native_normalizer(spec.normalizer),
+            **native_normalizer(spec.normalizer),
         )
 
     # ---- Making one ------------------------------------------------------------------------------
@@ -294,7 +173,6 @@ class FastTokenizer:
             >>> tok.fit_summary.chunks, tok.fit_summary.chunks_left_out
             (100, 60)
         """
-        start = time.perf_counter()
         options = FitOptions(
             vocab_size=vocab_size,
             scale=scale,
@@ -310,46 +188,7 @@ class FastTokenizer:
             spill_directory=spill_directory,
             num_threads=num_threads,
         )
-        report = _no_report if progress is None else progress
-        blocks, normalizer, left_out = _blocks_to_fit(chunks, options, report)
-        corpus, horizons, dims = _corpus_of(blocks, normalizer, options, report)
-        lowest, highest = _fitted_range(corpus, options.range_quantile, options.vocab_size)
-        counted = {  # training uses the corpus up
-            "chunks": corpus.chunks,
-            "chunks_left_out": left_out,
-            "coefficients": corpus.symbols,
-            "clipped": corpus.clipped,
-            "saturated": corpus.outside(lowest, highest),
-        }
-        merges = corpus.train(
-            lowest,
-            highest,
-            options.vocab_size,
-            options.min_frequency,
-            options.max_token_symbols,
-            num_threads=_threads(options.num_threads),
-            progress=lambda done, total: report("merge", done, total),
-        )
-        spec = TokenizerSpec(
-            scale=options.scale,  # type: ignore[arg-type]
-            min_coefficient=lowest,
-            max_coefficient=highest,
-            merges=merges,
-            normalizer=normalizer,
-            time_horizon=horizons.pop() if len(horizons) == 1 else None,
-            action_dim=dims,
-            hz=options.hz,
-            dimension_names=options.dimension_names,  # type: ignore[arg-type]
-        )
-        seconds = time.perf_counter() - start
-        summary = FitSummary(
-            **counted,
-            alphabet_size=spec.alphabet_size,
-            merges=len(merges),
-            spilled_bytes=corpus.spilled_bytes,
-            seconds=seconds,
-        )
-        return cls(spec, summary)
+        return cls(*fit_spec(chunks, options, progress))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FastTokenizer:
@@ -432,7 +271,7 @@ class FastTokenizer:
         """
         spec = self._spec
         block = one_block(chunks, horizon=spec.time_horizon, action_dim=spec.action_dim)
-        return TokenBatch(*self._codec.encode(block.values, block.row_offsets, _threads(num_threads)))
+        return TokenBatch(*self._codec.encode(block.values, block.row_offsets, thread_count(num_threads)))
 
     def decode(
         self,
@@ -546,7 +385,7 @@ class FastTokenizer:
         ids = batch.ids
         if ids.dtype != np.int32:  # ids that do not fit: unknown, whatever they are
             ids = ids.clip(-1, np.iinfo(np.int32).max).astype(np.int32)
-        rows, counts = self._codec.decode(ids, batch.offsets, horizons, dims, _threads(num_threads))
+        rows, counts = self._codec.decode(ids, batch.offsets, horizons, dims, thread_count(num_threads))
         return rows, DecodeStatus(*counts.T)
 
     def _shape(self, name: str, given: int | None, recorded: int | None) -> int:
@@ -557,7 +396,7 @@ class FastTokenizer:
         value = recorded if given is None else given
         assert value is not None
         highest = MAX_HORIZON if name == "time_horizon" else MAX_ACTION_DIM
-        if _integer(name, value, 1, 2**62, "positive") > highest:
+        if integer(name, value, 1, 2**62, "positive") > highest:
             raise ValueError(f"{name} must be at most {highest}, got {value}")
         return int(value)
 
@@ -598,111 +437,3 @@ class FastTokenizer:
             f"coefficients={s.min_coefficient}..{s.max_coefficient}, time_horizon={s.time_horizon}, "
             f"action_dim={s.action_dim}, normalizer={normalizer})"
         )
-
-
-def _native_normalizer(normalizer: Normalizer | None) -> dict[str, Any]:
-    """Keyword arguments of the core's classes."""
-    if normalizer is None:
-        return {}
-    return {
-        "center": normalizer.center.tolist(),
-        "half_range": normalizer.half_range.tolist(),
-        "clip": float("inf") if normalizer.clip is None else normalizer.clip,
-    }
-
-
-def _threads(num_threads: int | None) -> int:
-    """The core's count: 0 is all cores."""
-    return (
-        0
-        if num_threads is None
-        else _integer("num_threads", num_threads, 1, MAX_THREADS, "positive, or None for all cores")
-    )
-
-
-def _integer(name: str, value: int, lowest: int, highest: int, rule: str) -> int:
-    """`value`, if it is an integer within the bounds, which `rule` puts into words."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be an integer, got {value!r}") from None
-    if not lowest <= number <= highest:
-        raise ValueError(f"{name} must {'lie' if rule.startswith('in ') else 'be'} {rule}, got {number}")
-    return number
-
-
-def _no_report(stage: str, done: int, total: int | None) -> None:
-    """For a fit that nobody watches."""
-
-
-def _blocks_to_fit(
-    chunks: ChunksLike, options: FitOptions, report: Progress
-) -> tuple[Iterable[ChunkBlock], Normalizer | None, int]:
-    """Blocks to quantize, the normaliser, and how many chunks the sample leaves out. Reads what must be read before."""
-    kind = options.statistics
-    if kind is None and options.max_chunks is None:
-        assert not isinstance(options.normalize, str)
-        return chunk_blocks(chunks), options.normalize, 0
-    sample = None if options.max_chunks is None else ChunkSample(options.max_chunks)
-    in_memory = hasattr(chunks, "__array__") or isinstance(chunks, list | tuple)
-    exact = in_memory or (sample is None and isinstance(chunks, Iterator))
-    statistics = NormalizerStatistics()
-    held: list[ChunkBlock] = []
-    seen = 0
-    for block in chunk_blocks(chunks):
-        block.require_finite()
-        seen += len(block)
-        if sample is not None:
-            sample.add(block)
-        if kind is not None and exact:
-            held.append(block)
-        elif kind is not None:
-            statistics.update(block.rows)
-        report("statistics" if sample is None else "sample", seen, None)
-    if seen == 0:
-        raise ValueError("got no chunks to fit on")
-    if kind is None:
-        normalizer = options.normalize
-    elif exact:
-        normalizer = Normalizer.from_rows([block.rows for block in held], kind, clip=options.clip)
-    else:
-        normalizer = statistics.normalizer(kind, clip=options.clip)
-    assert not isinstance(normalizer, str)
-    if sample is not None:
-        return sample.blocks(), normalizer, sample.left_out
-    return held if exact else blocks_again(chunks, seen), normalizer, 0
-
-
-def _corpus_of(
-    blocks: Iterable[ChunkBlock], normalizer: Normalizer | None, options: FitOptions, report: Progress
-) -> tuple[Corpus, set[int], int]:
-    """The quantized chunks, their horizons and their dimensions."""
-    corpus = options.native_corpus(normalizer)
-    horizons: set[int] = set()
-    dims = 0
-    for block in blocks:
-        corpus.add(block.values, block.row_offsets, first_chunk=block.first, num_threads=_threads(options.num_threads))
-        horizons |= block.horizons
-        dims = block.action_dim
-        report("quantize", corpus.chunks, None)
-    if not horizons:
-        raise ValueError("got no chunks to fit on")
-    return corpus, horizons, dims
-
-
-def _fitted_range(corpus: Corpus, quantile: float, vocab_size: int) -> tuple[int, int]:
-    lowest, highest = corpus.range(quantile)
-    alphabet = highest - lowest + 1
-    if quantile == 1.0 and corpus.saturated:
-        raise ValueError(
-            f"{corpus.saturated} quantized coefficients lie beyond +-16383; normalise the actions "
-            '(normalize="quantile"), lower scale, or let outliers saturate (range_quantile=0.99999)'
-        )
-    if alphabet > vocab_size:
-        raise ValueError(
-            f"the quantized coefficients span {lowest}..{highest}: {alphabet} symbols do not fit "
-            f"vocab_size={vocab_size}; "
-            'normalise the actions (normalize="quantile"), lower scale, let outliers saturate '
-            "(range_quantile=0.99999), or raise vocab_size"
-        )
-    return lowest, highest

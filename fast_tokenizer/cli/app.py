@@ -39,12 +39,13 @@ from fast_tokenizer.cli.workflow import (
     split_holdout,
     take_statistics,
 )
+from fast_tokenizer.fitting import FitOptions, FitSummary
 from fast_tokenizer.io import Dataset, Trajectories
 from fast_tokenizer.metrics import evaluate
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
 from fast_tokenizer.statistics import NormalizerStatistics
 from fast_tokenizer.synthetic import ROBOTS, generate_trajectories
-from fast_tokenizer.tokenizer import FastTokenizer, FitOptions, FitSummary
+from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
 
 app = typer.Typer(

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from fast_tokenizer._arguments import MAX_ACTION_DIM
 from fast_tokenizer._core import MAX_HORIZON
-from fast_tokenizer.tokenizer import MAX_ACTION_DIM, FastTokenizer
+from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
 
 

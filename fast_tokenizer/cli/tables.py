@@ -10,8 +10,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from fast_tokenizer.fitting import FitSummary
 from fast_tokenizer.metrics import QualityReport
-from fast_tokenizer.tokenizer import FastTokenizer, FitSummary
+from fast_tokenizer.tokenizer import FastTokenizer
 
 
 @dataclass(frozen=True, slots=True)
