@@ -174,7 +174,7 @@ void MergeEffect::add(const MergeEffect& other) {
 
 /// Eight classes to a factor of two: 6 % is lost.
 size_t PairPlaces::size_class(size_t places) {
-  const size_t n = std::max(places, kLeastPlaces);
+  const size_t n = std::max<size_t>(places, List::kFew);
   if (n < 16) return n;
   const auto shift = static_cast<size_t>(std::bit_width(n - 1)) - 4;
   return shift * 8 + ((n - 1) >> shift) + 1;
@@ -206,7 +206,7 @@ PairPlaces::Position* PairPlaces::get(size_t size_class) {
 
 /// Room for `places`: a large free block, or a new slab.
 void PairPlaces::refill(size_t places) {
-  for (size_t rest = room_places_; rest >= kLeastPlaces;) {  // what is left becomes free blocks
+  for (size_t rest = room_places_; rest >= List::kFew;) {  // what is left becomes free blocks
     size_t c = size_class(rest);
     if (class_size(c) > rest) --c;
     put_back(room_, c);
@@ -226,15 +226,46 @@ void PairPlaces::refill(size_t places) {
   room_places_ = slabs_.back().size();
 }
 
-PairPlaces::Position* PairPlaces::add(PairKey pair, size_t places) {
-  Position* const room = get(size_class(places));
-  lists_[pair] = {room, static_cast<uint32_t>(places)};
-  return room;
+PairPlaces::Position* PairPlaces::List::room() {
+  static_assert(sizeof(Position*) <= sizeof few_);
+  if (size_ <= kFew) return few_;
+  Position* places;
+  std::memcpy(&places, few_, sizeof places);
+  return places;
 }
 
-PairPlaces::List PairPlaces::take(PairKey pair) {
-  List* const found = lists_.find(pair);
-  return found == nullptr ? List{} : std::exchange(*found, {});
+PairPlaces::List PairPlaces::make(size_t places) {
+  List list;
+  list.size_ = static_cast<uint32_t>(places);
+  if (places <= List::kFew) return list;
+  Position* const room = get(size_class(places));
+  std::memcpy(list.few_, &room, sizeof room);
+  return list;
+}
+
+void PairPlaces::start_token(size_t left_entries, size_t right_entries) {
+  left_.emplace_back().reserve(left_entries);
+  right_.emplace_back().reserve(right_entries);
+}
+
+PairPlaces::Position* PairPlaces::add(std::vector<PartnerList>& lists, TokenId partner, size_t places) {
+  lists.push_back({partner, make(places)});
+  return lists.back().places.room();
+}
+
+PairPlaces::List PairPlaces::take(TokenId left, TokenId right) {
+  const TokenId later = std::max(left, right);
+  if (later < ids_) {
+    const PairKey pair = pair_key(left, right);
+    const auto found = std::lower_bound(pairs_.begin(), pairs_.end(), pair,
+                                        [](const PairList& list, PairKey key) { return list.pair < key; });
+    return found == pairs_.end() || found->pair != pair ? List() : std::exchange(found->places, {});
+  }
+  auto& lists = (right == later ? left_ : right_)[later - size_t{ids_}];
+  const TokenId partner = right == later ? left : right;
+  const auto found =
+      std::find_if(lists.begin(), lists.end(), [&](const PartnerList& list) { return list.partner == partner; });
+  return found == lists.end() ? List() : std::exchange(found->places, {});
 }
 
 // ---- Shard ----------------------------------------------------------------------------------------
@@ -307,11 +338,10 @@ void CorpusShard::index() {
 }
 
 void CorpusShard::fill_places(const std::vector<PairCount>& counts) {
-  places_ = PairPlaces(memory_, counts.size());
   const TokenId* const s = stream_.data();
   auto fill = [&](auto& cursors, auto key) {
-    for (const auto& [pair, n] : counts)
-      cursors[key(left_of(pair), right_of(pair))] = places_.add(pair, static_cast<size_t>(n));
+    places_.start(next_, counts,
+                  [&](PairKey pair, Position* room) { cursors[key(left_of(pair), right_of(pair))] = room; });
     for (size_t i = 0; i + 1 < stream_.size(); ++i)
       if (s[i] != kEnd && s[i + 1] != kEnd) *cursors[key(s[i], s[i + 1])]++ = static_cast<Position>(i);
   };
@@ -330,10 +360,11 @@ void CorpusShard::apply_by_index(Merge merge, TokenId merged) {
   const uint32_t left_span = span_[merge.left], right_span = span_[merge.right];
   span_.push_back(left_span + right_span);
   TokenId* const s = stream_.data();
-  const PairPlaces::List found = places_.take(pair_key(merge.left, merge.right));
-  for (uint32_t i = 0; i < found.size; ++i) {
-    prefetch(s + found.places[std::min(i + kAhead, found.size - 1)]);
-    const Position place = found.places[i];
+  PairPlaces::List found = places_.take(merge.left, merge.right);
+  const Position* const places = found.data();
+  for (uint32_t i = 0; i < found.size(); ++i) {
+    prefetch(s + places[std::min(i + kAhead, found.size() - 1)]);
+    const Position place = places[i];
     // Outdated unless both tokens still stand here. A first slot keeps its id until it is merged away, and no
     // later token has the same id, so comparing ids is enough.
     const size_t second = size_t{place} + left_span;
@@ -352,17 +383,16 @@ void CorpusShard::apply_by_index(Merge merge, TokenId merged) {
     s[place] = s[last] = merged;
   }
   places_.release(found);
-  file_events(merged);
+  file_events();
 }
 
 /// The places of the pairs that a merge made.
-void CorpusShard::file_events(TokenId merged) {
+void CorpusShard::file_events() {
   cursors_.resize(kMaxVocabSize);
-  effect_.for_each_left(
-      [&](TokenId p, int64_t n) { cursors_[p] = places_.add(pair_key(p, merged), static_cast<size_t>(n)); });
+  places_.start_token(effect_.left_entries(), effect_.right_entries());
+  effect_.for_each_left([&](TokenId p, int64_t n) { cursors_[p] = places_.add_left(p, static_cast<size_t>(n)); });
   for (const Event& e : left_events_) *cursors_[e.partner]++ = e.place;
-  effect_.for_each_right(
-      [&](TokenId q, int64_t n) { cursors_[q] = places_.add(pair_key(merged, q), static_cast<size_t>(n)); });
+  effect_.for_each_right([&](TokenId q, int64_t n) { cursors_[q] = places_.add_right(q, static_cast<size_t>(n)); });
   for (const Event& e : right_events_) *cursors_[e.partner]++ = e.place;
   left_events_.clear();
   right_events_.clear();

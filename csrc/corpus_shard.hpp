@@ -19,6 +19,9 @@ class MergeEffect {
   void add_right(TokenId q, int64_t n = 1) { add(right_, touched_right_, q, n); }
   void add(const MergeEffect& other);
 
+  int64_t left(TokenId p) const { return left_[p]; }
+  size_t left_entries() const { return touched_left_.size(); }
+  size_t right_entries() const { return touched_right_.size(); }
   template <typename Visit>
   void for_each_left(Visit visit) const {
     for (TokenId p : touched_left_) visit(p, left_[p]);
@@ -44,34 +47,64 @@ struct PairCount {
 
 /// Where each pair stands: the first slots, ascending; some may be outdated.
 ///
-/// There are up to millions of lists of all lengths, which get shorter from merge to merge. So a list that is done with
-/// serves again, whole or cut up. (The heap took half the time of training with 14,000 merges of 21M symbols: pages
-/// given back to the system and cleared again, free blocks searched and joined.)
+/// There are up to millions of pairs, most with one place or two, and only some thousand are ever looked up. So the
+/// pairs of a token stand in a list that is searched (a hash table of all pairs took longer to fill, and 250 MB more,
+/// for 14,000 merges of 21M symbols). Longer lists of places get shorter from merge to merge: one that is done with
+/// serves again, whole or cut up. (The heap took half the time: pages given back to the system and cleared again, free
+/// blocks searched and joined.)
 class PairPlaces {
  public:
   using Position = uint32_t;
-  struct List {
-    Position* places = nullptr;
-    uint32_t size = 0;
+
+  class List {
+   public:
+    uint32_t size() const { return size_; }
+    const Position* data() const { return const_cast<List*>(this)->room(); }
+
+   private:
+    friend class PairPlaces;
+    static constexpr uint32_t kFew = 2;
+    Position* room();
+    uint32_t size_ = 0;
+    Position few_[kFew] = {};  ///< the places, or the address of more
   };
 
-  explicit PairPlaces(std::shared_ptr<BudgetedMemory> memory, size_t expected = 0)
-      : memory_(std::move(memory)), lists_(expected) {}
+  explicit PairPlaces(std::shared_ptr<BudgetedMemory> memory) : memory_(std::move(memory)) {}
 
-  /// Room for the places of a pair that has none; the caller fills it.
-  Position* add(PairKey pair, size_t places);
+  /// Pairs of ids below `ids`, ascending. For each, fill(i, room) is told where to put its places.
+  template <typename Fill>
+  void start(TokenId ids, std::span<const PairCount> pairs, Fill fill) {
+    ids_ = ids;
+    pairs_.reserve(pairs.size());
+    for (const auto& [pair, count] : pairs) pairs_.push_back({pair, make(static_cast<size_t>(count))});
+    for (size_t i = 0; i < pairs.size(); ++i) fill(pairs[i].pair, pairs_[i].places.room());
+  }
+  /// Pairs with the next token, of which there will be so many.
+  void start_token(size_t left_entries, size_t right_entries);
+  /// Room for the places of (p, next token), or (next token, q).
+  Position* add_left(TokenId p, size_t places) { return add(left_.back(), p, places); }
+  Position* add_right(TokenId q, size_t places) { return add(right_.back(), q, places); }
   /// The places of a pair, which then has none. The caller gives them back to release().
-  List take(PairKey pair);
-  void release(const List& list) {
-    if (list.places != nullptr) put_back(list.places, size_class(list.size));
+  List take(TokenId left, TokenId right);
+  void release(List& list) {
+    if (list.size_ > List::kFew) put_back(list.room(), size_class(list.size_));
   }
 
  private:
-  /// A free block starts with the address of the next of its class: 8 bytes.
-  static constexpr size_t kLeastPlaces = 2;
+  struct PairList {
+    PairKey pair;
+    List places;
+  };
+  struct PartnerList {
+    TokenId partner;
+    List places;
+  };
+
   static constexpr size_t kSlabPlaces = 1 << 18;
   static constexpr size_t kWorthCutting = 1 << 12;
 
+  List make(size_t places);
+  Position* add(std::vector<PartnerList>& lists, TokenId partner, size_t places);
   static size_t size_class(size_t places);
   static size_t class_size(size_t size_class);
   void put_back(Position* block, size_t size_class);
@@ -79,9 +112,11 @@ class PairPlaces {
   void refill(size_t places);
 
   std::shared_ptr<BudgetedMemory> memory_;
-  PairMap<List> lists_;
+  TokenId ids_ = 0;
+  std::vector<PairList> pairs_;                         ///< of ids below ids_
+  std::vector<std::vector<PartnerList>> left_, right_;  ///< by the later id, less ids_
   std::vector<Buffer<Position>> slabs_;
-  std::vector<Position*> free_;  ///< by class
+  std::vector<Position*> free_;  ///< by class; a free block starts with the address of the next
   Position* room_ = nullptr;     ///< not handed out yet
   size_t room_places_ = 0;
 };
@@ -116,7 +151,7 @@ class CorpusShard {
   /// Switches to the indexed form.
   void index();
   void fill_places(const std::vector<PairCount>& counts);
-  void file_events(TokenId merged);
+  void file_events();
 
   TokenId next_;  ///< id of the next merge
   size_t pass_share_;

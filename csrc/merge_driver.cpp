@@ -68,22 +68,35 @@ std::optional<Pick> MergeDriver::next() {
 void MergeDriver::take_effect() {
   const Merge merge = merges_.back();
   const auto merged = static_cast<TokenId>(vocab_size() - 1);
+  auto fall = [this](PairKey pair, int64_t n) {
+    if (int64_t* const count = counts_.find(pair); count != nullptr) *count -= n;
+  };
+  // A pair that is new has its highest count now. If that does not do, it never will: most pairs need not be kept.
+  auto rise = [this](PairKey pair, int64_t n) {
+    if (offer(pair, n)) counts_[pair] = n;
+  };
+  // The table is larger than the caches, and an effect has hundreds of entries: their misses overlap.
+  effect_.for_each_left([&](TokenId p, int64_t) { counts_.prefetch(pair_key(p, merge.left)); });
+  effect_.for_each_right([&](TokenId q, int64_t) { counts_.prefetch(pair_key(merge.right, q)); });
+  const int64_t touching = effect_.left(merged);  // merged tokens that follow one: (t, a) came and went
   effect_.for_each_left([&](TokenId p, int64_t n) {
-    counts_[pair_key(p, merge.left)] -= n;  // below 0 for now when p is the new token itself
-    offer(pair_key(p, merged), counts_[pair_key(p, merged)] += n);
+    if (p != merged) fall(pair_key(p, merge.left), n);
+    rise(pair_key(p, merged), n);
   });
   effect_.for_each_right([&](TokenId q, int64_t n) {
-    counts_[pair_key(merge.right, q)] -= n;
-    offer(pair_key(merged, q), counts_[pair_key(merged, q)] += n);
+    fall(pair_key(merge.right, q), n);
+    rise(pair_key(merged, q), q == merge.left ? n - touching : n);
   });
   counts_[pair_key(merge.left, merge.right)] = 0;
   effect_.reset();
 }
 
-void MergeDriver::offer(PairKey pair, int64_t count) {
+/// Whether the pair may be merged, some time.
+bool MergeDriver::offer(PairKey pair, int64_t count) {
   const int length = expansion_length(pair);
-  if (count < min_frequency_ || length > max_token_symbols_ || table_symbols_ + length > kMaxTableSymbols) return;
+  if (count < min_frequency_ || length > max_token_symbols_ || table_symbols_ + length > kMaxTableSymbols) return false;
   heap_.push({count, pair});
+  return true;
 }
 
 /// Counts only fall once a pair exists, so an entry that is out of date is put back with its new count.

@@ -53,7 +53,7 @@ class MergeDriver {
 
   void require_id(TokenId id) const;
   void take_effect();
-  void offer(PairKey pair, int64_t count);
+  bool offer(PairKey pair, int64_t count);
   Candidate pop_best();
   int expansion_length(PairKey pair) const { return lengths_[left_of(pair)] + lengths_[right_of(pair)]; }
 
@@ -63,8 +63,8 @@ class MergeDriver {
   std::vector<Merge> merges_;
   std::vector<int> lengths_;  ///< symbols each token expands to
   int64_t table_symbols_;     ///< their sum
-  PairMap<int64_t> counts_;
-  MergeEffect effect_;  ///< of the last merge, as far as it is known
+  PairMap<int64_t> counts_;   ///< of pairs that may be merged, and some more
+  MergeEffect effect_;        ///< of the last merge, as far as it is known
   std::priority_queue<Candidate> heap_;
 };
 

@@ -49,6 +49,15 @@ class PairMap {
     return entry.key == kEmpty ? nullptr : &entry.value;
   }
 
+  /// Starts to fetch what looking up the key will read.
+  void prefetch(PairKey key) const {
+#if defined(__GNUC__)
+    __builtin_prefetch(&entries_[first_slot(key)]);
+#else
+    static_cast<void>(key);
+#endif
+  }
+
   /// Calls visit(key, value) for every entry, in no particular order.
   template <typename Visit>
   void for_each(Visit visit) const {
@@ -65,9 +74,10 @@ class PairMap {
     Value value{};
   };
 
+  size_t first_slot(PairKey key) const { return static_cast<size_t>(key * 0x9E3779B97F4A7C15ULL >> shift_); }
   size_t slot_of(PairKey key) const {
     const size_t mask = entries_.size() - 1;
-    size_t i = static_cast<size_t>(key * 0x9E3779B97F4A7C15ULL >> shift_);
+    size_t i = first_slot(key);
     while (entries_[i].key != key && entries_[i].key != kEmpty) i = (i + 1) & mask;
     return i;
   }
