@@ -115,9 +115,9 @@ class Pass {
   size_t merges_ = 0;
 };
 
-/// Up to so many ids, what belongs to a pair is looked up in a table of all pairs, of at most 32 MiB: for the 57 ns
-/// that a random pair of 150,000 takes in a PairMap, it takes 5.
-constexpr size_t kDenseIds = 2047;
+/// Whether what belongs to a pair is looked up in a table of all pairs: of at most 32 MiB, and not so large that a
+/// small corpus pays for it. Instead of the 57 ns that a random pair of 150,000 takes in a PairMap, it takes 2.
+bool is_dense(size_t ids, size_t words) { return ids <= 2047 && ids * ids <= 8 * words + 65'536; }
 
 /// No branches: whether a word is a value, a repeat or an end cannot be foreseen.
 std::vector<PairCount> count_densely(const std::vector<Segment>& segments, size_t ids) {
@@ -280,7 +280,9 @@ CorpusShard::CorpusShard(int alphabet_size, std::vector<Segment> segments, std::
 
 std::vector<PairCount> CorpusShard::count_pairs() const {
   if (indexed()) throw std::invalid_argument("pairs are counted before the first merge");
-  return next_ <= kDenseIds ? count_densely(segments_, next_) : count_sparsely(segments_);
+  size_t words = 0;
+  for (const Segment& segment : segments_) words += segment.size;
+  return is_dense(next_, words) ? count_densely(segments_, next_) : count_sparsely(segments_);
 }
 
 const MergeEffect& CorpusShard::apply(Merge merge, TokenId merged) {
@@ -345,7 +347,7 @@ void CorpusShard::fill_places(const std::vector<PairCount>& counts) {
     for (size_t i = 0; i + 1 < stream_.size(); ++i)
       if (s[i] != kEnd && s[i + 1] != kEnd) *cursors[key(s[i], s[i + 1])]++ = static_cast<Position>(i);
   };
-  if (next_ <= kDenseIds) {
+  if (is_dense(next_, stream_.size())) {
     const size_t stride = next_;
     std::vector<Position*> cursors(stride * stride);
     fill(cursors, [stride](size_t left, size_t right) { return left * stride + right; });

@@ -124,7 +124,9 @@ class PairPlaces {
 /// At first a merge is a pass over the words, run by run: the few first merges remove most of the symbols. When a
 /// pass changed little, the shard goes over to an index, with which a merge visits only the places where its pair
 /// stands. The tokens then lie in a flat stream that no longer shrinks: a token spans as many slots as it had tokens
-/// when indexed, with its id in the first and the last, so both neighbours are found without links.
+/// when indexed, with its id in the first and the last, so both neighbours are found without links. Outdated places
+/// stay in the index; to drop them by making it anew when they were an eighth saved a tenth of the memory of 700M
+/// symbols, and took half a second, and as long as all merges for dense ones.
 class CorpusShard {
  public:
   /// A pass that makes fewer merges than one for so many words is the last.
