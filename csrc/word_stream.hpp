@@ -2,8 +2,8 @@
 //
 // A word below 0x7FFF is a value, and 0x7FFF ends a sequence. A word 0x8000 + k repeats the value before it k more
 // times; a longer run has several. Neighbouring values always differ. So a sequence never takes more than a word a
-// symbol and its end, whatever is in it; 93 % of the symbols of a typical corpus are zeros, in runs, and six of
-// seven words are saved. A word says by itself what it is: values can be searched for without reading runs.
+// symbol and its end, whatever is in it; 93 % of the symbols of 50 x 14 chunks are zeros, in runs, and nine symbols
+// take one word. A word says by itself what it is: values can be searched for without reading runs.
 #pragma once
 
 #include <algorithm>
