@@ -1,0 +1,130 @@
+"""Clocks and scales.
+
+Time: the median of rounds. Contenders run in turn, one round each, in one process: whatever else the machine does hits
+all of them, and their ratios come from one run.
+
+Memory: what a call adds. The highest resident size during the call, less the resident size before it. On Linux the
+high-water mark is reset before the call (`/proc/self/clear_refs`) and read from `/proc/self/status`; elsewhere it is
+`getrusage`'s, which cannot be reset, so that the memory is what the call adds to the highest before. (On Linux,
+`getrusage` also reports what the parent held when it started the process.)
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Call = Callable[[], object]
+
+FEWEST_ROUNDS = 3
+MOST_ROUNDS = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds: the median of rounds, and their quartiles."""
+
+    seconds: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, taken: Sequence[float], per: int = 1) -> Timing:
+        """Of a list of times, of `per` pieces of work each."""
+        low, median, high = np.percentile(taken, (25, 50, 75)) / per
+        return cls(float(median), float(low), float(high))
+
+    def figures(self) -> dict[str, float]:
+        """For a row."""
+        return asdict(self)
+
+
+class Kept:
+    """A call that keeps its last result. The one before is freed first, else every round would be done beside it."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self.result: Any = None
+
+    def __call__(self) -> None:
+        """Does it once more."""
+        self.result = None
+        self.result = self._call()
+
+
+def seconds_of(call: Call) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def time_in_turn(calls: Sequence[Call], budget: float, per: int = 1) -> list[Timing]:
+    """Times calls in turn, at least three rounds and until the budget in seconds is spent."""
+    taken: list[list[float]] = [[] for _ in calls]
+    if not calls:
+        return []
+    end = time.perf_counter() + budget
+    while len(taken[0]) < MOST_ROUNDS and (len(taken[0]) < FEWEST_ROUNDS or time.perf_counter() < end):
+        for call, times in zip(calls, taken, strict=True):
+            times.append(seconds_of(call))
+    return [Timing.of(times, per) for times in taken]
+
+
+def time_alone(call: Call, budget: float) -> tuple[Timing, float]:
+    """Times one call that may take long, and the memory in MiB that the first round adds.
+
+    Rounds are repeated while the next one is likely to end within the budget in seconds.
+    """
+    before = _resident_mib()
+    _reset_peak()
+    taken = [seconds_of(call)]
+    added = _peak_mib() - before
+    while len(taken) < MOST_ROUNDS and sum(taken) + taken[-1] < budget:
+        taken.append(seconds_of(call))
+    return Timing.of(taken), added
+
+
+def copy_seconds(array: np.ndarray, budget: float) -> float:
+    """Seconds that NumPy takes to copy the array: its bytes read once and written once."""
+    target = np.empty_like(array)
+    (timing,) = time_in_turn([lambda: np.copyto(target, array)], budget)
+    return timing.seconds
+
+
+def _status(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 2**10
+    raise KeyError(field)
+
+
+if sys.platform == "linux":
+
+    def _resident_mib() -> float:
+        return _status("VmRSS:")
+
+    def _peak_mib() -> float:
+        return _status("VmHWM:")
+
+    def _reset_peak() -> None:
+        Path("/proc/self/clear_refs").write_text("5")
+
+else:
+
+    def _peak_mib() -> float:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+    _resident_mib = _peak_mib
+
+    def _reset_peak() -> None:
+        pass
