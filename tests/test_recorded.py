@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from benchmarks.recorded import assert_exact_round_trip, fit_and_hold_out
+from benchmarks.recorded import split
 from fast_tokenizer import FastTokenizer
-from fast_tokenizer.io import read
+from fast_tokenizer.io import Dataset, read
 from fast_tokenizer.metrics import evaluate
 
 SETS = (
@@ -21,6 +22,21 @@ SETS = (
     "robosuite_panda_osc",
     "robosuite_sawyer_spacemouse",
 )
+
+
+def fit_and_hold_out(dataset: Dataset) -> tuple[FastTokenizer, list[NDArray[np.floating]]]:
+    """A tokenizer fitted with the defaults on four fifths of the episodes, and the raw chunks of the others."""
+    parts = split(dataset)
+    return FastTokenizer.fit(parts.fitted(), normalize=parts.normalizer), list(parts.held())
+
+
+def assert_exact_round_trip(tokenizer: FastTokenizer, chunks: list[NDArray[np.floating]]) -> None:
+    """decode(encode(x)) is the quantized x: it has the same coefficients, and the same ids when encoded again."""
+    for block in chunks:
+        tokens = tokenizer.encode(block)
+        again = tokenizer.encode(tokenizer.decode(tokens))
+        np.testing.assert_array_equal(tokens.ids, again.ids)
+        np.testing.assert_array_equal(tokens.offsets, again.offsets)
 
 
 def test_no_recorded_set_is_forgotten(shared_data: Path) -> None:
