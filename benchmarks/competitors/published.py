@@ -1,17 +1,19 @@
-"""The published FAST pipeline, rebuilt from its description over the packages it uses, for comparison.
+"""The published FAST pipeline, rebuilt from its description over the packages it uses.
 
 scipy's DCT in the input's dtype, symbols written as characters, byte-level BPE with GPT-2's splitting regex by
-`tokenizers`, called through `transformers` chunk by chunk. Its behaviour, losses included, is the peer's own.
+`tokenizers`, called through `transformers`. Its behaviour, losses included, is the peer's own: a symbol that did not
+occur in training is dropped, and a chunk whose count does not fit comes back as zeros.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
-from tokenizers import ByteLevelBPETokenizer, trainers
+from tokenizers import ByteLevelBPETokenizer, Tokenizer, trainers
 from transformers import PreTrainedTokenizerFast
 
 
@@ -22,7 +24,7 @@ class PublishedFast:
         self.bpe, self.scale, self.min_token = bpe, scale, min_token
 
     @classmethod
-    def fit(cls, chunks: NDArray[np.floating], vocab_size: int, scale: float = 10.0) -> PublishedFast:
+    def fit(cls, chunks: NDArray[np.floating], vocab_size: int, scale: float) -> PublishedFast:
         """Trains on (N, T, D) chunks."""
         coefficients = [_quantize(chunk, scale).ravel() for chunk in chunks]
         joined = np.concatenate(coefficients)
@@ -42,13 +44,26 @@ class PublishedFast:
             max_token_length=10_000,
         )
         bpe._tokenizer.train_from_iterator(texts(), trainer=trainer)
-        fast = PreTrainedTokenizerFast(tokenizer_object=bpe, clean_up_tokenization_spaces=False)
-        return cls(fast, scale, lowest)
+        return cls(_wrapped(bpe._tokenizer), scale, lowest)
+
+    def save(self, path: Path) -> None:
+        """For `load`."""
+        path.write_text(f"{self.scale} {self.min_token}\n{self.bpe.backend_tokenizer.to_str()}")
+
+    @classmethod
+    def load(cls, path: Path) -> PublishedFast:
+        """What `save` wrote."""
+        numbers, model = path.read_text().split("\n", 1)
+        scale, min_token = numbers.split()
+        return cls(_wrapped(Tokenizer.from_str(model)), float(scale), int(min_token))
 
     def encode(self, chunks: NDArray[np.floating]) -> list[list[int]]:
-        """Ids of (N, T, D) chunks."""
-        texts = (_text(c.ravel(), self.min_token) for c in _quantize(chunks, self.scale, axis=1))
-        return [self.bpe(text)["input_ids"] for text in texts]
+        """Ids of (N, T, D) chunks: one DCT, then a call of the tokenizer a chunk, as the published processor does."""
+        return [self.bpe(text)["input_ids"] for text in self._texts(chunks)]
+
+    def encode_texts_at_once(self, chunks: NDArray[np.floating]) -> list[list[int]]:
+        """The same ids by one call of the tokenizer, which may use threads. The published processor does not do it."""
+        return self.bpe(list(self._texts(chunks)))["input_ids"]
 
     def decode(self, ids: Sequence[Sequence[int]], time_horizon: int, action_dim: int) -> NDArray[np.float64]:
         """(N, T, D); zeros where the count does not fit."""
@@ -60,6 +75,13 @@ class PublishedFast:
             coefficients = codes.reshape(time_horizon, action_dim) / self.scale
             out.append(scipy.fft.idct(coefficients, axis=0, norm="ortho"))
         return np.stack(out)
+
+    def _texts(self, chunks: NDArray[np.floating]) -> Iterator[str]:
+        return (_text(c.ravel(), self.min_token) for c in _quantize(chunks, self.scale, axis=1))
+
+
+def _wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False)
 
 
 def _quantize(actions: NDArray[np.floating], scale: float, axis: int = 0) -> NDArray[np.floating]:

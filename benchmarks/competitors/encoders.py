@@ -1,0 +1,183 @@
+"""BPE encoders: each takes the same merges, and held-out sequences in its own form, and returns their ids.
+
+Making the form (texts) is not timed. Where an encoder cannot be given merges (rustbpe, sentencepiece) it trains its own
+on the same corpus. Ids are compared after mapping them to ours; sentencepiece learns other merges, so that only its
+round trip is checked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.competitors.symbols import Corpus, Merges, character_of, expansions, symbols_in
+from benchmarks.competitors.trainers import BYTES, TRAINERS, WHOLE
+from benchmarks.contest import Contender, require
+from benchmarks.measure import Call
+from benchmarks.rows import ImpossibleError
+from fast_tokenizer import _core
+
+Ids: TypeAlias = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Merges learned from `train`, to be applied to `held`."""
+
+    train: Corpus
+    held: Corpus
+    merges: Merges
+    folder: Path
+
+    @property
+    def alphabet(self) -> int:
+        """Symbols A."""
+        return self.train.alphabet
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids V."""
+        return self.alphabet + len(self.merges)
+
+    def codec(self) -> _core.Codec:
+        """Ours. The most frequent symbol is said to be coefficient 0, as it is in the tokenizer."""
+        zero = int(np.bincount(self.train.symbols.ravel()).argmax())
+        return _core.Codec([1.0], -zero, self.alphabet - 1 - zero, self.merges.astype(np.int64))
+
+    def ids(self) -> list[NDArray[np.int32]]:
+        """What every encoder with these merges must return."""
+        codec = self.codec()
+        return [codec.encode_symbols(row) for row in self.held.symbols]
+
+
+def contenders(job: Job, threads: int) -> list[Contender]:
+    """All of them, one by one on one thread; those that take a batch also on all threads."""
+    single: list[tuple[str, Callable[[Job], Call]]] = [
+        ("ours", _ours),
+        ("tokenizers, one by one", _tokenizers),
+        ("tokenizers, encode_batch_fast", lambda job: _tokenizers_batch(job, 1)),
+        ("tiktoken, one by one", _tiktoken),
+        ("rustbpe, one by one", _rustbpe),
+        ("sentencepiece, own merges", lambda job: _sentencepiece(job, 1)),
+        ("bpeasy", _bpeasy),
+        ("gigabpe", _gigabpe),
+    ]
+    batch: list[tuple[str, Callable[[Job], Call]]] = [
+        ("tokenizers, encode_batch_fast", lambda job: _tokenizers_batch(job, threads)),
+        ("tiktoken, batch", lambda job: _tiktoken_batch(job, threads)),
+        ("rustbpe, batch", _rustbpe_batch),
+        ("sentencepiece, own merges", lambda job: _sentencepiece(job, threads)),
+    ]
+    several = [] if threads == 1 else [Contender(name, lambda p=p: p(job), threads) for name, p in batch]
+    return [*(Contender(name, lambda p=p: p(job)) for name, p in single), *several]
+
+
+def _checked(job: Job, call: Callable[[], Ids], ours_of: Sequence[int] | NDArray[np.int64] | None) -> Call:
+    """The call, once its ids (by the table `ours_of`, where theirs differ) are ours."""
+    for i, (got, expected) in enumerate(zip(call(), job.ids(), strict=True)):
+        mapped = np.asarray(got) if ours_of is None else np.asarray(ours_of)[np.asarray(got)]
+        require(np.array_equal(mapped, expected), f"ids of sequence {i} differ from ours")
+    return call
+
+
+def _ours(job: Job) -> Call:
+    codec, rows = job.codec(), list(job.held.symbols)
+    return _checked(job, lambda: [codec.encode_symbols(row) for row in rows], None)
+
+
+def tokenizers_with(merges: Merges, alphabet: int) -> Any:
+    """`tokenizers` on one character a symbol, without a regex: its ids are ours."""
+    from tokenizers import Tokenizer, models
+
+    tokens = [character_of([s]) for s in range(alphabet)]
+    tokens += [character_of(e) for e in expansions(merges, alphabet)]
+    pairs = [(tokens[left], tokens[right]) for left, right in merges]
+    return Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, pairs))
+
+
+def _tokenizers(job: Job) -> Call:
+    model, texts = tokenizers_with(job.merges, job.alphabet), job.held.characters()
+    return _checked(job, lambda: [model.encode(text).ids for text in texts], None)
+
+
+def _tokenizers_batch(job: Job, threads: int) -> Call:
+    model, texts = tokenizers_with(job.merges, job.alphabet), job.held.characters()
+
+    def encode() -> Ids:
+        os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"  # it looks at every call
+        return [encoding.ids for encoding in model.encode_batch_fast(texts)]
+
+    return _checked(job, encode, None)
+
+
+def _tiktoken_model(job: Job) -> tuple[Any, NDArray[np.int64]]:
+    """The encoding over bytes (any byte is an id), and the table from its ids to ours."""
+    import tiktoken
+
+    ranks = {bytes([b]): b for b in range(BYTES)}
+    ranks |= {bytes(e): BYTES + i for i, e in enumerate(expansions(job.merges, job.alphabet))}
+    encoding = tiktoken.Encoding("symbols", pat_str=WHOLE, mergeable_ranks=ranks, special_tokens={})
+    return encoding, _from_byte_ids(job)
+
+
+def _from_byte_ids(job: Job) -> NDArray[np.int64]:
+    ids = np.arange(BYTES + len(job.merges))
+    return np.where(ids < BYTES, ids, ids - BYTES + job.alphabet)
+
+
+def _tiktoken(job: Job) -> Call:
+    texts = job.held.ascii()
+    encoding, ours_of = _tiktoken_model(job)
+    return _checked(job, lambda: [encoding.encode_ordinary(text) for text in texts], ours_of)
+
+
+def _tiktoken_batch(job: Job, threads: int) -> Call:
+    texts = job.held.ascii()
+    encoding, ours_of = _tiktoken_model(job)
+    return _checked(job, lambda: encoding.encode_ordinary_batch(texts, num_threads=threads), ours_of)
+
+
+def _trained(name: str, job: Job, threads: int) -> Any:
+    return TRAINERS[name].prepare(job.train, job.vocab_size, threads, job.folder)()
+
+
+def _rustbpe(job: Job) -> Call:
+    texts, tokenizer = job.held.ascii(), _trained("rustbpe", job, 1)
+    return _checked(job, lambda: [tokenizer.encode(text) for text in texts], _from_byte_ids(job))
+
+
+def _rustbpe_batch(job: Job) -> Call:
+    texts, tokenizer = job.held.ascii(), _trained("rustbpe", job, 1)
+    return _checked(job, lambda: tokenizer.batch_encode(texts), _from_byte_ids(job))
+
+
+def _sentencepiece(job: Job, threads: int) -> Call:
+    processor = _trained("sentencepiece", job, threads)
+    texts = job.held.characters()
+    pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
+
+    def encode() -> Ids:
+        return processor.encode(texts, num_threads=threads)
+
+    for i, (ids, row) in enumerate(zip(encode(), job.held.symbols, strict=True)):
+        back = symbols_in("".join(pieces[token] for token in ids))
+        require(back == tuple(row.tolist()), f"sequence {i} does not come back from its ids")
+    return encode
+
+
+def _bpeasy(_: Job) -> Call:
+    import bpeasy  # noqa: F401
+
+    raise ImpossibleError("trains only; it encodes with tiktoken")
+
+
+def _gigabpe(_: Job) -> Call:
+    import gigabpe  # noqa: F401
+
+    raise ImpossibleError("trains only; it writes a file for tokenizers")
