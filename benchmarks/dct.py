@@ -1,80 +1,64 @@
-"""What does the DCT cost, next to scipy's? `python -m benchmarks.dct`.
+"""What does the DCT alone cost? `python -m benchmarks.dct`.
 
-Float64, one thread, batches of about 40,000 values so that the data stays in the cache; equality is asserted first.
-Both sides allocate their result. Figures are medians of runs taken in turn; the ratio is scipy's time over ours.
+Float64, one thread, batches of about 40,000 values so that the data stays in the cache; every competitor allocates its
+result. All take turns in one process a shape. Before timing, results are within 1e-11 of the cosine matrix's product.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
-import scipy.fft
-from rich.console import Console
-from rich.table import Table
 
-from fast_tokenizer import _core
+from benchmarks import suite
+from benchmarks.case import Case
+from benchmarks.competitors.transforms import TRANSFORMS, Array, Transform
+from benchmarks.contest import Contender, race, require
+from benchmarks.measure import Call
+from benchmarks.report import Table, listing
+from benchmarks.rows import Row
+from benchmarks.sizes import QUICK, Sizes
+from fast_tokenizer import _reference
 
 SHAPES = (
-    *(
-        (5, 7),
-        (10, 7),
-        (15, 8),
-        (16, 7),
-        (20, 14),
-        (25, 14),
-        (32, 14),
-        (50, 14),
-        (60, 29),
-        (64, 14),
-        (97, 14),
-        (100, 14),
-    ),
-    *((128, 14), (500, 14), (1000, 14), (1009, 14), (1024, 14), (2048, 14), (4096, 14), (128, 1), (500, 1), (1000, 1)),
+    *((5, 7), (10, 7), (15, 8), (16, 7), (20, 14), (25, 14), (32, 14), (50, 14), (60, 29), (64, 14), (97, 14)),
+    *((100, 14), (128, 14), (500, 14), (1000, 14), (1009, 14), (1024, 14), (2048, 14), (4096, 14)),
+    *((128, 1), (500, 1), (1000, 1)),
 )
+VALUES = 40_000
+SEED = 0
 
 
-def median_seconds(*calls: Callable[[], object], rounds: int = 21) -> list[float]:
-    """Median time of each call, taken in turn so that all see the same machine."""
-    times: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds):
-        for call, taken in zip(calls, times, strict=True):
-            start = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - start)
-    return [statistics.median(taken) for taken in times]
+def cases(sizes: Sizes) -> Iterator[Case]:
+    """One shape a process."""
+    for horizon, dims in SHAPES[:3] if sizes is QUICK else SHAPES:
+        row = Row("dct", f"{horizon} x {dims}")
+        yield Case("benchmarks.dct", row, {"horizon": horizon, "dims": dims, "seconds": sizes.seconds / 4})
 
 
-def main() -> None:
-    """Prints the table."""
-    table = Table(title="Microseconds a chunk, DCT-II / DCT-III")
-    for column in ("T x D", "scipy", "ours", "ratio", "ns a value"):
-        table.add_column(column, justify="right")
-    rng = np.random.default_rng(0)
-    for horizon, dims in SHAPES:
-        count = max(8, 40_000 // (horizon * dims))
-        x = rng.normal(size=(count, horizon, dims))
-        y = _core.dct2(x, num_threads=1)
-        np.testing.assert_allclose(y, scipy.fft.dct(x, axis=1, norm="ortho"), atol=1e-11)
-        np.testing.assert_allclose(_core.dct3(y, num_threads=1), x, atol=1e-11)
-        peer2, ours2, peer3, ours3 = median_seconds(
-            lambda x=x: scipy.fft.dct(x, axis=1, norm="ortho"),  # type: ignore[misc]
-            lambda x=x: _core.dct2(x, num_threads=1),  # type: ignore[misc]
-            lambda y=y: scipy.fft.idct(y, axis=1, norm="ortho"),  # type: ignore[misc]
-            lambda y=y: _core.dct3(y, num_threads=1),  # type: ignore[misc]
-        )
-        micro = [t / count * 1e6 for t in (peer2, peer3, ours2, ours3)]
-        table.add_row(
-            f"{horizon} x {dims}",
-            f"{micro[0]:.2f} / {micro[1]:.2f}",
-            f"{micro[2]:.2f} / {micro[3]:.2f}",
-            f"{peer2 / ours2:.1f} / {peer3 / ours3:.1f}",
-            f"{ours2 / x.size * 1e9:.2f}",
-        )
-    Console().print(table)
+def measure(row: Row, horizon: int, dims: int, seconds: float) -> Iterator[Row]:
+    """One row a competitor and direction."""
+    count = max(8, VALUES // (horizon * dims))
+    x = np.random.default_rng(SEED).normal(size=(count, horizon, dims))
+    matrix = _reference.cosine_matrix(horizon)
+    for setting, inverse, expected in (("DCT-II", False, matrix @ x), ("DCT-III", True, matrix.T @ x)):
+        contenders = [
+            Contender(name, lambda make=make, inverse=inverse, expected=expected: _checked(make, x, inverse, expected))
+            for name, make in TRANSFORMS.items()
+        ]
+        yield from race(row.at(setting), contenders, seconds=seconds, per=count)
+
+
+def _checked(make: Transform, x: Array, inverse: bool, expected: Array) -> Call:
+    call = make(x, inverse)
+    require(bool(np.allclose(call(), expected, rtol=0, atol=1e-11)), "coefficients are off by more than 1e-11")
+    return call
+
+
+def tables(rows: list[Row]) -> list[Table]:
+    """Microseconds a chunk."""
+    return [listing("DCT alone", rows, ["us"], "Microseconds a chunk, float64, one thread, data in the cache.")]
 
 
 if __name__ == "__main__":
-    main()
+    suite.main("benchmarks.dct")
