@@ -1,0 +1,67 @@
+"""The whole suite: `python -m benchmarks.run`.
+
+Every case in a fresh process, results to benchmarks/results. `--quick` takes tiny sizes, asserts equality only and
+writes nothing; `--full` is what gets published. `--readme` puts the measured tables of the last results into the
+project's README, without measuring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import readme, results, suite
+from benchmarks.case import Case
+from benchmarks.sizes import SIZES, Sizes
+
+
+def cases(sizes: Sizes) -> list[Case]:
+    """Of all questions."""
+    found: list[Case] = []
+    for name in results.QUESTIONS:
+        module: Any = importlib.import_module(f"benchmarks.{name}")
+        found += module.cases(sizes)
+    return found
+
+
+def main() -> None:
+    """Measures, or writes the README."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    suite.add_sizes(parser)
+    parser.add_argument("--out", type=Path, default=results.FOLDER, help="folder of the results")
+    parser.add_argument("--readme", action="store_true", help="put the results' tables into README.md; measure nothing")
+    arguments = parser.parse_args()
+    if arguments.readme:
+        readme.update(*results.read(arguments.out))
+        return
+    measure(SIZES[arguments.sizes], arguments.out, Console())
+
+
+def measure(sizes: Sizes, out: Path, console: Console) -> None:
+    """Runs everything, and exits with an error when something was wrong."""
+    start = time.monotonic()
+    rows = suite.run_cases(cases(sizes), sizes, console)
+    seconds = time.monotonic() - start
+    if sizes.name == "quick":  # the report must work, but tiny sizes say nothing worth keeping
+        with tempfile.TemporaryDirectory() as folder:
+            results.write(rows, sizes, seconds, Path(folder))
+            readme.blocks(*results.read(Path(folder)))
+    else:
+        results.write(rows, sizes, seconds, out)
+        for table in results.tables(rows):
+            console.print(table.rich())
+        console.print(f"written to {out}")
+    wrong = suite.wrong(rows, sizes)
+    console.print(f"{len(rows)} rows in {seconds:.0f} s, {len(wrong)} wrong")
+    if wrong:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
