@@ -1,0 +1,288 @@
+"""The machinery of the benchmarks, not a run of them."""
+
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import readme, results, suite
+from benchmarks.case import Case, run_fresh, watch
+from benchmarks.competitors.symbols import Corpus, expansions, symbols_in, symbols_of
+from benchmarks.contest import Contender, alone, race
+from benchmarks.data import HELD_SEED, TRAIN_SEED, Stream, workload
+from benchmarks.growth import curves, fitted_exponent
+from benchmarks.measure import Timing, time_alone, time_in_turn
+from benchmarks.report import significant
+from benchmarks.rows import DiffersError, ImpossibleError, LeftOutError, Row
+from benchmarks.sizes import QUICK
+
+ROW = Row("encode", "aloha", "batch 32", "somebody", 2)
+
+# ---- Data --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["droid", "noise", "noise A=2000", "aloha T=10", "aloha D=32"])
+def test_chunks_depend_on_the_seed_only(name):
+    work = workload(name)
+    first = work.make(20, TRAIN_SEED)
+    assert first.shape == (20, work.horizon, work.action_dim)
+    assert first.dtype == np.float32
+    np.testing.assert_array_equal(first, work.make(20, TRAIN_SEED))
+    assert not np.array_equal(first, work.make(20, HELD_SEED))
+
+
+def test_noise_has_the_alphabet_it_says_and_no_runs_of_zeros():
+    chunks = workload("noise A=2000").make(40, TRAIN_SEED)
+    corpus = symbols_of(chunks, 10.0, -2000, 2000)
+    assert (int(corpus.symbols.min()) - 2000, int(corpus.symbols.max()) - 2000) == (-1000, 999)
+    assert (corpus.symbols == 2000).mean() < 0.02
+    assert len({row.tobytes() for row in corpus.symbols}) == 40
+
+
+def test_an_outlier_sets_the_smallest_coefficient_of_the_fit_alone():
+    work = workload("aloha, 0 is a letter")
+    assert symbols_of(work.make(20, TRAIN_SEED), 10.0, -400, 400).symbols.min() == 400 - 200
+    assert symbols_of(work.make(20, HELD_SEED), 10.0, -400, 400).symbols.min() > 400 - 200
+
+
+def test_a_stream_recombines_its_pool_and_repeats_itself():
+    pool = np.arange(30, dtype=np.float32).repeat(12).reshape(30, 3, 4)  # chunk i is all i
+    stream = Stream(pool, 100, block=32)
+    blocks = list(stream)
+    assert [len(block) for block in blocks] == [32, 32, 32, 4]
+    chunks = np.concatenate(blocks)
+    assert (chunks[:, :, :2] == chunks[:, :1, :1]).all()
+    assert (chunks[:, :, 2:] == chunks[:, :1, 2:3]).all()
+    assert len(np.unique(chunks[:, 0, :], axis=0)) > 90
+    np.testing.assert_array_equal(chunks, np.concatenate(list(stream)))
+
+
+def test_symbols_become_texts_and_come_back():
+    corpus = Corpus(np.array([[0, 127, 5], [1, 1, 2]], np.uint16), 128)
+    assert [symbols_in(text) for text in corpus.characters()] == [(0, 127, 5), (1, 1, 2)]
+    assert [tuple(text.encode()) for text in corpus.ascii()] == [(0, 127, 5), (1, 1, 2)]
+    with pytest.raises(ImpossibleError, match="129 symbols would be several bytes each"):
+        Corpus(corpus.symbols, 129).ascii()
+    assert expansions(np.array([[0, 1], [3, 3]], np.int32), 3) == [(0, 1), (0, 1, 0, 1)]
+
+
+# ---- Clocks and scales -------------------------------------------------------------------------------
+
+
+def test_calls_take_turns():
+    order: list[str] = []
+    timings = time_in_turn([lambda: order.append("a"), lambda: order.append("b")], budget=0)
+    assert order == ["a", "b"] * 3
+    assert all(0 <= t.low <= t.seconds <= t.high for t in timings)
+
+
+def test_a_timing_is_a_share_of_its_median():
+    assert Timing.of([4.0, 2.0, 6.0, 8.0, 0.0], per=2).figures() == {"seconds": 2.0, "low": 1.0, "high": 3.0}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux resets the high-water mark")
+def test_added_memory_is_what_the_call_adds():
+    np.ones(50 << 17).sum()  # 50 MiB that came and went before
+    _, added = time_alone(lambda: np.ones(20 << 17).sum(), budget=0)
+    assert 19 < added < 25
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 1.5])
+def test_fitted_exponent(exponent):
+    x = np.array([10.0, 100.0, 5000.0])
+    assert fitted_exponent(x, 3e-6 * x**exponent) == pytest.approx(exponent, abs=1e-9)
+
+
+def test_one_point_has_no_exponent():
+    assert np.isnan(fitted_exponent([5.0], [1.0]))
+    assert np.isnan(fitted_exponent([], []))
+
+
+def test_curves_leave_out_what_was_not_measured():
+    base = Row("growth", "N", competitor="published", threads=2)
+    rows = [base.measured(value=10.0 * k, fit=1.0 * k, encode=2.0 * k, decode=3.0 * k) for k in (1, 2)]
+    rows.append(base.measured(value=1e6).without("killed", "out of memory"))
+    assert next(curves(rows)) == ("N", "fit", "published", [10.0, 20.0], [1.0, 2.0])
+
+
+# ---- Contenders --------------------------------------------------------------------------------------
+
+
+def raising(error):
+    def prepare():
+        raise error
+
+    return prepare
+
+
+def test_a_contender_that_does_not_make_it_has_a_row_with_the_reason(monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    contenders = [
+        Contender("absent", raising(ModuleNotFoundError("No module named 'absent'"))),
+        Contender("unfit", raising(ImpossibleError("trains only"))),
+        Contender("slow", raising(LeftOutError("would take a day"))),
+        Contender("good", lambda: lambda: None, threads=2),
+        Contender("wrong", raising(DiffersError("ids of chunk 3"))),
+        Contender("broken", raising(RuntimeError("oh"))),
+        Contender("huge", raising(MemoryError())),
+    ]
+    rows = list(race(ROW, contenders, seconds=0))
+    assert [(row.competitor, row.problem) for row in rows] == [
+        ("absent", "not installed"),
+        ("unfit", "impossible"),
+        ("slow", "left out"),
+        ("good", ""),
+        ("wrong", "differs"),
+        ("broken", "failed"),
+        ("huge", "killed"),
+    ]
+    assert rows[5].reason == "RuntimeError: oh"
+    assert (rows[3].threads, set(rows[3].figures)) == (2, {"seconds", "low", "high"})
+    assert [row.competitor for row in suite.wrong(rows, QUICK)] == ["wrong", "broken", "huge"]
+
+
+def test_in_ci_a_missing_competitor_is_wrong(monkeypatch):
+    monkeypatch.setenv("CI", "true")
+    rows = list(race(ROW, [Contender("absent", raising(ImportError("absent")))], seconds=0))
+    assert suite.wrong(rows, QUICK) == rows
+
+
+def test_a_wrong_result_has_no_figures_even_when_it_was_timed():
+    def check(result):
+        assert result == 7
+        raise DiffersError("merge 5 differs")
+
+    row = alone(ROW, lambda: lambda: 7, check, seconds=0)
+    assert (row.problem, row.reason, row.figures) == ("differs", "merge 5 differs", {})
+
+
+# ---- Fresh processes ---------------------------------------------------------------------------------
+
+CHILD = """
+import os, signal
+def measure(row, how):
+    yield row.by("first").measured(seconds=1.0)
+    if how == "raise":
+        raise ValueError("no such thing")
+    if how == "abort":
+        os.abort()
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    yield row.by("second").measured(seconds=2.0, process=os.getpid())
+"""
+
+
+@pytest.fixture
+def child(tmp_path, monkeypatch):
+    (tmp_path / "benchmark_child.py").write_text(CHILD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return lambda how: run_fresh(Case("benchmark_child", ROW, {"how": how}), timeout=60)
+
+
+def test_a_case_runs_in_a_process_of_its_own(child):
+    first, second = child("finish")
+    assert first == ROW.by("first").measured(seconds=1.0)
+    assert second.figures["process"] != os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("how", "problem", "reason"),
+    [
+        ("raise", "failed", "exit code 1: ValueError: no such thing"),
+        ("abort", "killed", "by signal SIGABRT"),
+        ("kill", "killed", "by signal SIGKILL: the system ran out of memory"),
+    ],
+)
+def test_a_dead_process_leaves_its_rows_and_the_reason(child, how, problem, reason):
+    first, dead = child(how)
+    assert first.competitor == "first"
+    assert (dead.competitor, dead.problem) == ("somebody", problem)
+    assert dead.reason.startswith(reason)
+
+
+def test_what_takes_too_long_is_given_up():
+    ending = watch([sys.executable, "-c", "import time; time.sleep(60)"], 0.2, 1e6, dict(os.environ))
+    assert (ending.problem, ending.reason) == ("timed out", "given up after 0 s")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the memory of another process")
+def test_what_takes_too_much_memory_is_killed():
+    grow = "import time; x = bytearray(300 << 20); time.sleep(60)"
+    ending = watch([sys.executable, "-c", grow], 60, 200, dict(os.environ))
+    assert ending.problem == "killed"
+    assert ending.reason.startswith("out of memory: took more than 200 MiB")
+
+
+# ---- Reports -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.000123456, "0.000123"), (1.0, "1.00"), (12.345, "12.3"), (123.4, "123"), (12345.6, "12,346")],
+)
+def test_three_significant_digits(value, text):
+    assert significant(value) == text
+
+
+def test_every_table_shows_rows_without_figures():
+    rows = [
+        Row(results.question_of(name), "aloha", competitor="ours").without("killed", "out of memory")
+        for name in results.QUESTIONS
+    ]
+    rows = [row.measured(value=5.0) if row.question == "growth" else row for row in rows]
+    tables = results.tables(rows)
+    shown = [table for table in tables if any("killed: out of memory" in cell for line in table.lines for cell in line)]
+    assert len(shown) == len(results.QUESTIONS)
+    assert all(len(line) == len(table.header) for table in tables for line in table.lines)
+
+
+def test_text_between_markers_is_replaced():
+    text = "before\n<!-- measured -->\nold\n\n| old |\n<!-- /measured -->\nafter\n"
+    new = readme.replace_between(text, "measured", r"| new \1 |")
+    assert new == "before\n<!-- measured -->\n| new \\1 |\n<!-- /measured -->\nafter\n"
+    assert readme.replace_between(new, "measured", r"| new \1 |") == new
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nothing",
+        "<!-- measured --> only",
+        "<!-- /measured --> <!-- measured -->",
+        "<!-- measured --><!-- /measured -->" * 2,
+    ],
+)
+def test_markers_must_be_there_once_and_in_order(text):
+    with pytest.raises(ValueError, match="expected <!-- measured --> and <!-- /measured -->, once each"):
+        readme.replace_between(text, "measured", "new")
+
+
+def test_the_readme_has_the_markers():
+    text = readme.README.read_text()
+    for name in ("measured", "recorded"):
+        assert readme.replace_between(text, name, "new") != text
+
+
+def test_the_readme_table_shows_ratios_and_what_failed():
+    about = {
+        "commit": "abc",
+        "date": "2026-01-02T03:04",
+        "cpu": "a CPU",
+        "cores": 2,
+        "kernel": "avx2",
+        "python": "3.11",
+    }
+    encode = Row("encode", "aloha", "batch 256")
+    fit = Row("fit", "aloha", "100 chunks")
+    rows = [
+        encode.by("published").measured(seconds=300e-6),
+        encode.by("ours").measured(seconds=3e-6),
+        encode.by("ours", 2).measured(seconds=1.5e-6),
+        fit.by("published", 2).without("killed", "out of memory"),
+        fit.by("ours").measured(seconds=1.0, added_mib=30.0),
+    ]
+    block = readme.blocks(about, rows)["measured"]
+    assert "300 / 3.00 (100 x)" in block
+    assert "published: killed" in block
+    assert "commit abc on 2026-01-02" in block
