@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from benchmarks import machine, recorded
 from benchmarks.case import Case
 from benchmarks.data import Chunks, Workload, workload
@@ -27,7 +25,7 @@ def cases(question: str, sizes: Sizes) -> Iterator[Case]:
     for work in workloads(sizes):
         arguments = {
             "fit_chunks": work.count(sizes.fit_symbols),
-            "held_chunks": work.count(sizes.held_symbols, most=1024),
+            "held_chunks": work.count(sizes.held(work.name), most=1024),
             "batch_sizes": sizes.batches,
             "seconds": sizes.seconds,
         }
@@ -35,6 +33,10 @@ def cases(question: str, sizes: Sizes) -> Iterator[Case]:
 
 
 def parts_of(held: Chunks, batch: int) -> list[Chunks]:
-    """The held-out chunks in batches, without a smaller last one; repeated where one batch is more than all."""
-    chunks = held if batch <= len(held) else np.resize(held, (batch, *held.shape[1:]))
-    return [chunks[i : i + batch] for i in range(0, len(chunks) - batch + 1, batch)]
+    """The held-out chunks in batches, without a smaller last one."""
+    return [held[i : i + batch] for i in range(0, len(held) - batch + 1, batch)]
+
+
+def too_large(row: Row, held: Chunks, batch: int) -> Row:
+    """The row of a batch size that was left out."""
+    return row.without("left out", f"{len(held)} held-out chunks at this size, {batch} make a batch")

@@ -29,7 +29,7 @@ def cases(sizes: Sizes) -> Iterator[Case]:
             "alphabet": job.alphabet,
             "vocab_size": job.vocab_size,
             "train_chunks": job.work.count(int(sizes.fit_symbols * job.share)),
-            "held_chunks": job.work.count(sizes.held_symbols, most=1024),
+            "held_chunks": job.work.count(sizes.held(job.workload), most=1024),
             "seconds": sizes.seconds,
         }
         yield Case(
@@ -47,7 +47,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         task = encoders.Job(train, held, merges, Path(folder))
         _require_reference(task)
-        yield from race(row, encoders.contenders(task, machine.threads()), seconds=seconds, per=len(held.symbols))
+        yield from race(row, encoders.contenders(task, machine.threads()), seconds=seconds)
 
 
 def _require_reference(task: encoders.Job) -> None:

@@ -46,7 +46,7 @@ JOBS = (
     Job("noise", 128, 896, 0.3),
     Job("noise", 128, 4096, 0.1),
     Job("noise A=2000", 2000, 4096, 0.1),
-    Job("noise", 128, 16384, 0.1),
+    Job("noise", 128, 16384, 0.3),
 )
 QUICK_JOBS = (Job("droid", 128, 300), Job("noise A=2000", 2000, 2030))
 

@@ -58,7 +58,8 @@ def measure(
         def check(result: Any) -> None:
             if trainer.same_merges:
                 corpus = job.corpus(job.work.train(chunks))
-                merges = _core.train_bpe(corpus.symbols.ravel(), corpus.offsets, alphabet, vocab_size)
+                flat, offsets = corpus.symbols.ravel(), corpus.offsets
+                merges = _core.train_bpe(flat, offsets, alphabet, vocab_size, trainer.min_frequency)
                 _require_equal(trainer.learned(result, alphabet), expansions(merges, alphabet))
 
         measured = alone(row, prepare, check, seconds=seconds)

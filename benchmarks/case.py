@@ -47,7 +47,9 @@ class Case:
     @property
     def title(self) -> str:
         """For the progress bar."""
-        return " / ".join(part for part in (self.row.question, self.row.workload, self.row.setting) if part)
+        row = self.row
+        threads = f"{row.threads} threads" if row.threads > 1 else ""
+        return " / ".join(filter(None, (row.question, row.workload, row.setting, row.competitor, threads)))
 
 
 @dataclass(frozen=True, slots=True)

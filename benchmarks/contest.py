@@ -18,18 +18,20 @@ class Contender:
 
     Attributes:
         name: Who.
-        threads: How many it may use.
         prepare: Builds whatever is not timed, does the job once, raises `DiffersError` if the result is wrong, and
             returns the call to time. ImportError and `ImpossibleError` are reported as what they say.
+        threads: How many it may use.
+        per: Pieces of work in a call; None: as many as everybody's.
     """
 
     name: str
     prepare: Callable[[], Call]
     threads: int = 1
+    per: int | None = None
 
 
 def race(row: Row, contenders: Sequence[Contender], *, seconds: float, per: int = 1) -> Iterator[Row]:
-    """Times contenders in turn. Figures are a `per`-th of a call."""
+    """Times contenders in turn. Figures are of one piece of work, of which a call does `per`."""
     entries = [row.by(contender.name, contender.threads) for contender in contenders]
     calls: dict[int, Call] = {}
     for i, contender in enumerate(contenders):
@@ -38,7 +40,8 @@ def race(row: Row, contenders: Sequence[Contender], *, seconds: float, per: int 
         except BaseException as error:
             entries[i] = problem(entries[i], error)
     gc.collect()
-    timings = dict(zip(calls, time_in_turn(list(calls.values()), seconds, per), strict=True))
+    pieces = [contenders[i].per or per for i in calls]
+    timings = dict(zip(calls, time_in_turn(list(calls.values()), seconds, pieces), strict=True))
     for i, entry in enumerate(entries):
         yield entry.measured(**timings[i].figures()) if i in timings else entry
 

@@ -29,13 +29,16 @@ def measure(row: Row, fit_chunks: int, held_chunks: int, batch_sizes: list[int],
     work = workload(row.workload)
     held = work.held(held_chunks)
     for batch in batch_sizes:
-        parts = batches.parts_of(held, batch)
+        entry, parts = row.at(f"batch {batch:,}"), batches.parts_of(held, batch)
+        if not parts:
+            yield batches.too_large(entry, held, batch)
+            continue
         contenders = [
             Contender(OURS, lambda p=parts, t=threads: _ours(fitted.ours(work, fit_chunks), p, t), threads)
             for threads in sorted({1, machine.threads() if batch > 1 else 1})
         ]
         contenders.append(Contender(PUBLISHED, lambda p=parts: _published(fitted.published(work, fit_chunks), p)))
-        yield from race(row.at(f"batch {batch}"), contenders, seconds=seconds, per=len(parts) * batch)
+        yield from race(entry, contenders, seconds=seconds, per=len(parts) * batch)
 
 
 def _ours(tokenizer: FastTokenizer, parts: list[Chunks], threads: int) -> Call:

@@ -45,9 +45,12 @@ def measure(row: Row, fit_chunks: int, held_chunks: int, batch_sizes: list[int],
     held = work.held(held_chunks)
     _require_exact(fitted.ours(work, fit_chunks), held)
     for batch in batch_sizes:
-        parts = batches.parts_of(held, batch)
+        entry, parts = row.at(f"batch {batch:,}"), batches.parts_of(held, batch)
+        if not parts:
+            yield batches.too_large(entry, held, batch)
+            continue
         contenders = list(_contenders(work, fit_chunks, parts))
-        yield from race(row.at(f"batch {batch}"), contenders, seconds=seconds, per=len(parts) * batch)
+        yield from race(entry, contenders, seconds=seconds, per=len(parts) * batch)
 
 
 def _contenders(work: Workload, fit_chunks: int, parts: list[Chunks]) -> Iterator[Contender]:

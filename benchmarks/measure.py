@@ -65,8 +65,11 @@ def seconds_of(call: Call) -> float:
     return time.perf_counter() - start
 
 
-def time_in_turn(calls: Sequence[Call], budget: float, per: int = 1) -> list[Timing]:
-    """Times calls in turn, at least three rounds and until the budget in seconds is spent."""
+def time_in_turn(calls: Sequence[Call], budget: float, per: Sequence[int] | None = None) -> list[Timing]:
+    """Times calls in turn, at least three rounds and until the budget in seconds is spent.
+
+    Timings are of one piece of work, of which call i does `per[i]`.
+    """
     taken: list[list[float]] = [[] for _ in calls]
     if not calls:
         return []
@@ -74,7 +77,7 @@ def time_in_turn(calls: Sequence[Call], budget: float, per: int = 1) -> list[Tim
     while len(taken[0]) < MOST_ROUNDS and (len(taken[0]) < FEWEST_ROUNDS or time.perf_counter() < end):
         for call, times in zip(calls, taken, strict=True):
             times.append(seconds_of(call))
-    return [Timing.of(times, per) for times in taken]
+    return [Timing.of(times, pieces) for times, pieces in zip(taken, per or [1] * len(calls), strict=True)]
 
 
 def time_alone(call: Call, budget: float) -> tuple[Timing, float]:
@@ -82,20 +85,13 @@ def time_alone(call: Call, budget: float) -> tuple[Timing, float]:
 
     Rounds are repeated while the next one is likely to end within the budget in seconds.
     """
-    before = _resident_mib()
     _reset_peak()
+    before = _resident_mib()
     taken = [seconds_of(call)]
     added = _peak_mib() - before
     while len(taken) < MOST_ROUNDS and sum(taken) + taken[-1] < budget:
         taken.append(seconds_of(call))
     return Timing.of(taken), added
-
-
-def copy_seconds(array: np.ndarray, budget: float) -> float:
-    """Seconds that NumPy takes to copy the array: its bytes read once and written once."""
-    target = np.empty_like(array)
-    (timing,) = time_in_turn([lambda: np.copyto(target, array)], budget)
-    return timing.seconds
 
 
 def _status(field: str) -> float:

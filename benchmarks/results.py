@@ -38,13 +38,13 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     return found
 
 
-def write(rows: Sequence[Row], sizes: Sizes, seconds: float, folder: Path = FOLDER) -> None:
-    """Writes all of it."""
+def write(rows: Sequence[Row], sizes: Sizes, took: dict[str, float], folder: Path = FOLDER) -> None:
+    """Writes all of it; `took` are the seconds of each case."""
     folder.mkdir(parents=True, exist_ok=True)
     results = {
         "machine": machine.describe(),
         "sizes": sizes.name,
-        "seconds": round(seconds, 1),
+        "seconds": took,
         "seeds": {"train": TRAIN_SEED, "held out": HELD_SEED},
         "rows": [row.to_json() for row in rows],
         "exponents": growth.exponents([row for row in rows if row.question == "growth"]),
@@ -71,12 +71,12 @@ def _pictures(rows: Sequence[Row], folder: Path) -> list[Path]:
 
 
 def _markdown(results: dict[str, Any], parts: Sequence[Table], pictures: Sequence[Path]) -> str:
-    about = results["machine"]
+    about, seconds = results["machine"], sum(results["seconds"].values())
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     head = f"""# Results
 
 {about["cpu"]}, {about["cores"]} cores, {about["memory_gib"]} GiB; {about["system"]}; Python {about["python"]}; kernel
-{about["kernel"]}; commit {about["commit"]}; {about["date"]}; sizes: {results["sizes"]}; {results["seconds"]} s in all.
+{about["kernel"]}; commit {about["commit"]}; {about["date"]}; sizes: {results["sizes"]}; {seconds:,.0f} s in all.
 
 {versions}.
 

@@ -15,8 +15,8 @@ class Sizes:
         fit_symbols: Symbols (N * T * D) that tokenizers of encode, decode and tokens are fitted on.
         fit_chunks: Chunk counts of the question `fit`, all of them for every workload.
         train_symbols: Symbols that BPE trainers see.
-        held_symbols: Held-out symbols that are encoded and decoded, 1,024 chunks at most.
-        batches: Chunks a call.
+        held_symbols: Held-out symbols that are encoded and decoded, 1,024 chunks at most; a quarter where dense.
+        batches: Chunks a call; those of more than all held-out chunks are left out.
         growth_chunks: N.
         growth_horizons: T.
         growth_dims: D.
@@ -46,9 +46,14 @@ class Sizes:
     recorded: bool
     timeout: float
 
+    def held(self, workload: str) -> int:
+        """Held-out symbols of a workload."""
+        return round(self.held_symbols * (DENSE_SHARE if workload in DENSE else 1))
+
 
 SPARSE = ("aloha", "droid", "libero", "humanoid", "long")
 DENSE = ("noise", "noise V=4096", "noise A=2000", "noise V=16384")
+DENSE_SHARE = 0.25
 BATCHES = (1, 32, 256, 1024)
 HORIZONS = (10, 25, 50, 100, 200, 500, 1000)
 DIMS = (1, 4, 14, 32, 64)
@@ -60,7 +65,7 @@ QUICK = Sizes(
     fit_symbols=20_000,
     fit_chunks=(100,),
     train_symbols=20_000,
-    held_symbols=4_000,
+    held_symbols=8_000,
     batches=(1, 32),
     growth_chunks=(100, 200),
     growth_horizons=(10, 25),
@@ -79,7 +84,7 @@ DEFAULT = Sizes(
     fit_symbols=1_400_000,
     fit_chunks=(3_000,),
     train_symbols=3_500_000,
-    held_symbols=360_000,
+    held_symbols=720_000,
     batches=BATCHES,
     growth_chunks=(1_000, 10_000, 100_000, 1_000_000),
     growth_horizons=HORIZONS,
@@ -98,7 +103,7 @@ FULL = Sizes(
     fit_symbols=7_000_000,
     fit_chunks=(10_000, 100_000),
     train_symbols=70_000_000,
-    held_symbols=720_000,
+    held_symbols=4_000_000,
     batches=BATCHES,
     growth_chunks=(1_000, 10_000, 100_000, 1_000_000),
     growth_horizons=HORIZONS,

@@ -21,7 +21,7 @@ from benchmarks.case import Case
 from benchmarks.competitors.symbols import symbols_of
 from benchmarks.contest import require
 from benchmarks.data import SCALE, workload
-from benchmarks.measure import time_in_turn
+from benchmarks.measure import Call, time_in_turn
 from benchmarks.report import Table, significant
 from benchmarks.rows import OURS, Row
 from benchmarks.sizes import Sizes
@@ -57,24 +57,20 @@ def measure(row: Row, fit_chunks: int, held_chunks: int, seconds: float) -> Iter
     require(
         np.array_equal(np.concatenate([codec.encode_symbols(s) for s in sequences]), tokens.ids), "the stages differ"
     )
-    encode, bpe, call, dct, copy = (
-        timing.seconds
-        for timing in time_in_turn(
-            [
-                lambda: tokenizer.encode(chunks, num_threads=1),
-                lambda: [codec.encode_symbols(sequence) for sequence in sequences],
-                lambda: [codec.encode_symbols(symbol) for symbol in single],
-                lambda: _core.dct2(wide, num_threads=1),
-                lambda: np.copyto(target, chunks),
-            ],
-            seconds,
-            per=len(chunks),
-        )
-    )
+    calls: list[Call] = [
+        lambda: tokenizer.encode(chunks, num_threads=1),
+        lambda: [codec.encode_symbols(sequence) for sequence in sequences],
+        lambda: [codec.encode_symbols(symbol) for symbol in single],
+        lambda: _core.dct2(wide, num_threads=1),
+        lambda: np.copyto(target, chunks),
+    ]
+    timings = time_in_turn(calls, seconds, [len(chunks)] * len(calls))
+    encode, with_calls, call, dct, copy = (timing.seconds for timing in timings)
+    bpe = max(0.0, with_calls - call)
     yield row.measured(
         encode=encode,
-        bpe=max(0.0, bpe - call),
-        dct_and_quantize=max(0.0, encode - max(0.0, bpe - call)),
+        bpe=bpe,
+        dct_and_quantize=max(0.0, encode - bpe),
         dct=dct,
         copy=copy,
         limit=copy / 2,

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -23,9 +24,10 @@ WRONG = ("differs", "failed")
 EXPECTED = ("", "impossible", "left out")
 
 
-def run_cases(cases: Sequence[Case], sizes: Sizes, console: Console) -> list[Row]:
-    """Rows of all cases. What does not go as planned is printed at once."""
+def run_cases(cases: Sequence[Case], sizes: Sizes, console: Console) -> tuple[list[Row], dict[str, float]]:
+    """Rows of all cases, and the seconds that each took. What does not go as planned is printed at once."""
     rows: list[Row] = []
+    took: dict[str, float] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with tempfile.TemporaryDirectory() as cache, Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=len(cases))
@@ -33,14 +35,16 @@ def run_cases(cases: Sequence[Case], sizes: Sizes, console: Console) -> list[Row
         try:
             for case in cases:
                 progress.update(task, description=case.title)
+                start = time.monotonic()
                 for row in run_fresh(case, sizes.timeout):
                     rows.append(row)
                     if row.problem not in EXPECTED:
                         progress.console.print(f"{case.title}: {row.competitor}: {row.problem}: {row.reason}")
+                took[case.title] = round(time.monotonic() - start, 2)
                 progress.advance(task)
         finally:
             del os.environ[CACHE]
-    return rows
+    return rows, took
 
 
 def wrong(rows: Iterable[Row], sizes: Sizes) -> list[Row]:
@@ -64,7 +68,7 @@ def main(question: str) -> None:
     add_sizes(parser)
     sizes = SIZES[parser.parse_args().sizes]
     console = Console()
-    rows = run_cases(list(module.cases(sizes)), sizes, console)
+    rows, _ = run_cases(list(module.cases(sizes)), sizes, console)
     for table in module.tables(rows):
         console.print(table.rich())
     if wrong(rows, sizes):

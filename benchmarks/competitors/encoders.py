@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -45,6 +45,10 @@ class Job:
         """Ids V."""
         return self.alphabet + len(self.merges)
 
+    def first(self, count: int) -> Job:
+        """The same with fewer sequences to encode."""
+        return replace(self, held=Corpus(self.held.symbols[:count], self.alphabet))
+
     def codec(self) -> _core.Codec:
         """Ours. The most frequent symbol is said to be coefficient 0, as it is in the tokenizer."""
         zero = int(np.bincount(self.train.symbols.ravel()).argmax())
@@ -56,26 +60,36 @@ class Job:
         return [codec.encode_symbols(row) for row in self.held.symbols]
 
 
+#: rustbpe scans the whole sequence for each merge. It gets sequences whose squared lengths sum to about this.
+RESCANNED = 4e8
+
+
 def contenders(job: Job, threads: int) -> list[Contender]:
     """All of them, one by one on one thread; those that take a batch also on all threads."""
-    single: list[tuple[str, Callable[[Job], Call]]] = [
-        ("ours", _ours),
-        ("tokenizers, one by one", _tokenizers),
-        ("tokenizers, encode_batch_fast", lambda job: _tokenizers_batch(job, 1)),
-        ("tiktoken, one by one", _tiktoken),
-        ("rustbpe, one by one", _rustbpe),
-        ("sentencepiece, own merges", lambda job: _sentencepiece(job, 1)),
-        ("bpeasy", _bpeasy),
-        ("gigabpe", _gigabpe),
+    few = job.first(max(2, int(RESCANNED / job.held.symbols.shape[1] ** 2)))
+    single = [
+        _contender("ours", _ours, job),
+        _contender("tokenizers, one by one", _tokenizers, job),
+        _contender("tokenizers, encode_batch_fast", _tokenizers_batch, job),
+        _contender("tiktoken, one by one", _tiktoken, job),
+        _contender("rustbpe, one by one", _rustbpe, few),
+        _contender("sentencepiece, own merges", _sentencepiece, job),
+        _contender("bpeasy", _bpeasy, job),
+        _contender("gigabpe", _gigabpe, job),
     ]
-    batch: list[tuple[str, Callable[[Job], Call]]] = [
-        ("tokenizers, encode_batch_fast", lambda job: _tokenizers_batch(job, threads)),
-        ("tiktoken, batch", lambda job: _tiktoken_batch(job, threads)),
-        ("rustbpe, batch", _rustbpe_batch),
-        ("sentencepiece, own merges", lambda job: _sentencepiece(job, threads)),
+    if threads == 1:
+        return single
+    return [
+        *single,
+        _contender("tokenizers, encode_batch_fast", _tokenizers_batch, job, threads),
+        _contender("tiktoken, batch", _tiktoken_batch, job, threads),
+        _contender("rustbpe, batch", _rustbpe_batch, few, threads),
+        _contender("sentencepiece, own merges", _sentencepiece, job, threads),
     ]
-    several = [] if threads == 1 else [Contender(name, lambda p=p: p(job), threads) for name, p in batch]
-    return [*(Contender(name, lambda p=p: p(job)) for name, p in single), *several]
+
+
+def _contender(name: str, prepare: Callable[[Job, int], Call], job: Job, threads: int = 1) -> Contender:
+    return Contender(name, lambda: prepare(job, threads), threads, per=len(job.held.symbols))
 
 
 def _checked(job: Job, call: Callable[[], Ids], ours_of: Sequence[int] | NDArray[np.int64] | None) -> Call:
@@ -86,7 +100,7 @@ def _checked(job: Job, call: Callable[[], Ids], ours_of: Sequence[int] | NDArray
     return call
 
 
-def _ours(job: Job) -> Call:
+def _ours(job: Job, _: int) -> Call:
     codec, rows = job.codec(), list(job.held.symbols)
     return _checked(job, lambda: [codec.encode_symbols(row) for row in rows], None)
 
@@ -101,7 +115,7 @@ def tokenizers_with(merges: Merges, alphabet: int) -> Any:
     return Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, pairs))
 
 
-def _tokenizers(job: Job) -> Call:
+def _tokenizers(job: Job, _: int) -> Call:
     model, texts = tokenizers_with(job.merges, job.alphabet), job.held.characters()
     return _checked(job, lambda: [model.encode(text).ids for text in texts], None)
 
@@ -131,7 +145,7 @@ def _from_byte_ids(job: Job) -> NDArray[np.int64]:
     return np.where(ids < BYTES, ids, ids - BYTES + job.alphabet)
 
 
-def _tiktoken(job: Job) -> Call:
+def _tiktoken(job: Job, _: int) -> Call:
     texts = job.held.ascii()
     encoding, ours_of = _tiktoken_model(job)
     return _checked(job, lambda: [encoding.encode_ordinary(text) for text in texts], ours_of)
@@ -147,12 +161,12 @@ def _trained(name: str, job: Job, threads: int) -> Any:
     return TRAINERS[name].prepare(job.train, job.vocab_size, threads, job.folder)()
 
 
-def _rustbpe(job: Job) -> Call:
+def _rustbpe(job: Job, _: int) -> Call:
     texts, tokenizer = job.held.ascii(), _trained("rustbpe", job, 1)
     return _checked(job, lambda: [tokenizer.encode(text) for text in texts], _from_byte_ids(job))
 
 
-def _rustbpe_batch(job: Job) -> Call:
+def _rustbpe_batch(job: Job, _: int) -> Call:
     texts, tokenizer = job.held.ascii(), _trained("rustbpe", job, 1)
     return _checked(job, lambda: tokenizer.batch_encode(texts), _from_byte_ids(job))
 
@@ -171,13 +185,13 @@ def _sentencepiece(job: Job, threads: int) -> Call:
     return encode
 
 
-def _bpeasy(_: Job) -> Call:
+def _bpeasy(_: Job, __: int) -> Call:
     import bpeasy  # noqa: F401
 
     raise ImpossibleError("trains only; it encodes with tiktoken")
 
 
-def _gigabpe(_: Job) -> Call:
+def _gigabpe(_: Job, __: int) -> Call:
     import gigabpe  # noqa: F401
 
     raise ImpossibleError("trains only; it writes a file for tokenizers")

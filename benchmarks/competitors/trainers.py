@@ -29,6 +29,7 @@ class Trainer:
         prepare: (corpus, vocab_size, threads, folder for files) to the call that trains.
         learned: What the call returned, and the alphabet, to the merged tokens.
         same_merges: Whether it promises ours.
+        min_frequency: Pairs that occur less often are not merged; trainers that cannot be told go on to 1.
         splices: It rewrites whole sequences for each merge, so that its cost grows with their length.
         threads: It can use more than one.
     """
@@ -37,6 +38,7 @@ class Trainer:
     prepare: Callable[[Corpus, int, int, Path], Callable[[], Any]]
     learned: Callable[[Any, int], Expansions]
     same_merges: bool = True
+    min_frequency: int = 2
     splices: bool = False
     threads: bool = False
 
@@ -107,7 +109,7 @@ def _bpeasy(corpus: Corpus, vocab_size: int, _: int, __: Path) -> Callable[[], A
     import bpeasy
 
     texts = corpus.ascii()
-    longest = corpus.symbols.shape[1]
+    longest = corpus.symbols.shape[1] + 1  # a token must be shorter than it says
     return lambda: bpeasy.train_bpe(iter(texts), WHOLE, longest, BYTES + vocab_size - corpus.alphabet)
 
 
@@ -153,8 +155,8 @@ TRAINERS: dict[str, Trainer] = {
         Trainer("ours", _ours, expansions, threads=True),
         Trainer("tokenizers", _tokenizers, _tokenizers_learned, splices=True),
         Trainer("gigabpe", _gigabpe, _gigabpe_learned, threads=True),
-        Trainer("rustbpe", _rustbpe, _rustbpe_learned),
-        Trainer("bpeasy", _bpeasy, _bpeasy_learned, splices=True),
+        Trainer("rustbpe", _rustbpe, _rustbpe_learned, min_frequency=1),
+        Trainer("bpeasy", _bpeasy, _bpeasy_learned, min_frequency=1, splices=True),
         Trainer("sentencepiece", _sentencepiece, _sentencepiece_learned, same_merges=False),
     )
 }
