@@ -151,10 +151,11 @@ def curves(rows: Sequence[Row]) -> Iterator[tuple[str, str, str, list[float], li
 
 
 def exponents(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """For results.json."""
+    """For results.json: of every curve of two points or more."""
     return [
         {"axis": axis, "stage": stage, "competitor": name, "points": len(x), "exponent": fitted_exponent(x, y)}
         for axis, stage, name, x, y in curves(rows)
+        if len(x) > 1
     ]
 
 

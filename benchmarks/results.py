@@ -40,6 +40,12 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 
 def write(rows: Sequence[Row], sizes: Sizes, took: dict[str, float], folder: Path = FOLDER) -> None:
     """Writes all of it; `took` are the seconds of each case."""
+    results = write_json(rows, sizes, took, folder)
+    (folder / "results.md").write_text(_markdown(results, tables(rows), _pictures(rows, folder)))
+
+
+def write_json(rows: Sequence[Row], sizes: Sizes, took: dict[str, float], folder: Path) -> dict[str, Any]:
+    """Writes the figures, and returns what it wrote."""
     folder.mkdir(parents=True, exist_ok=True)
     results = {
         "machine": machine.describe(),
@@ -49,8 +55,8 @@ def write(rows: Sequence[Row], sizes: Sizes, took: dict[str, float], folder: Pat
         "rows": [row.to_json() for row in rows],
         "exponents": growth.exponents([row for row in rows if row.question == "growth"]),
     }
-    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (folder / "results.md").write_text(_markdown(results, tables(rows), _pictures(rows, folder)))
+    (folder / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+    return results
 
 
 def read(folder: Path = FOLDER) -> tuple[dict[str, Any], list[Row]]:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from benchmarks import readme, results, suite
 from benchmarks.case import Case
+from benchmarks.rows import Row
 from benchmarks.sizes import SIZES, Sizes
 
 
@@ -44,13 +45,17 @@ def main() -> None:
 
 def measure(sizes: Sizes, out: Path, console: Console) -> None:
     """Runs everything, and exits with an error when something was wrong."""
-    rows, took = suite.run_cases(cases(sizes), sizes, console)
-    if sizes.name == "quick":  # the report must work, but tiny sizes say nothing worth keeping
-        with tempfile.TemporaryDirectory() as folder:
-            results.write(rows, sizes, took, Path(folder))
-            readme.blocks(*results.read(Path(folder)))
-    else:
-        results.write(rows, sizes, took, out)
+    with tempfile.TemporaryDirectory() as scrap:
+        # Of a quick run the report is made, to see that it can be, but tiny sizes say nothing worth keeping.
+        folder = Path(scrap) if sizes.name == "quick" else out
+
+        def keep(rows: list[Row], took: dict[str, float]) -> None:
+            results.write_json(rows, sizes, took, folder)
+
+        rows, took = suite.run_cases(cases(sizes), sizes, console, keep)
+        results.write(rows, sizes, took, folder)
+        readme.blocks(*results.read(folder))
+    if sizes.name != "quick":
         for table in results.tables(rows):
             console.print(table.rich())
         console.print(f"written to {out}")

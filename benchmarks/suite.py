@@ -7,7 +7,7 @@ import importlib
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -24,8 +24,16 @@ WRONG = ("differs", "failed")
 EXPECTED = ("", "impossible", "left out")
 
 
-def run_cases(cases: Sequence[Case], sizes: Sizes, console: Console) -> tuple[list[Row], dict[str, float]]:
-    """Rows of all cases, and the seconds that each took. What does not go as planned is printed at once."""
+def run_cases(
+    cases: Sequence[Case],
+    sizes: Sizes,
+    console: Console,
+    after_each: Callable[[list[Row], dict[str, float]], None] = lambda _, __: None,
+) -> tuple[list[Row], dict[str, float]]:
+    """Rows of all cases, and the seconds that each took: also given to `after_each`, as far as they are known.
+
+    What does not go as planned is printed at once.
+    """
     rows: list[Row] = []
     took: dict[str, float] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -39,8 +47,11 @@ def run_cases(cases: Sequence[Case], sizes: Sizes, console: Console) -> tuple[li
                 for row in run_fresh(case, sizes.timeout):
                     rows.append(row)
                     if row.problem not in EXPECTED:
-                        progress.console.print(f"{case.title}: {row.competitor}: {row.problem}: {row.reason}")
+                        progress.console.print(
+                            f"{case.title}: {row.setting} {row.competitor}: {row.problem}: {row.reason}"
+                        )
                 took[case.title] = round(time.monotonic() - start, 2)
+                after_each(rows, took)
                 progress.advance(task)
         finally:
             del os.environ[CACHE]
