@@ -36,7 +36,7 @@ from fast_tokenizer import FastTokenizer, _core, _reference
 
 TOKENIZERS = "scipy + tokenizers without regex"
 #: Chunks longer than this have fewer fitted on, so that all workloads are of similar size.
-SYMBOLS_PER_CHUNK = 2_000
+SYMBOLS_PER_CHUNK = 700
 #: The readable trainer sees about so many symbols.
 READABLE_SYMBOLS = 3_000
 

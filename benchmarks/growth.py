@@ -3,7 +3,7 @@
 ALOHA-like chunks. Over N, chunks are streamed from an iterator that recombines a seeded pool; what producing them costs
 is measured by iterating alone, and subtracted from the fit. Encoding and decoding N chunks are calls of 8,192 at most.
 Over T, D and V, the number of chunks is fixed, the fit is from memory, and encoding and decoding are a chunk's cost.
-Each point is a fresh process.
+Each point is a fresh process. Where training finds no more pairs, V is what it ended with.
 
 The exponent is that of a power law, by least squares over the logarithms: 1 is proportional, 0 is constant. Small sizes
 that cost more than their share (tables, threads) make it smaller. The memory is what the fit adds to the pool.
@@ -34,13 +34,15 @@ STAGES = ("fit", "encode", "decode")
 AXES = ("N", "T", "D", "V")
 POOL = 20_000
 BLOCK = 8_192
+#: Encoded and decoded over T, D and V.
+FEW = 256
 #: Streamed and in-memory fits are compared up to here.
 COMPARED = 10_000
 
 
 def cases(sizes: Sizes) -> Iterator[Case]:
     """One point a process."""
-    fixed = 100 if sizes is QUICK else 2_000
+    fixed = dict.fromkeys("TDV", 100) if sizes is QUICK else {"T": 2_000, "D": 2_000, "V": 10_000}
     axes: dict[str, Sequence[int]] = {
         "N": sizes.growth_chunks,
         "T": sizes.growth_horizons,
@@ -54,7 +56,7 @@ def cases(sizes: Sizes) -> Iterator[Case]:
             for value in values:
                 arguments = {
                     "value": value,
-                    "chunks": value if axis == "N" else fixed,
+                    "chunks": fixed.get(axis, value),
                     "most_symbols": sizes.published_symbols if competitor == PUBLISHED else None,
                     "seconds": sizes.seconds,
                 }
@@ -67,9 +69,12 @@ def measure(row: Row, value: int, chunks: int, most_symbols: int | None, seconds
     """One row, a figure a stage."""
     entry = row.measured(value=value)
     try:
-        yield entry.measured(**_point(row, value, chunks, most_symbols, seconds))
+        figures = _point(row, value, chunks, most_symbols, seconds)
     except BaseException as error:
         yield problem(entry, error)
+        return
+    entry = entry.measured(**figures)
+    yield entry.measured(value=figures["vocab_size"]) if row.workload == "V" else entry
 
 
 def _point(row: Row, value: int, count: int, most_symbols: int | None, seconds: float) -> dict[str, float]:
@@ -80,7 +85,7 @@ def _point(row: Row, value: int, count: int, most_symbols: int | None, seconds: 
     streams = row.workload == "N"
     source: Stream | Chunks = Stream(work.train(min(count, POOL)), count) if streams else work.train(count)
     tokenizer, figures = fit(source, work.vocab_size, row.threads, seconds)
-    held = work.held(min(count, BLOCK))
+    held = work.held(min(count, BLOCK if streams else FEW))
     encode, decode = _calls(tokenizer, held, count if streams else len(held), row.threads)
     per = 1 if streams else len(held)
     for stage, call in (("encode", encode), ("decode", decode)):
