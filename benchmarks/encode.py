@@ -1,9 +1,10 @@
 """What does encoding cost a chunk? `python -m benchmarks.encode`.
 
 Held-out float32 chunks to token ids, in batches. All competitors take turns in one process, a round being all held-out
-chunks; figures are a chunk's share of the median round. The published pipeline runs as users run it, one chunk a call,
-and with as many chunks a call as ours (it loops inside); a third row gives its tokenizer all texts of a call at once,
-which it does not do itself.
+chunks; figures are a chunk's share of the median round. There are 1,024 of them: with 256, the branch predictor of a
+current processor learns them by heart, and our encoder looks 1.7 times as fast; more than 1,024 change nothing. The
+published pipeline runs as users run it, one chunk a call, and with as many chunks a call as ours (it loops inside); a
+third row gives its tokenizer all texts of a call at once, which it does not do itself.
 
 Before timing: our ids are the readable reference's (on some chunks), those of `tokenizers` with our merges on the same
 symbols, and the same for one thread and all; our chunks decode to within rounding.

@@ -1,7 +1,8 @@
 """Clocks and scales.
 
 Time: the median of rounds. Contenders run in turn, one round each, in one process: whatever else the machine does hits
-all of them, and their ratios come from one run.
+all of them, and their ratios come from one run. A turn lasts at least `TURN` seconds, short calls being repeated, so
+that all are timed alike: in the state that their own work leaves the caches in, and not somebody else's.
 
 Memory: what a call adds. The highest resident size during the call, less the resident size before it. On Linux the
 high-water mark is reset before the call (`/proc/self/clear_refs`) and read from `/proc/self/status`; elsewhere it is
@@ -24,6 +25,7 @@ Call = Callable[[], object]
 
 FEWEST_ROUNDS = 3
 MOST_ROUNDS = 25
+TURN = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,15 @@ def seconds_of(call: Call) -> float:
     return time.perf_counter() - start
 
 
+def seconds_of_turn(call: Call, least: float) -> float:
+    """Wall time of one call, the mean of as many as `least` seconds take."""
+    count, start = 0, time.perf_counter()
+    while count == 0 or time.perf_counter() - start < least:
+        call()
+        count += 1
+    return (time.perf_counter() - start) / count
+
+
 def time_in_turn(calls: Sequence[Call], budget: float, per: Sequence[int] | None = None) -> list[Timing]:
     """Times calls in turn, at least three rounds and until the budget in seconds is spent.
 
@@ -76,7 +87,7 @@ def time_in_turn(calls: Sequence[Call], budget: float, per: Sequence[int] | None
     end = time.perf_counter() + budget
     while len(taken[0]) < MOST_ROUNDS and (len(taken[0]) < FEWEST_ROUNDS or time.perf_counter() < end):
         for call, times in zip(calls, taken, strict=True):
-            times.append(seconds_of(call))
+            times.append(seconds_of_turn(call, min(TURN, budget)))
     return [Timing.of(times, pieces) for times, pieces in zip(taken, per or [1] * len(calls), strict=True)]
 
 
