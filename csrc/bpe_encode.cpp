@@ -268,9 +268,8 @@ void BpeEncoder::build_pair_verdicts(const MergeTable& table) {
 inline uint32_t BpeEncoder::child(uint32_t node, Symbol symbol) const {
   const uint64_t key = edge_key(node, symbol);
   const uint64_t first = edges_[first_slot(key)], second = edges_[second_slot(key)];
-  uint32_t found = kNoNode;
-  found = first >> 24 == key ? static_cast<uint32_t>(first & 0xFFFFFF) : found;
-  return second >> 24 == key ? static_cast<uint32_t>(second & 0xFFFFFF) : found;
+  if (first >> 24 == key) return static_cast<uint32_t>(first & 0xFFFFFF);
+  return second >> 24 == key ? static_cast<uint32_t>(second & 0xFFFFFF) : kNoNode;
 }
 
 /// The table of runs, continued as far as a run in this sequence can be long.
