@@ -321,14 +321,13 @@ inline TokenId BpeEncoder::match(const EncodeScratch::Other* other, uint32_t tak
   }
 }
 
-std::span<const TokenId> BpeEncoder::encode(std::span<const Symbol> symbols, EncodeScratch& scratch) const {
+size_t BpeEncoder::encode(std::span<const Symbol> symbols, TokenId* tokens, EncodeScratch& scratch) const {
   using Other = EncodeScratch::Other;
   using Step = EncodeScratch::Step;
   const size_t size = symbols.size();
   Other* const others = scratch.others_.reserve(size + 1);
   const uint32_t end = list_others(symbols, others);
   Step* const steps = scratch.steps_.reserve(size);
-  TokenId* const tokens = scratch.tokens_.reserve(size);
   uint64_t* const dead_ends = scratch.dead_ends_.reserve(size / 64 + 1);  // bit i: no token can begin at symbol i
   std::fill_n(dead_ends, size / 64 + 1, 0);
   const RunEnds* const runs = runs_up_to(size, scratch);
@@ -345,9 +344,9 @@ std::span<const TokenId> BpeEncoder::encode(std::span<const Symbol> symbols, Enc
   auto admissible = [&] {
     const uint32_t alone = run - taken;
     const size_t next = position() + alone + shapes[token].length;
-    const TokenId last = alone > 0 ? runs[alone].last : before;
-    // One branch for all three: each by itself is hard to predict.
-    return (verdict(before, runs[alone].first) & verdict(last, token) & ~dead_ends[next / 64] >> (next % 64) & 1) != 0;
+    const uint64_t alive = ~dead_ends[next / 64] >> (next % 64);
+    if (alone == 0) return (verdict(before, token) & alive & 1) != 0;
+    return (verdict(before, runs[alone].first) & verdict(runs[alone].last, token) & alive & 1) != 0;
   };
   auto take_longest = [&] {
     taken = others[other].taken;
@@ -396,7 +395,7 @@ std::span<const TokenId> BpeEncoder::encode(std::span<const Symbol> symbols, Enc
     bool stuck = other == end;
     if (stuck && may_follow(before, runs[run].first)) {
       append_run(run);
-      return {tokens, count};
+      return count;
     }
     if (stuck || !take_longest()) {
       do {

@@ -53,7 +53,6 @@ class EncodeScratch {
   Uninitialized<Other> others_;
   Uninitialized<Step> steps_;
   Uninitialized<uint64_t> dead_ends_;
-  Uninitialized<TokenId> tokens_;
   std::vector<RunEnds> long_runs_;  ///< the encoder's table continued, once a run was longer
 };
 
@@ -62,8 +61,9 @@ class BpeEncoder {
   /// `run_symbol` is the symbol whose runs are jumped over: the one of coefficient 0.
   BpeEncoder(const MergeTable& table, Symbol run_symbol);
 
-  /// Token ids of one sequence, valid until the next call. All symbols must be below the alphabet size.
-  std::span<const TokenId> encode(std::span<const Symbol> symbols, EncodeScratch& scratch) const;
+  /// Writes the token ids of one sequence, of which there may be as many as symbols, and returns how many there are.
+  /// All symbols must be below the alphabet size.
+  size_t encode(std::span<const Symbol> symbols, TokenId* tokens, EncodeScratch& scratch) const;
 
  private:
   struct Edge {

@@ -1,6 +1,8 @@
 #include "codec.hpp"
 
 #include <algorithm>
+#include <atomic>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -9,13 +11,26 @@
 namespace fast_tokenizer {
 namespace {
 
-/// Symbols that are quantized before they are encoded.
+/// Symbols of the chunks that go through one stage together, and then through the other: each has tables that fill the
+/// nearest cache.
 constexpr size_t kSymbolsTogether = 1 << 12;
 
-/// What one thread has encoded.
-struct Part {
+/// What one thread needs to encode, and what it has encoded.
+struct Worker {
+  Quantizer quantizer;
+  EncodeScratch scratch;
+  Uninitialized<Symbol> symbols;
+  Uninitialized<TokenId> tokens;
   std::vector<int32_t> ids;
-  size_t not_finite;  ///< first chunk with a value that is not finite, or the batch's size
+};
+
+/// Stands for the saturated coefficients of a chunk that cannot be encoded.
+constexpr int32_t kNotFinite = -1;
+
+/// Where the ids of a block are.
+struct Piece {
+  int thread;
+  size_t begin, end;
 };
 
 }  // namespace
@@ -34,45 +49,47 @@ EncodedBatch Codec::encode(const ChunkBatch& batch, int num_threads) const {
   if (batch.count == 0) return out;
   const BatchPlans plans(batch);
   const int threads = batch_threads(batch, num_threads);
-  std::vector<Part> parts(static_cast<size_t>(threads));
-  parallel_for(batch.count, threads, [&](size_t begin, size_t end, int part_index) {
-    Part& part = parts[static_cast<size_t>(part_index)];
-    part.not_finite = batch.count;
-    Quantizer quantizer(spec_, batch.action_dim, kernels_);
-    EncodeScratch scratch;
-    std::vector<Symbol> symbols;
-    const auto dims = static_cast<size_t>(batch.action_dim);
-    // Several chunks through one stage, then through the other: each has tables that fill the nearest cache.
-    for (size_t first = begin, last; first < end; first = last) {
-      auto start = [&](size_t i) { return static_cast<size_t>(batch.first_row(i) - batch.first_row(first)) * dims; };
-      for (last = first + 1; last < end && start(last + 1) <= kSymbolsTogether; ++last) {
-      }
-      if (symbols.size() < start(last) + kMaxLanes) symbols.resize(start(last) + kMaxLanes);
-      for (size_t i = first; i < last; ++i) {
-        const ChunkCounts counts = quantizer.quantize(batch, i, plans[batch.rows(i)], symbols.data() + start(i));
-        if (!counts.finite) {
-          part.not_finite = i;
-          return;
-        }
-        out.saturated[i] = static_cast<int32_t>(counts.saturated);
-        out.clipped[i] = static_cast<int32_t>(counts.clipped);
-      }
-      for (size_t i = first; i < last; ++i) {
-        const auto tokens = encoder_.encode({symbols.data() + start(i), start(i + 1) - start(i)}, scratch);
-        part.ids.insert(part.ids.end(), tokens.begin(), tokens.end());
-        out.offsets[i + 1] = static_cast<int64_t>(tokens.size());
-      }
+  const auto dims = static_cast<size_t>(batch.action_dim), values = static_cast<size_t>(batch.total_rows()) * dims;
+  const size_t together = std::max<size_t>(1, kSymbolsTogether * batch.count / values);
+  std::vector<std::optional<Worker>> workers(static_cast<size_t>(threads));
+  std::vector<Piece> pieces((batch.count + together - 1) / together);
+  std::atomic<bool> all_finite = true;
+  parallel_blocks(batch.count, together, threads, [&](size_t begin, size_t end, size_t block, int thread) {
+    auto& worker = workers[static_cast<size_t>(thread)];
+    if (!worker) worker.emplace(Quantizer(spec_, batch.action_dim, kernels_));
+    auto start = [&](size_t i) { return static_cast<size_t>(batch.first_row(i) - batch.first_row(begin)) * dims; };
+    Symbol* const symbols = worker->symbols.reserve(start(end) + kMaxLanes);
+    for (size_t i = begin; i < end; ++i) {
+      const ChunkCounts counts = worker->quantizer.quantize(batch, i, plans[batch.rows(i)], symbols + start(i));
+      if (!counts.finite) all_finite = false;
+      out.saturated[i] = counts.finite ? static_cast<int32_t>(counts.saturated) : kNotFinite;
+      out.clipped[i] = static_cast<int32_t>(counts.clipped);
     }
+    if (!all_finite) return;
+    TokenId* const tokens = worker->tokens.reserve(start(end));
+    size_t count = 0;
+    for (size_t i = begin; i < end; ++i) {
+      const size_t of_chunk =
+          encoder_.encode({symbols + start(i), start(i + 1) - start(i)}, tokens + count, worker->scratch);
+      out.offsets[i + 1] = static_cast<int64_t>(of_chunk);
+      count += of_chunk;
+    }
+    pieces[block] = {thread, worker->ids.size(), worker->ids.size() + count};
+    worker->ids.insert(worker->ids.end(), tokens, tokens + count);
   });
-  for (const Part& part : parts)
-    if (part.not_finite < batch.count) throw_not_finite(batch, part.not_finite);
+  if (!all_finite)
+    throw_not_finite(batch, static_cast<size_t>(std::find(out.saturated.begin(), out.saturated.end(), kNotFinite) -
+                                                out.saturated.begin()));
   for (size_t i = 0; i < batch.count; ++i) out.offsets[i + 1] += out.offsets[i];
   if (threads == 1) {
-    out.ids = std::move(parts[0].ids);
+    out.ids = std::move(workers[0]->ids);
     return out;
   }
   out.ids.reserve(static_cast<size_t>(out.offsets.back()));
-  for (const Part& part : parts) out.ids.insert(out.ids.end(), part.ids.begin(), part.ids.end());
+  for (const Piece& piece : pieces) {
+    const auto ids = workers[static_cast<size_t>(piece.thread)]->ids.begin();
+    out.ids.insert(out.ids.end(), ids + static_cast<ptrdiff_t>(piece.begin), ids + static_cast<ptrdiff_t>(piece.end));
+  }
   return out;
 }
 
@@ -120,8 +137,9 @@ std::vector<int32_t> Codec::encode_symbols(std::span<const Symbol> symbols) cons
       throw std::invalid_argument("symbol " + std::to_string(s) + " lies outside the alphabet 0.." +
                                   std::to_string(table_.alphabet_size() - 1));
   EncodeScratch scratch;
-  const std::span<const TokenId> tokens = encoder_.encode(symbols, scratch);
-  return {tokens.begin(), tokens.end()};
+  std::vector<TokenId> tokens(symbols.size());
+  const size_t count = encoder_.encode(symbols, tokens.data(), scratch);
+  return {tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(count)};
 }
 
 std::vector<Symbol> Codec::expand(std::span<const int32_t> ids) const {

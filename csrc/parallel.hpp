@@ -1,10 +1,11 @@
-// Static split of a loop over threads.
+// A loop on several threads: split into equal slices, or into blocks that threads take as they get to it.
 //
 // Threads are started for each call and joined before it returns: there is no pool, so nothing is left
 // behind that a fork could lose. A call too small to pay for starting a thread stays on its own.
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <exception>
 #include <thread>
@@ -53,6 +54,17 @@ void parallel_for(size_t count, int parts, Body&& body) {
   parallel_parts(parts, [&](int part) {
     const auto p = static_cast<size_t>(part);
     body(count * p / n, count * (p + 1) / n, part);
+  });
+}
+
+/// Calls body(begin, end, block, thread) on blocks of at most `size` of 0..count-1, numbered in order. Each thread
+/// takes the next block when it is done with one, so that one which starts late does less.
+template <typename Body>
+void parallel_blocks(size_t count, size_t size, int threads, Body&& body) {
+  std::atomic<size_t> next = 0;
+  parallel_parts(threads, [&](int thread) {
+    for (size_t block; (block = next++) * size < count;)
+      body(block * size, std::min(count, (block + 1) * size), block, thread);
   });
 }
 

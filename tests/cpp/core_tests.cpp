@@ -313,8 +313,10 @@ Tokens tokens_of(std::span<const Symbol> symbols) { return {symbols.begin(), sym
 /// Encodes a copy of the symbols, so that reading past their end shows under AddressSanitizer.
 Tokens encode(const BpeEncoder& encoder, std::span<const Symbol> symbols) {
   const Symbols copy(symbols.begin(), symbols.end());
+  std::vector<TokenId> tokens(symbols.size());
   EncodeScratch scratch;
-  return tokens_of(encoder.encode(copy, scratch));
+  const size_t count = encoder.encode(copy, tokens.data(), scratch);
+  return tokens_of(std::span(tokens).first(count));
 }
 
 Symbols expand(const MergeTable& table, const Tokens& tokens) {
