@@ -39,4 +39,4 @@ def parts_of(held: Chunks, batch: int) -> list[Chunks]:
 
 def too_large(row: Row, held: Chunks, batch: int) -> Row:
     """The row of a batch size that was left out."""
-    return row.without("left out", f"{len(held)} held-out chunks at this size, {batch} make a batch")
+    return row.by("all").without("left out", f"{len(held)} held-out chunks at this size, {batch} make a batch")

@@ -12,7 +12,7 @@ from benchmarks import batches, fitted, machine, suite
 from benchmarks.case import Case
 from benchmarks.contest import Contender, race
 from benchmarks.data import Chunks, workload
-from benchmarks.measure import Call
+from benchmarks.measure import Call, for_each
 from benchmarks.report import Table, listing
 from benchmarks.rows import OURS, PUBLISHED, Row
 from benchmarks.sizes import Sizes
@@ -46,13 +46,13 @@ def _ours(tokenizer: FastTokenizer, parts: list[Chunks], threads: int) -> Call:
     for part, batch in zip(parts, tokens, strict=True):
         fitted.require_near(tokenizer, part, batch)
         fitted.require_round_trip(tokenizer, batch, tokenizer.decode(batch, num_threads=threads))
-    return lambda: [tokenizer.decode(batch, num_threads=threads) for batch in tokens]
+    return for_each(lambda batch: tokenizer.decode(batch, num_threads=threads), tokens)
 
 
 def _published(tokenizer: fitted.PublishedFast, parts: list[Chunks]) -> Call:
     shape = parts[0].shape[1:]
     tokens = [tokenizer.encode(part) for part in parts]
-    return lambda: [tokenizer.decode(batch, *shape) for batch in tokens]
+    return for_each(lambda batch: tokenizer.decode(batch, *shape), tokens)
 
 
 def tables(rows: list[Row]) -> list[Table]:

@@ -23,7 +23,7 @@ from benchmarks.competitors.encoders import tokenizers_with
 from benchmarks.competitors.symbols import symbols_of
 from benchmarks.contest import Contender, race, require
 from benchmarks.data import SCALE, Chunks, Workload, workload
-from benchmarks.measure import Call
+from benchmarks.measure import Call, for_each
 from benchmarks.report import Table, listing
 from benchmarks.rows import OURS, PUBLISHED, Row
 from benchmarks.sizes import Sizes
@@ -87,12 +87,12 @@ def _ours(tokenizer: FastTokenizer, parts: list[Chunks], threads: int) -> Call:
     ids = np.concatenate([tokenizer.encode(part, num_threads=threads).ids for part in parts])
     expected = tokenizer.encode(np.concatenate(parts), num_threads=1).ids
     require(np.array_equal(ids, expected), "ids differ between batch sizes or numbers of threads")
-    return lambda: [tokenizer.encode(part, num_threads=threads) for part in parts]
+    return for_each(lambda part: tokenizer.encode(part, num_threads=threads), parts)
 
 
 def _published(tokenizer: fitted.PublishedFast, parts: list[Chunks], _: int) -> Call:
     tokenizer.encode(parts[0])
-    return lambda: [tokenizer.encode(part) for part in parts]
+    return for_each(tokenizer.encode, parts)
 
 
 def _one_by_one(tokenizer: fitted.PublishedFast, parts: list[Chunks], threads: int) -> Call:
@@ -102,11 +102,11 @@ def _one_by_one(tokenizer: fitted.PublishedFast, parts: list[Chunks], threads: i
 def _at_once(tokenizer: fitted.PublishedFast, parts: list[Chunks], threads: int) -> Call:
     require(tokenizer.encode_texts_at_once(parts[0]) == tokenizer.encode(parts[0]), "ids differ from one by one")
 
-    def encode() -> object:
+    def encode(part: Chunks) -> None:
         os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"  # it looks at every call
-        return [tokenizer.encode_texts_at_once(part) for part in parts]
+        tokenizer.encode_texts_at_once(part)
 
-    return encode
+    return for_each(encode, parts)
 
 
 def tables(rows: list[Row]) -> list[Table]:

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from benchmarks import growth
-from benchmarks.rows import OURS, PUBLISHED, Row
+from benchmarks.rows import PUBLISHED, Row
 
 mpl.use("Agg")
 
@@ -54,15 +54,15 @@ def _label(panel: Axes, stage: str, axis: str) -> None:
 
 
 def _stages(rows: Sequence[Row]) -> plt.Figure:
-    """A bar a workload: nanoseconds a symbol, DCT + quantize below BPE, and the memory's limit as a line across."""
-    figure, panel = plt.subplots(figsize=(9, 0.5 * len(rows) + 1.5), layout="constrained")
-    ours = [row for row in rows if row.competitor == OURS]
-    names = [row.workload for row in ours]
-    parts = {stage: [_per_symbol(row, stage) for row in ours] for stage in ("dct_and_quantize", "bpe", "limit")}
-    panel.barh(names, parts["dct_and_quantize"], label="DCT + quantize")
-    panel.barh(names, parts["bpe"], left=parts["dct_and_quantize"], label="BPE")
-    panel.scatter(parts["limit"], names, marker="|", s=400, color="black", label="reading the chunks once")
-    panel.set(xlabel="nanoseconds a symbol, one thread")
+    """Three bars a workload, nanoseconds a symbol, and a line where the memory's limit is."""
+    figure, panel = plt.subplots(figsize=(9, 0.7 * len(rows) + 1.5), layout="constrained")
+    for i, stage in enumerate(("encode", "dct", "bpe")):
+        at = [place + (i - 1) * 0.25 for place in range(len(rows))]
+        panel.barh(at, [_per_symbol(row, stage) for row in rows], height=0.22, label=stage)
+    limits = [_per_symbol(row, "limit") for row in rows]
+    panel.scatter(limits, range(len(rows)), marker="|", s=900, color="black", label="reading the chunks once", zorder=3)
+    panel.set_yticks(range(len(rows)), [row.workload for row in rows])
+    panel.set(xlabel="nanoseconds a symbol, one thread", xscale="log")
     panel.invert_yaxis()
     panel.legend()
     return figure

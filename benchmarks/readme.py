@@ -63,7 +63,8 @@ def _against_published(rows: Sequence[Row]) -> str:
     for title, question, setting in _lines(rows):
         cells = []
         for workload in WORKLOADS:
-            pair = [index.get((question, workload, setting, competitor)) for competitor in (PUBLISHED, OURS)]
+            at = shapes.get(workload, "") if question == "tokens" else setting
+            pair = [index.get((question, workload, at, competitor)) for competitor in (PUBLISHED, OURS)]
             cells.append("-" if any(row is None for row in pair) else _cell(question, *pair))  # type: ignore[misc]
         lines.append([title, *cells])
     header = ["published / ours", *(f"{workload}, {shapes.get(workload, '')}" for workload in WORKLOADS)]

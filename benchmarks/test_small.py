@@ -12,6 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.competitors.symbols import symbols_of
 from benchmarks.data import SCALE, Chunks, workload
+from benchmarks.measure import for_each
 from fast_tokenizer import FastTokenizer, _core
 
 WORK = workload("aloha")
@@ -62,4 +63,4 @@ def test_bpe_encoding(benchmark: BenchmarkFixture, tokenizer: FastTokenizer, hel
     spec = tokenizer.spec
     codec = _core.Codec([SCALE], spec.min_coefficient, spec.max_coefficient, spec.merges.astype(np.int64))
     rows = list(symbols_of(held, SCALE, spec.min_coefficient, spec.max_coefficient).symbols)
-    benchmark(lambda: [codec.encode_symbols(row) for row in rows])
+    benchmark(for_each(codec.encode_symbols, rows))

@@ -275,14 +275,19 @@ def test_the_readme_table_shows_ratios_and_what_failed():
     }
     encode = Row("encode", "aloha", "batch 256")
     fit = Row("fit", "aloha", "100 chunks")
+    tokens = Row("tokens", "aloha", "50 x 14")
     rows = [
         encode.by("published").measured(seconds=300e-6),
         encode.by("ours").measured(seconds=3e-6),
         encode.by("ours", 2).measured(seconds=1.5e-6),
         fit.by("published", 2).without("killed", "out of memory"),
         fit.by("ours").measured(seconds=1.0, added_mib=30.0),
+        tokens.by("published").measured(tokens=42.61),
+        tokens.by("ours").measured(tokens=41.96),
     ]
     block = readme.blocks(about, rows)["measured"]
     assert "300 / 3.00 (100 x)" in block
     assert "published: killed" in block
+    assert "| tokens a chunk | 42.6 / 42.0 | - | - |" in block
+    assert "aloha, 50 x 14" in block
     assert "commit abc on 2026-01-02" in block

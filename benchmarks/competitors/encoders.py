@@ -8,7 +8,7 @@ round trip is checked.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from benchmarks.competitors.symbols import Corpus, Merges, character_of, expansions, symbols_in
 from benchmarks.competitors.trainers import BYTES, TRAINERS, WHOLE
 from benchmarks.contest import Contender, require
-from benchmarks.measure import Call
+from benchmarks.measure import Call, for_each
 from benchmarks.rows import ImpossibleError
 from fast_tokenizer import _core
 
@@ -92,17 +92,26 @@ def _contender(name: str, prepare: Callable[[Job, int], Call], job: Job, threads
     return Contender(name, lambda: prepare(job, threads), threads, per=len(job.held.symbols))
 
 
-def _checked(job: Job, call: Callable[[], Ids], ours_of: Sequence[int] | NDArray[np.int64] | None) -> Call:
-    """The call, once its ids (by the table `ours_of`, where theirs differ) are ours."""
-    for i, (got, expected) in enumerate(zip(call(), job.ids(), strict=True)):
+def _require_ours(job: Job, ids: Iterable[Sequence[int]], ours_of: Sequence[int] | NDArray[np.int64] | None) -> None:
+    """The ids (by the table `ours_of`, where theirs differ) are ours."""
+    for i, (got, expected) in enumerate(zip(ids, job.ids(), strict=True)):
         mapped = np.asarray(got) if ours_of is None else np.asarray(ours_of)[np.asarray(got)]
         require(np.array_equal(mapped, expected), f"ids of sequence {i} differ from ours")
-    return call
+
+
+def _one_by_one(job: Job, encode: Callable[[Any], Sequence[int]], items: Sequence[Any], ours_of: Any = None) -> Call:
+    _require_ours(job, map(encode, items), ours_of)
+    return for_each(encode, items)
+
+
+def _at_once(job: Job, encode: Callable[[], Ids], ours_of: Any = None) -> Call:
+    _require_ours(job, encode(), ours_of)
+    return encode
 
 
 def _ours(job: Job, _: int) -> Call:
     codec, rows = job.codec(), list(job.held.symbols)
-    return _checked(job, lambda: [codec.encode_symbols(row) for row in rows], None)
+    return _one_by_one(job, codec.encode_symbols, rows)
 
 
 def tokenizers_with(merges: Merges, alphabet: int) -> Any:
@@ -117,7 +126,7 @@ def tokenizers_with(merges: Merges, alphabet: int) -> Any:
 
 def _tokenizers(job: Job, _: int) -> Call:
     model, texts = tokenizers_with(job.merges, job.alphabet), job.held.characters()
-    return _checked(job, lambda: [model.encode(text).ids for text in texts], None)
+    return _one_by_one(job, lambda text: model.encode(text).ids, texts)
 
 
 def _tokenizers_batch(job: Job, threads: int) -> Call:
@@ -127,7 +136,7 @@ def _tokenizers_batch(job: Job, threads: int) -> Call:
         os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"  # it looks at every call
         return [encoding.ids for encoding in model.encode_batch_fast(texts)]
 
-    return _checked(job, encode, None)
+    return _at_once(job, encode)
 
 
 def _tiktoken_model(job: Job) -> tuple[Any, NDArray[np.int64]]:
@@ -148,13 +157,13 @@ def _from_byte_ids(job: Job) -> NDArray[np.int64]:
 def _tiktoken(job: Job, _: int) -> Call:
     texts = job.held.ascii()
     encoding, ours_of = _tiktoken_model(job)
-    return _checked(job, lambda: [encoding.encode_ordinary(text) for text in texts], ours_of)
+    return _one_by_one(job, encoding.encode_ordinary, texts, ours_of)
 
 
 def _tiktoken_batch(job: Job, threads: int) -> Call:
     texts = job.held.ascii()
     encoding, ours_of = _tiktoken_model(job)
-    return _checked(job, lambda: encoding.encode_ordinary_batch(texts, num_threads=threads), ours_of)
+    return _at_once(job, lambda: encoding.encode_ordinary_batch(texts, num_threads=threads), ours_of)
 
 
 def _trained(name: str, job: Job, threads: int) -> Any:
@@ -163,12 +172,12 @@ def _trained(name: str, job: Job, threads: int) -> Any:
 
 def _rustbpe(job: Job, _: int) -> Call:
     texts, tokenizer = job.held.ascii(), _trained("rustbpe", job, 1)
-    return _checked(job, lambda: [tokenizer.encode(text) for text in texts], _from_byte_ids(job))
+    return _one_by_one(job, tokenizer.encode, texts, _from_byte_ids(job))
 
 
 def _rustbpe_batch(job: Job, _: int) -> Call:
     texts, tokenizer = job.held.ascii(), _trained("rustbpe", job, 1)
-    return _checked(job, lambda: tokenizer.batch_encode(texts), _from_byte_ids(job))
+    return _at_once(job, lambda: tokenizer.batch_encode(texts), _from_byte_ids(job))
 
 
 def _sentencepiece(job: Job, threads: int) -> Call:
