@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 from benchmarks import growth
 from benchmarks.rows import PUBLISHED, Row
@@ -47,6 +48,7 @@ def _growth(rows: Sequence[Row]) -> plt.Figure:
 
 def _label(panel: Axes, stage: str, axis: str) -> None:
     panel.set(xscale="log", yscale="log", title=stage, xlabel=AXIS_LABELS[axis])
+    panel.xaxis.set_minor_formatter(NullFormatter())  # else they overlap on a short axis
     panel.set_ylabel(UNIT[axis == "N" or stage == "fit"])
     panel.grid(alpha=0.3)
     if panel.lines:
