@@ -31,7 +31,7 @@ from benchmarks.data import SCALE, Chunks, workload
 from benchmarks.measure import Call
 from benchmarks.report import Table, listing
 from benchmarks.rows import OURS, PUBLISHED, LeftOutError, Row
-from benchmarks.sizes import SPARSE, Sizes
+from benchmarks.sizes import COMMON, SPARSE, Sizes
 from fast_tokenizer import FastTokenizer, _core, _reference
 
 TOKENIZERS = "scipy + tokenizers without regex"
@@ -44,9 +44,11 @@ READABLE_SYMBOLS = 3_000
 def cases(sizes: Sizes) -> Iterator[Case]:
     """One competitor a process."""
     outliers = ("aloha, 0 is a sign", "aloha, 0 is a letter") if set(SPARSE) <= set(sizes.workloads) else ()
-    limits = {OURS: None, TOKENIZERS: sizes.slow_trainer_symbols, PUBLISHED: sizes.published_symbols}
     for name in (*sizes.workloads, *outliers):
-        for most in sizes.fit_chunks:
+        common = name in (*COMMON, *outliers)
+        published = None if common else sizes.published_symbols
+        limits = {OURS: None, TOKENIZERS: sizes.slow_trainer_symbols, PUBLISHED: published}
+        for most in sizes.fit_chunks if common else sizes.fit_chunks[:1]:
             chunks = workload(name).count(most * SYMBOLS_PER_CHUNK, most)
             for competitor, limit in limits.items():
                 for threads in {1, machine.threads()} if competitor == OURS else {machine.threads()}:

@@ -49,6 +49,8 @@ def cases(sizes: Sizes) -> Iterator[Case]:
         "D": sizes.growth_dims,
         "V": sizes.growth_vocabularies,
     }
+    by_symbols = dict.fromkeys("TDV", sizes.published_symbols)
+    limits = {"N": sizes.published_chunks * workload("aloha").symbols_per_chunk, **by_symbols}
     for axis, values in axes.items():
         for competitor, threads in ((OURS, 1), (OURS, machine.threads()), (PUBLISHED, machine.threads())):
             if axis != "N" and competitor == OURS and threads > 1:
@@ -57,7 +59,7 @@ def cases(sizes: Sizes) -> Iterator[Case]:
                 arguments = {
                     "value": value,
                     "chunks": fixed.get(axis, value),
-                    "most_symbols": sizes.published_symbols if competitor == PUBLISHED else None,
+                    "most_symbols": limits[axis] if competitor == PUBLISHED else None,
                     "seconds": sizes.seconds,
                 }
                 yield Case(

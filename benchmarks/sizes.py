@@ -13,7 +13,7 @@ class Sizes:
         name: quick, default or full.
         workloads: Workloads of fit, encode, decode, tokens and stages.
         fit_symbols: Symbols (N * T * D) that tokenizers of encode, decode and tokens are fitted on.
-        fit_chunks: Chunk counts of the question `fit`, all of them for every workload.
+        fit_chunks: Chunk counts of the question `fit`; workloads that are not `COMMON` take the first only.
         train_symbols: Symbols that BPE trainers see.
         held_symbols: Held-out symbols that are encoded and decoded, 1,024 chunks at most; a quarter where dense.
         batches: Chunks a call; those of more than all held-out chunks are left out.
@@ -21,7 +21,8 @@ class Sizes:
         growth_horizons: T.
         growth_dims: D.
         growth_vocabularies: V.
-        published_symbols: Where growth stops for the published pipeline, whose training takes a second per some
+        published_chunks: Where fits of the `COMMON` workloads, and growth in N, stop for the published pipeline.
+        published_symbols: Where all others stop for the published pipeline, whose training takes a second per some
             million symbols and up to 200 bytes a symbol.
         slow_trainer_symbols: The same for trainers that splice (`tokenizers` without its regex, bpeasy).
         seconds: Time budget of one race, after the fewest rounds.
@@ -40,6 +41,7 @@ class Sizes:
     growth_horizons: tuple[int, ...]
     growth_dims: tuple[int, ...]
     growth_vocabularies: tuple[int, ...]
+    published_chunks: int
     published_symbols: int
     slow_trainer_symbols: int
     seconds: float
@@ -51,7 +53,8 @@ class Sizes:
         return round(self.held_symbols * (DENSE_SHARE if workload in DENSE else 1))
 
 
-SPARSE = ("aloha", "droid", "libero", "humanoid", "long")
+COMMON = ("aloha", "droid", "libero")
+SPARSE = (*COMMON, "humanoid", "long")
 DENSE = ("noise", "noise V=4096", "noise A=2000", "noise V=16384")
 DENSE_SHARE = 0.25
 BATCHES = (1, 32, 256, 1024)
@@ -71,6 +74,7 @@ QUICK = Sizes(
     growth_horizons=(10, 25),
     growth_dims=(4,),
     growth_vocabularies=(256,),
+    published_chunks=200,
     published_symbols=100_000,
     slow_trainer_symbols=100_000,
     seconds=0.01,
@@ -82,7 +86,7 @@ DEFAULT = Sizes(
     name="default",
     workloads=SPARSE + DENSE,
     fit_symbols=1_400_000,
-    fit_chunks=(2_000,),
+    fit_chunks=(2_000, 100_000),
     train_symbols=2_100_000,
     held_symbols=720_000,
     batches=BATCHES,
@@ -90,6 +94,7 @@ DEFAULT = Sizes(
     growth_horizons=HORIZONS,
     growth_dims=DIMS,
     growth_vocabularies=VOCABULARIES,
+    published_chunks=100_000,
     published_symbols=7_000_000,
     slow_trainer_symbols=7_000_000,
     seconds=1.0,
@@ -109,6 +114,7 @@ FULL = Sizes(
     growth_horizons=HORIZONS,
     growth_dims=DIMS,
     growth_vocabularies=VOCABULARIES,
+    published_chunks=100_000,
     published_symbols=70_000_000,
     slow_trainer_symbols=70_000_000,
     seconds=5.0,

@@ -333,7 +333,6 @@ size_t BpeEncoder::encode(std::span<const Symbol> symbols, TokenId* tokens, Enco
   const RunEnds* const runs = runs_up_to(size, scratch);
   const Token* const shapes = tokens_.data();
 
-  // All state is in local variables, for registers: as a class, the walk took a quarter longer.
   uint32_t count = 0, depth = 0;    // of tokens, and of steps
   uint32_t other = 0, skipped = 0;  // where the walk is: the next other symbol, and run symbols passed before it
   uint32_t run = 0, taken = 0;      // run symbols to go, and how many of them the candidate takes
