@@ -46,6 +46,11 @@ class DecodeStatus:
         ok: NDArray[np.bool_] = (self.unknown == 0) & (self.missing == 0) & (self.extra == 0)
         return ok
 
+    @property
+    def any_malformed(self) -> bool:
+        """Some chunk is not `ok`."""
+        return bool(self.unknown.any() or self.missing.any() or self.extra.any())
+
     def describe(self, chunk: int) -> str:
         """One line about one chunk."""
         if self.ok[chunk]:
@@ -304,8 +309,8 @@ class FastTokenizer:
         if errors not in ("strict", "repair"):
             raise ValueError(f"errors must be 'strict' or 'repair', got {errors!r}")
         batch = TokenBatch.coerce(tokens, mask)
-        actions, status = self.decode_with_status(batch, time_horizon, action_dim, num_threads=num_threads)
-        if not status.ok.all():
+        actions, status = self._decode(batch, time_horizon, action_dim, num_threads)
+        if status.any_malformed:
             self._handle_malformed(batch, status, errors)
         return actions
 
@@ -325,11 +330,7 @@ class FastTokenizer:
         Returns:
             (N, T, D) float64, and the status of the N chunks.
         """
-        horizon = self._shape("time_horizon", time_horizon, self.spec.time_horizon)
-        dims = self._shape("action_dim", action_dim, self.spec.action_dim)
-        batch = TokenBatch.coerce(tokens, mask)
-        rows, status = self._decode_rows(batch, np.array([horizon], np.int64), dims, num_threads)
-        return rows.reshape(len(batch), horizon, dims), status
+        return self._decode(TokenBatch.coerce(tokens, mask), time_horizon, action_dim, num_threads)
 
     def coefficients(self, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int32]:
         """Quantized coefficients that one sequence of ids stands for: (n,) int32, in frequency-first order.
@@ -375,9 +376,17 @@ class FastTokenizer:
         if len(batch) == 0:
             return []
         rows, status = self._decode_rows(batch, horizons, dims, num_threads)
-        if not status.ok.all():
+        if status.any_malformed:
             self._handle_malformed(batch, status, "strict")
         return np.split(rows, np.cumsum(horizons)[:-1])
+
+    def _decode(
+        self, batch: TokenBatch, time_horizon: int | None, action_dim: int | None, num_threads: int | None
+    ) -> tuple[NDArray[np.float64], DecodeStatus]:
+        horizon = self._shape("time_horizon", time_horizon, self.spec.time_horizon)
+        dims = self._shape("action_dim", action_dim, self.spec.action_dim)
+        rows, status = self._decode_rows(batch, np.array([horizon], np.int64), dims, num_threads)
+        return rows.reshape(len(batch), horizon, dims), status
 
     def _decode_rows(
         self, batch: TokenBatch, horizons: NDArray[np.int64], dims: int, num_threads: int | None

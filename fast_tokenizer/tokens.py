@@ -121,7 +121,7 @@ class TokenBatch(Sequence[NDArray[np.int32]]):
             if array.ndim != 1 or array.dtype.kind not in "iu":
                 raise ValueError(f"{name} must be a list of integers, got {array.dtype} of shape {array.shape}")
         ends = self.offsets
-        if len(ends) == 0 or ends[0] != 0 or ends[-1] != len(self.ids) or (np.diff(ends) < 0).any():
+        if len(ends) == 0 or ends[0] != 0 or ends[-1] != len(self.ids) or (ends[1:] < ends[:-1]).any():
             raise ValueError(f"offsets must rise from 0 to the number of ids, {len(self.ids)}")
 
     @property

@@ -264,7 +264,7 @@ def decode(
     with _progress() as report:
         report("decode", 0, None)
         actions, status = tokenizer.decode_with_status(batch, horizon, dims, num_threads=threads)
-        if errors is ErrorsChoice.strict and not status.ok.all():
+        if errors is ErrorsChoice.strict and status.any_malformed:
             tokenizer.decode(batch, horizon, dims, num_threads=threads)  # raises the error that names the chunk
     save_npz(output, actions=actions, unknown=status.unknown, missing=status.missing, extra=status.extra)
     repaired = int((~status.ok).sum())
