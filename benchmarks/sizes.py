@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +102,13 @@ DEFAULT = Sizes(
     timeout=300,
 )
 
-FULL = Sizes(
+FULL = replace(
+    DEFAULT,
     name="full",
-    workloads=SPARSE + DENSE,
     fit_symbols=7_000_000,
     fit_chunks=(10_000, 100_000),
     train_symbols=70_000_000,
     held_symbols=4_000_000,
-    batches=BATCHES,
-    growth_chunks=(1_000, 10_000, 100_000, 1_000_000),
-    growth_horizons=HORIZONS,
-    growth_dims=DIMS,
-    growth_vocabularies=VOCABULARIES,
-    published_chunks=100_000,
     published_symbols=70_000_000,
     slow_trainer_symbols=70_000_000,
     seconds=5.0,
