@@ -21,7 +21,7 @@ struct Worker {
   EncodeScratch scratch;
   Uninitialized<Symbol> symbols;
   Uninitialized<TokenId> tokens;
-  std::vector<int32_t> ids;
+  std::vector<TokenId> ids;
 };
 
 /// Stands for the saturated coefficients of a chunk that cannot be encoded.
@@ -74,6 +74,8 @@ EncodedBatch Codec::encode(const ChunkBatch& batch, int num_threads) const {
       out.offsets[i + 1] = static_cast<int64_t>(of_chunk);
       count += of_chunk;
     }
+    // Room for this thread's share, if all blocks are like its first: to grow would touch fresh memory again and again.
+    if (worker->ids.empty()) worker->ids.reserve(count * (pieces.size() / workers.size() + 1) * 9 / 8);
     pieces[block] = {thread, worker->ids.size(), worker->ids.size() + count};
     worker->ids.insert(worker->ids.end(), tokens, tokens + count);
   });
@@ -81,10 +83,6 @@ EncodedBatch Codec::encode(const ChunkBatch& batch, int num_threads) const {
     throw_not_finite(batch, static_cast<size_t>(std::find(out.saturated.begin(), out.saturated.end(), kNotFinite) -
                                                 out.saturated.begin()));
   for (size_t i = 0; i < batch.count; ++i) out.offsets[i + 1] += out.offsets[i];
-  if (threads == 1) {
-    out.ids = std::move(workers[0]->ids);
-    return out;
-  }
   out.ids.reserve(static_cast<size_t>(out.offsets.back()));
   for (const Piece& piece : pieces) {
     const auto ids = workers[static_cast<size_t>(piece.thread)]->ids.begin();
