@@ -27,11 +27,15 @@ from fast_tokenizer import _core
 
 def cases(sizes: Sizes) -> Iterator[Case]:
     """One trainer a process."""
-    for job in jobs(sizes):
-        chunks = job.work.count(int(sizes.train_symbols * job.share))
-        for trainer in TRAINERS.values():
+    corpora = [(job, int(sizes.train_symbols * job.share), tuple(TRAINERS)) for job in jobs(sizes)]
+    if sizes.most_train_symbols:
+        corpora.append((jobs(sizes)[0], sizes.most_train_symbols, ("ours", "gigabpe")))  # nobody else gets there
+    for job, symbols, names in corpora:
+        chunks = job.work.count(symbols)
+        for trainer in (TRAINERS[name] for name in names):
             for threads in sorted({1, machine.threads()}) if trainer.threads else [1]:
-                row = Row("bpe training", job.workload, job.setting, trainer.name, threads)
+                setting = f"{job.setting}, {chunks * job.work.symbols_per_chunk / 1e6:,.0f}M symbols"
+                row = Row("bpe training", job.workload, setting, trainer.name, threads)
                 arguments = {
                     "alphabet": job.alphabet,
                     "vocab_size": job.vocab_size,

@@ -104,7 +104,7 @@ def _ending(code: int, said: str) -> Ending:
     if code == -signal.SIGKILL:
         return Ending("killed", "by signal SIGKILL: the system ran out of memory, or somebody did it")
     if code < 0:
-        return Ending("killed", f"by signal {signal.Signals(-code).name}: {last}")
+        return Ending("failed", f"by signal {signal.Signals(-code).name}: {last}")
     return Ending("failed", f"exit code {code}: {last}")
 
 

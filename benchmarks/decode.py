@@ -45,7 +45,9 @@ def _ours(tokenizer: FastTokenizer, parts: list[Chunks], threads: int) -> Call:
     tokens = [tokenizer.encode(part) for part in parts]
     for part, batch in zip(parts, tokens, strict=True):
         fitted.require_near(tokenizer, part, batch)
-        fitted.require_round_trip(tokenizer, batch, tokenizer.decode(batch, num_threads=threads))
+        decoded = tokenizer.decode(batch, num_threads=threads)
+        fitted.require_round_trip(tokenizer, batch, decoded)
+        fitted.require_decoded(tokenizer, batch, decoded)
     return for_each(lambda batch: tokenizer.decode(batch, num_threads=threads), tokens)
 
 

@@ -73,6 +73,18 @@ def require_near(tokenizer: FastTokenizer, chunks: NDArray[np.floating], tokens:
     require(bool(right.all()), "decoded chunks are further off than rounding explains")
 
 
+#: Decoded chunks that are compared with the readable reference's.
+REFERENCE_CHUNKS = 2
+
+
+def require_decoded(tokenizer: FastTokenizer, tokens: TokenBatch, decoded: NDArray[np.floating]) -> None:
+    """The first chunks are what the readable reference makes of their ids."""
+    for i in range(min(REFERENCE_CHUNKS, len(tokens))):
+        expected = _reference.decode(tokens[i].tolist(), tokenizer.spec, *decoded.shape[1:])
+        same = np.allclose(decoded[i], expected.chunk, rtol=0, atol=1e-9)
+        require(same, f"decoded chunk {i} differs from the reference's")
+
+
 def require_round_trip(tokenizer: FastTokenizer, tokens: TokenBatch, decoded: NDArray[np.floating]) -> None:
     """Decoded chunks have the same coefficients: they encode to the same ids."""
     again = tokenizer.encode(decoded)

@@ -24,7 +24,7 @@ from benchmarks import fitted, machine, suite
 from benchmarks.case import Case
 from benchmarks.contest import problem, require
 from benchmarks.data import SCALE, Chunks, Stream, workload
-from benchmarks.measure import Call, Kept, seconds_of, time_alone
+from benchmarks.measure import Call, Kept, time_alone
 from benchmarks.report import Table, significant
 from benchmarks.rows import OURS, PUBLISHED, LeftOutError, Row
 from benchmarks.sizes import QUICK, Sizes
@@ -98,7 +98,7 @@ def _point(row: Row, value: int, count: int, most_symbols: int | None, seconds: 
 
 def _fit_ours(source: Stream | Chunks, vocab_size: int, threads: int, seconds: float) -> tuple[Any, dict[str, float]]:
     """Ours takes the stream."""
-    produce = seconds_of(lambda: [None for _ in source]) if isinstance(source, Stream) else 0.0
+    produce = time_alone(lambda: [None for _ in source], seconds)[0].seconds if isinstance(source, Stream) else 0.0
     call = Kept(lambda: FastTokenizer.fit(source, vocab_size, SCALE, num_threads=threads))
     timing, added = time_alone(call, seconds)
     if isinstance(source, Stream) and source.count <= COMPARED:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Table as RichTable
 
+from benchmarks.data import workload
 from benchmarks.rows import OURS, Row
 
 
@@ -44,6 +45,7 @@ def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str
 COLUMNS: dict[str, Callable[[Row], str]] = {
     "s": lambda row: significant(row.figures["seconds"]),
     "us": lambda row: significant(row.figures["seconds"] * 1e6),
+    "ns a symbol": lambda row: significant(row.figures["seconds"] * 1e9 / _symbols(row)),
     "added MiB": lambda row: f"{row.figures['added_mib']:,.0f}",
     "Msymbols/s": lambda row: significant(row.figures["million_symbols_per_second"]),
 }
@@ -78,6 +80,12 @@ def listing(title: str, rows: Sequence[Row], columns: Sequence[str], note: str) 
 def is_base(row: Row) -> bool:
     """Ours on one thread, measured."""
     return row.threads == 1 and not row.problem
+
+
+def _symbols(row: Row) -> int:
+    """Symbols of what a row's seconds are of: a chunk, or the chunks that its setting counts."""
+    count, _, what = row.setting.partition(" ")
+    return workload(row.workload).symbols_per_chunk * (int(count.replace(",", "")) if what == "chunks" else 1)
 
 
 def _place(row: Row) -> tuple[str, str]:

@@ -15,6 +15,7 @@ class Sizes:
         fit_symbols: Symbols (N * T * D) that tokenizers of encode, decode and tokens are fitted on.
         fit_chunks: Chunk counts of the question `fit`; workloads that are not `COMMON` take the first only.
         train_symbols: Symbols that BPE trainers see.
+        most_train_symbols: Symbols that those see once more which can take that many; 0: none.
         held_symbols: Held-out symbols that are encoded and decoded, 1,024 chunks at most; a quarter where dense.
         batches: Chunks a call; those of more than all held-out chunks are left out.
         growth_chunks: N.
@@ -35,6 +36,7 @@ class Sizes:
     fit_symbols: int
     fit_chunks: tuple[int, ...]
     train_symbols: int
+    most_train_symbols: int
     held_symbols: int
     batches: tuple[int, ...]
     growth_chunks: tuple[int, ...]
@@ -68,6 +70,7 @@ QUICK = Sizes(
     fit_symbols=20_000,
     fit_chunks=(100,),
     train_symbols=20_000,
+    most_train_symbols=0,
     held_symbols=8_000,
     batches=(1, 32),
     growth_chunks=(100, 200),
@@ -88,6 +91,7 @@ DEFAULT = Sizes(
     fit_symbols=1_400_000,
     fit_chunks=(2_000, 100_000),
     train_symbols=2_100_000,
+    most_train_symbols=0,
     held_symbols=720_000,
     batches=BATCHES,
     growth_chunks=(1_000, 10_000, 100_000, 1_000_000),
@@ -108,6 +112,7 @@ FULL = replace(
     fit_symbols=7_000_000,
     fit_chunks=(10_000, 100_000),
     train_symbols=70_000_000,
+    most_train_symbols=700_000_000,
     held_symbols=4_000_000,
     published_symbols=70_000_000,
     slow_trainer_symbols=70_000_000,

@@ -38,6 +38,8 @@ def integer(name: str, value: int, lowest: int, highest: int, rule: str) -> int:
         number = operator.index(value)
     except TypeError:
         raise ValueError(f"{name} must be an integer, got {value!r}") from None
+    if number > highest and not rule.startswith("in "):
+        raise ValueError(f"{name} must be at most {highest}, got {number}")
     if not lowest <= number <= highest:
         raise ValueError(f"{name} must {'lie' if rule.startswith('in ') else 'be'} {rule}, got {number}")
     return number

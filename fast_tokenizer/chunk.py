@@ -166,16 +166,38 @@ def chunk_blocks(
         yield _join(gathered, first)
 
 
-def blocks_again(chunks: ChunksLike, expected: int) -> Iterator[ChunkBlock]:
-    """As `chunk_blocks`, of chunks that were read before. Raises ValueError if their number differs now."""
-    count = 0
+class Extent:
+    """How much was read, and from where to where: enough to notice that data read twice are not the same."""
+
+    def __init__(self) -> None:
+        self.chunks = self.rows = 0
+        self._bounds: NDArray[np.floating] | None = None
+
+    def add(self, block: ChunkBlock) -> None:
+        """Takes in a block."""
+        rows = block.rows
+        self.chunks += len(block)
+        self.rows += len(rows)
+        bounds = np.stack([rows.min(axis=0), -rows.max(axis=0)])
+        self._bounds = bounds if self._bounds is None else np.minimum(self._bounds, bounds)
+
+    def difference(self, other: Extent) -> str:
+        """What is not the same, in words; empty where nothing is."""
+        for name in ("chunks", "rows"):
+            if getattr(self, name) != getattr(other, name):
+                return f"gave {getattr(self, name)} {name} the first time but {getattr(other, name)} the second"
+        return "" if np.array_equal(self._bounds, other._bounds) else "hold other values the second time"  # type: ignore[arg-type]
+
+
+def blocks_again(chunks: ChunksLike, first: Extent) -> Iterator[ChunkBlock]:
+    """As `chunk_blocks`, of chunks that were read before. Raises ValueError where they visibly differ now."""
+    extent = Extent()
     for block in chunk_blocks(chunks):
-        count += len(block)
+        extent.add(block)
         yield block
-    if count != expected:
+    if difference := first.difference(extent):
         raise ValueError(
-            f"chunks are read twice, and gave {expected} the first time but {count} the second; "
-            "give iter(chunks) to have them read once and held in memory"
+            f"chunks are read twice, and {difference}; give iter(chunks) to have them read once and held in memory"
         )
 
 
@@ -183,7 +205,7 @@ class ChunkSample:
     """A uniform sample of chunks that are seen once: every set of `size` of them is as likely as any other.
 
     Each chunk draws a random key, and the `size` smallest stay. So the sample depends on the order of the chunks and
-    on the seed, not on the blocks in which they come. Holds up to 1.5 times `size` chunks beyond those of a block.
+    on the seed, not on the blocks in which they come. Holds up to 1.5 times `size` chunks beyond those of two blocks.
 
     Attributes:
         size: Chunks that are kept, at most.
@@ -207,10 +229,12 @@ class ChunkSample:
         if self._held > self.size + self.size // 2:
             self._shrink()
 
-    def blocks(self) -> list[ChunkBlock]:
-        """The chunks that are kept, in the order in which they came."""
+    def drain(self) -> Iterator[ChunkBlock]:
+        """Hands over the chunks that are kept, in the order in which they came; the sample holds none of them then."""
         self._shrink()
-        return [block for _, block in self._parts]
+        parts, self._parts = self._parts[::-1], []
+        while parts:
+            yield parts.pop()[1]
 
     @property
     def left_out(self) -> int:
@@ -226,8 +250,9 @@ class ChunkSample:
             return
         keys = np.concatenate([k for k, _ in self._parts])
         self._highest = np.partition(keys, self.size - 1)[self.size - 1]
-        parts, self._parts = self._parts, []
-        for keys, block in parts:
+        parts, self._parts = self._parts[::-1], []
+        while parts:  # one after the other: what does not stay is let go before the next is copied
+            keys, block = parts.pop()
             stays = keys <= self._highest
             if stays.all():
                 self._parts.append((keys, block))

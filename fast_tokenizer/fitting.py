@@ -7,13 +7,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from fast_tokenizer._arguments import integer, native_normalizer, thread_count
 from fast_tokenizer._core import MAX_TOKEN_SYMBOLS, MAX_VOCAB_SIZE, Corpus
-from fast_tokenizer.chunk import ChunkBlock, ChunkSample, ChunksLike, blocks_again, chunk_blocks
+from fast_tokenizer.chunk import ChunkBlock, ChunkSample, ChunksLike, Extent, blocks_again, chunk_blocks
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
 from fast_tokenizer.spec import TokenizerSpec
 from fast_tokenizer.statistics import NormalizerStatistics
@@ -107,12 +106,14 @@ class FitOptions:
         if self.max_chunks is not None:
             self.max_chunks = integer("max_chunks", self.max_chunks, 1, 2**62, "at least 1")
         if self.memory_budget is not None:
-            self.memory_budget = integer("memory_budget", self.memory_budget, 1, 2**62, "at least 1 byte")
+            self.memory_budget = integer("memory_budget", self.memory_budget, 0, 2**62, "at least 0 bytes")
         if self.spill_directory is not None:
             if self.memory_budget is None:
                 raise ValueError("spill_directory goes with memory_budget: without one, nothing is spilled")
-            if not Path(self.spill_directory).is_dir() or not os.access(self.spill_directory, os.W_OK):
-                raise ValueError(f"spill_directory: {self.spill_directory} is no folder that can be written to")
+            try:
+                tempfile.TemporaryFile(dir=self.spill_directory).close()
+            except OSError as error:
+                raise ValueError(f"spill_directory: cannot write in {self.spill_directory}: {error.strerror}") from None
 
     @property
     def statistics(self) -> NormalizerKind | None:
@@ -198,18 +199,18 @@ def _blocks_to_fit(
     exact = in_memory or (sample is None and isinstance(chunks, Iterator))
     statistics = NormalizerStatistics()
     held: list[ChunkBlock] = []
-    seen = 0
+    extent = Extent()
     for block in chunk_blocks(chunks):
         block.require_finite()
-        seen += len(block)
+        extent.add(block)
         if sample is not None:
             sample.add(block)
         if kind is not None and exact:
             held.append(block)
         elif kind is not None:
             statistics.update(block.rows)
-        report("statistics" if sample is None else "sample", seen, None)
-    if seen == 0:
+        report("statistics" if sample is None else "sample", extent.chunks, None)
+    if extent.chunks == 0:
         raise ValueError("got no chunks to fit on")
     if kind is None:
         normalizer = options.normalize
@@ -219,8 +220,16 @@ def _blocks_to_fit(
         normalizer = statistics.normalizer(kind, clip=options.clip)
     assert not isinstance(normalizer, str)
     if sample is not None:
-        return sample.blocks(), normalizer, sample.left_out
-    return held if exact else blocks_again(chunks, seen), normalizer, 0
+        held.clear()
+        return sample.drain(), normalizer, sample.left_out
+    return _drained(held) if exact else blocks_again(chunks, extent), normalizer, 0
+
+
+def _drained(blocks: list[ChunkBlock]) -> Iterator[ChunkBlock]:
+    """Lets each block go when it was used: the corpus grows while they shrink."""
+    blocks.reverse()
+    while blocks:
+        yield blocks.pop()
 
 
 def _corpus_of(

@@ -156,6 +156,7 @@ class FastTokenizer:
                 Statistics are still taken from all of them. None: fit on all.
             memory_budget: Bytes that the corpus and its training may take; what is beyond goes to memory-mapped
                 temporary files, which have no name and vanish with the fit, whatever ends it. None: all in memory.
+                A sample, or an iterator that has to be held, comes on top until it is quantized.
             spill_directory: Folder of these files; None: the system's folder for temporary files, which on some
                 systems is memory.
             num_threads: Threads; None: all cores.

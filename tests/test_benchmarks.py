@@ -190,7 +190,7 @@ def test_a_case_runs_in_a_process_of_its_own(child):
     ("how", "problem", "reason"),
     [
         ("raise", "failed", "exit code 1: ValueError: no such thing"),
-        ("abort", "killed", "by signal SIGABRT"),
+        ("abort", "failed", "by signal SIGABRT"),
         ("kill", "killed", "by signal SIGKILL: the system ran out of memory"),
     ],
 )

@@ -233,7 +233,7 @@ def test_bad_options_end_in_one_clear_line(episodes: Path, tmp_path: Path) -> No
         (("--stride", "0"), "stride must be positive"),
         (("--normalize", "none", "--clip", "2"), "--clip needs --normalize"),
         (("--threads", "0"), "num_threads must be positive"),
-        (("--threads", "99999999999999"), "num_threads must be positive"),
+        (("--threads", "99999999999999"), "num_threads must be at most 1024"),
         (("--hz", "inf"), "--hz must be a positive rate"),
         (("--hz", "0"), "--hz must be a positive rate"),
         (("--hz", "nan"), "--hz must be a positive rate"),
@@ -420,13 +420,23 @@ def test_a_memory_budget_spills_says_so_and_changes_nothing(episodes: Path, mode
     assert [p.name for p in tmp_path.iterdir()] == ["tok"]
 
 
+def test_files_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    data = {"actions": np.zeros((40, 2), np.float32), "episode_ends": np.array([40]), "hz": 10}
+    first, second = tmp_path / "first.npz", tmp_path / "second.npz"
+    np.savez(first, action_names=["x", "y"], **data)
+    np.savez(second, action_names=["y", "x"], **data)
+    message = f"{second} has the dimensions ['y', 'x'], {first} has ['x', 'y']"
+    assert message in fails("fit", first, second, "-o", tmp_path / "tok")
+    assert "given twice" in fails("fit", first, tmp_path / "." / "first.npz", "-o", tmp_path / "tok")
+
+
 def test_bad_storage_options_end_in_one_clear_line(episodes: Path, tmp_path: Path) -> None:
     fit = ("fit", episodes, "-o", tmp_path / "tok")
     for options, message in (
         (("--memory-budget", "much"), "--memory-budget: expected bytes such as 2GiB"),
-        (("--memory-budget", "0"), "memory_budget must be at least 1 byte"),
+        (("--memory-budget", "99999999999TiB"), "memory_budget must be at most"),
         (("--spill-directory", tmp_path), "spill_directory goes with memory_budget"),
-        (("--memory-budget", "1GiB", "--spill-directory", tmp_path / "no"), "is no folder that can be written to"),
+        (("--memory-budget", "1GiB", "--spill-directory", tmp_path / "no"), "No such file or directory"),
         (("--max-chunks", "0"), "max_chunks must be at least 1"),
     ):
         assert message in fails(*fit, *options)

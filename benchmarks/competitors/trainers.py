@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.competitors.symbols import Corpus, Expansions, character_of, expansions, symbols_in
+from benchmarks.rows import ImpossibleError
 from fast_tokenizer import _core
 
 BYTES = 256
@@ -149,6 +150,10 @@ def _sentencepiece_learned(processor: Any, _: int) -> Expansions:
     return [symbols_in(piece) for piece in pieces if len(piece) > 1]
 
 
+def _tiktoken(_: Corpus, __: int, ___: int, ____: Path) -> Callable[[], Any]:
+    raise ImpossibleError("it has no trainer, but for a module that is there to teach")
+
+
 TRAINERS: dict[str, Trainer] = {
     trainer.name: trainer
     for trainer in (
@@ -157,6 +162,7 @@ TRAINERS: dict[str, Trainer] = {
         Trainer("gigabpe", _gigabpe, _gigabpe_learned, threads=True),
         Trainer("rustbpe", _rustbpe, _rustbpe_learned, min_frequency=1),
         Trainer("bpeasy", _bpeasy, _bpeasy_learned, min_frequency=1, splices=True),
+        Trainer("tiktoken", _tiktoken, expansions),
         Trainer("sentencepiece", _sentencepiece, _sentencepiece_learned, same_merges=False),
     )
 }

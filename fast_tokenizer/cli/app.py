@@ -415,7 +415,7 @@ def _fit(
         chunks, left_out = iterate_windows(trajectories, steps, stride), 0
     else:
         sample = sample_chunks(trajectories, steps, stride, max_chunks, statistics, report)
-        chunks, left_out = [block.values for block in sample.blocks()], sample.left_out
+        chunks, left_out = (block.values for block in sample.drain()), sample.left_out
     normalizer = None if kind is None or statistics is None else statistics.normalizer(kind, clip=clip)
     total = int(count_windows(trajectories.lengths, steps, stride).sum()) - left_out
 

@@ -39,7 +39,11 @@ def open_recording(paths: Sequence[Path], hz: float | None, dims: str | None, re
     if hz is not None and not (math.isfinite(hz) and 0 < hz < 1e6):
         raise ValueError(f"--hz must be a positive rate, got {hz}")
     datasets = []
+    seen: set[Path] = set()
     for path in paths:
+        if path.resolve() in seen:
+            raise ValueError(f"{path}: given twice; its episodes would be fitted on and held out at once")
+        seen.add(path.resolve())
         datasets.append(read(path))
         report("open", len(datasets), len(paths))
     first = datasets[0]
@@ -51,6 +55,9 @@ def open_recording(paths: Sequence[Path], hz: float | None, dims: str | None, re
         ):
             if a != b:
                 raise ValueError(f"{other.path} has {b} {what}, {first.path} has {a}")
+        if first.dimension_names and other.dimension_names and first.dimension_names != other.dimension_names:
+            theirs, ours = list(other.dimension_names), list(first.dimension_names)
+            raise ValueError(f"{other.path} has the dimensions {theirs}, {first.path} has {ours}")
     names = first.dimension_names
     if dims is None:
         return Recording(Trajectories(datasets), first.action_dim, hz or first.hz, names, first.horizon)
