@@ -9,8 +9,9 @@
 namespace fast_tokenizer {
 namespace {
 
-/// Below this many places a merge is not worth starting threads for.
+/// Below this many places, or words to pass over, a merge is not worth starting threads for.
 constexpr int64_t kThreadedPlaces = 50'000;
+constexpr size_t kThreadedWords = 200'000;
 
 MergeDriver to_driver(int alphabet_size, const TrainOptions& options) {
   return {alphabet_size, options.vocab_size, options.min_frequency, options.max_token_symbols};
@@ -31,9 +32,9 @@ std::vector<Merge> train(MergeDriver driver, std::vector<CorpusShard>& shards, c
 
   std::vector<const MergeEffect*> effects(shards.size());
   while (const std::optional<Pick> pick = driver.next()) {
-    const bool threaded =
-        std::any_of(shards.begin(), shards.end(), [](const CorpusShard& s) { return !s.indexed(); }) ||
-        pick->count >= kThreadedPlaces;
+    size_t words = 0;
+    for (const CorpusShard& shard : shards) words += shard.words();
+    const bool threaded = words >= kThreadedWords || pick->count >= kThreadedPlaces;
     for_each_shard(threaded ? threads : 1, [&](size_t i) { effects[i] = &shards[i].apply(pick->merge, pick->merged); });
     for (const MergeEffect* e : effects) driver.add_effect(*e);
     if (options.progress) options.progress(static_cast<int>(driver.merges().size()), driver.most_merges());

@@ -278,11 +278,15 @@ CorpusShard::CorpusShard(int alphabet_size, std::vector<Segment> segments, std::
       segments_(std::move(segments)),
       places_(memory_) {}
 
-std::vector<PairCount> CorpusShard::count_pairs() const {
-  if (indexed()) throw std::invalid_argument("pairs are counted before the first merge");
+size_t CorpusShard::words() const {
   size_t words = 0;
   for (const Segment& segment : segments_) words += segment.size;
-  return is_dense(next_, words) ? count_densely(segments_, next_) : count_sparsely(segments_);
+  return words;
+}
+
+std::vector<PairCount> CorpusShard::count_pairs() const {
+  if (indexed()) throw std::invalid_argument("pairs are counted before the first merge");
+  return is_dense(next_, words()) ? count_densely(segments_, next_) : count_sparsely(segments_);
 }
 
 const MergeEffect& CorpusShard::apply(Merge merge, TokenId merged) {

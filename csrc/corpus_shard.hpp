@@ -142,6 +142,8 @@ class CorpusShard {
   /// until the next call.
   const MergeEffect& apply(Merge merge, TokenId merged);
   bool indexed() const { return !span_.empty(); }
+  /// What the next merge passes over, unless indexed.
+  size_t words() const;
 
  private:
   using Position = PairPlaces::Position;
