@@ -14,6 +14,7 @@
 #include "corpus.hpp"
 #include "dct.hpp"
 #include "parallel.hpp"
+#include "text_codec.hpp"
 
 namespace py = pybind11;
 namespace ft = fast_tokenizer;
@@ -128,7 +129,9 @@ py::tuple encode(const ft::Codec& codec, const py::array& chunks, const std::opt
                         to_array(std::move(out.saturated)), to_array(std::move(out.clipped)));
 }
 
-py::tuple decode(const ft::Codec& codec, const Array<int32_t>& ids, const Array<int64_t>& offsets,
+/// Of a Codec or a TextCodec.
+template <typename AnyCodec>
+py::tuple decode(const AnyCodec& codec, const Array<int32_t>& ids, const Array<int64_t>& offsets,
                  const Array<int64_t>& horizons, int action_dim, int num_threads) {
   const ft::RaggedView<int32_t> view = to_ragged(ids, offsets);
   const auto rows = span_of(horizons);
@@ -141,8 +144,8 @@ py::tuple decode(const ft::Codec& codec, const Array<int32_t>& ids, const Array<
   }
   if (rows.size() == 1) total *= static_cast<int64_t>(view.size());
   Array<double> chunks({static_cast<py::ssize_t>(total), static_cast<py::ssize_t>(action_dim)});
-  Array<int64_t> counts({static_cast<py::ssize_t>(view.size()), py::ssize_t{4}});
-  static_assert(sizeof(ft::DecodeCounts) == 4 * sizeof(int64_t));
+  constexpr py::ssize_t fields = sizeof(ft::DecodeCounts) / sizeof(int64_t);
+  Array<int64_t> counts({static_cast<py::ssize_t>(view.size()), fields});
   double* const out = chunks.mutable_data();
   auto* const status = reinterpret_cast<ft::DecodeCounts*>(counts.mutable_data());
   {
@@ -258,7 +261,7 @@ void register_codec(py::module_& m) {
            py::arg("center") = py::none(), py::arg("half_range") = py::none(),
            py::arg("clip") = std::numeric_limits<double>::infinity(), py::arg("kernel") = py::none())
       .def("encode", &encode, py::arg("chunks"), py::arg("row_offsets") = py::none(), py::arg("num_threads") = 0)
-      .def("decode", &decode, py::arg("ids"), py::arg("offsets"), py::arg("horizons"), py::arg("action_dim"),
+      .def("decode", &decode<ft::Codec>, py::arg("ids"), py::arg("offsets"), py::arg("horizons"), py::arg("action_dim"),
            py::arg("num_threads") = 0)
       .def(
           "encode_symbols",
@@ -268,6 +271,77 @@ void register_codec(py::module_& m) {
           "expand", [](const ft::Codec& c, const Array<int32_t>& ids) { return to_array(c.expand(span_of(ids))); },
           py::arg("ids"))
       .def("expansion_lengths", &expansion_lengths);
+}
+
+/// Words of the texts as tokens of bytes, for training; and, per text, the characters that lost a byte.
+py::tuple words_as_bytes(const ft::TextCodec& codec, const Array<int32_t>& text, const Array<int64_t>& offsets) {
+  const auto texts = to_ragged(text, offsets);
+  std::vector<ft::Symbol> bytes;
+  std::vector<int64_t> ends = {0};
+  {
+    py::gil_scoped_release unlock;
+    codec.bpe().check(texts.values);
+    for (size_t i = 0; i < texts.size(); ++i) {
+      for (size_t start = 0; start < texts[i].size();) {
+        const size_t end = codec.bpe().word_end(texts[i], start);
+        codec.bpe().append_bytes(texts[i].subspan(start, end - start), bytes);
+        ends.push_back(static_cast<int64_t>(bytes.size()));
+        start = end;
+      }
+    }
+  }
+  return py::make_tuple(to_array(std::move(bytes)), to_array(std::move(ends)));
+}
+
+void register_text_codec(py::module_& m) {
+  py::class_<ft::TextCodec>(m, "TextCodec")
+      .def(py::init([](double scale, int min_token, const std::array<int32_t, 256>& byte_tokens, int alphabet_size,
+                       const Array<int64_t>& merges, std::vector<int32_t> ids, std::vector<std::string> spellings,
+                       const py::bytes& classes, std::pair<int, int> repair_range) {
+             const std::string_view kinds = classes;
+             ft::TextVocabulary vocabulary{
+                 byte_tokens, alphabet_size, to_merges(merges), std::move(ids), std::move(spellings), {}, -min_token};
+             for (const char kind : kinds) {
+               if (kind < 0 || kind > 3) throw py::value_error("a character class lies outside 0..3");
+               vocabulary.classes.push_back(static_cast<ft::CharacterClass>(kind));
+             }
+             return std::make_unique<ft::TextCodec>(scale, min_token, std::move(vocabulary), repair_range);
+           }),
+           py::arg("scale"), py::arg("min_token"), py::kw_only(), py::arg("byte_tokens"), py::arg("alphabet_size"),
+           py::arg("merges"), py::arg("ids"), py::arg("spellings"), py::arg("classes"), py::arg("repair_range"))
+      .def(
+          "quantize",
+          [](const ft::TextCodec& codec, const py::array& chunks, const std::optional<Array<int64_t>>& row_offsets,
+             int num_threads) {
+            const ft::ChunkBatch batch = to_batch(chunks, row_offsets);
+            ft::QuantizedTexts out;
+            {
+              py::gil_scoped_release unlock;
+              out = codec.quantize(batch, num_threads);
+            }
+            return py::make_tuple(to_array(std::move(out.text)), to_array(std::move(out.saturated)),
+                                  to_array(std::move(out.uncertain)));
+          },
+          py::arg("chunks"), py::arg("row_offsets") = py::none(), py::arg("num_threads") = 0)
+      .def(
+          "encode",
+          [](const ft::TextCodec& codec, const Array<int32_t>& text, const Array<int64_t>& offsets, int num_threads) {
+            const auto texts = to_ragged(text, offsets);
+            ft::EncodedTexts out;
+            {
+              py::gil_scoped_release unlock;
+              out = codec.encode(texts, num_threads);
+            }
+            return py::make_tuple(to_array(std::move(out.ids)), to_array(std::move(out.offsets)),
+                                  to_array(std::move(out.dropped)));
+          },
+          py::arg("text"), py::arg("offsets"), py::arg("num_threads") = 0)
+      .def("words_as_bytes", &words_as_bytes, py::arg("text"), py::arg("offsets"))
+      .def("decode", &decode<ft::TextCodec>, py::arg("ids"), py::arg("offsets"), py::arg("horizons"),
+           py::arg("action_dim"), py::arg("num_threads") = 0)
+      .def(
+          "expand", [](const ft::TextCodec& c, const Array<int32_t>& ids) { return to_array(c.expand(span_of(ids))); },
+          py::arg("ids"));
 }
 
 void register_distributed_training(py::module_& m) {
@@ -487,6 +561,7 @@ PYBIND11_MODULE(_core, m) {
   m.attr("MAX_MAGNITUDE") = ft::kMaxMagnitude;
   m.attr("MAX_HORIZON") = ft::DctPlan::kMaxHorizon;
   register_codec(m);
+  register_text_codec(m);
   register_distributed_training(m);
   register_corpus(m);
   register_functions(m);

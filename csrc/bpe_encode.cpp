@@ -50,27 +50,32 @@ constexpr size_t kTabulatedRun = 16384;
 
 }  // namespace
 
-BpeEncoder::BpeEncoder(const MergeTable& table, Symbol run_symbol) : run_symbol_(run_symbol) {
+BpeEncoder::BpeEncoder(const MergeTable& table, Symbol run_symbol)
+    : BpeEncoder(table, run_symbol, table.alphabet_size(), [&table](TokenId t) { return table.expansion(t); }) {}
+
+BpeEncoder::BpeEncoder(const MergeTable& table, Symbol run_symbol, int alphabet_size, const Spelling& spelling)
+    : run_symbol_(run_symbol) {
   for (int t = 0; t < table.vocab_size(); ++t) {
-    const auto expansion = table.expansion(static_cast<TokenId>(t));
-    const auto tail = std::find_if(expansion.rbegin(), expansion.rend(), [=](Symbol s) { return s != run_symbol; });
-    const auto runs = std::count(expansion.begin(), expansion.end(), run_symbol);
-    tokens_.push_back({static_cast<uint16_t>(expansion.size()), static_cast<uint16_t>(expansion.size() - runs),
-                       static_cast<uint16_t>(tail - expansion.rbegin()), kNoToken, 0, 0});
+    const auto symbols = spelling(static_cast<TokenId>(t));
+    const auto tail = std::find_if(symbols.rbegin(), symbols.rend(), [=](Symbol s) { return s != run_symbol; });
+    const auto runs = std::count(symbols.begin(), symbols.end(), run_symbol);
+    tokens_.push_back({static_cast<uint16_t>(symbols.size()), static_cast<uint16_t>(symbols.size() - runs),
+                       static_cast<uint16_t>(tail - symbols.rbegin()), kNoToken, 0, 0});
   }
   std::vector<TokenId> token_at;
   none_ = static_cast<TokenId>(tokens_.size());
   tokens_.push_back({0, 0, 0, none_, 0, 0});
-  std::vector<Edge> edges = build_trie(table, token_at);
+  std::vector<Edge> edges = build_trie(table, spelling, token_at);
   edges = number_nodes(std::move(edges), token_at);
   store_edges(edges);
-  enter_symbols(edges, table.alphabet_size());
+  enter_symbols(edges, alphabet_size);
   build_pair_verdicts(table);
   tabulate_runs(runs_, kTabulatedRun);
 }
 
-/// Inserts every expansion; returns the edges, and the token that ends at each node.
-std::vector<BpeEncoder::Edge> BpeEncoder::build_trie(const MergeTable& table, std::vector<TokenId>& token_at) {
+/// Inserts every spelling; returns the edges, and the token that ends at each node.
+std::vector<BpeEncoder::Edge> BpeEncoder::build_trie(const MergeTable& table, const Spelling& spelling,
+                                                     std::vector<TokenId>& token_at) {
   const auto vocab = static_cast<size_t>(table.vocab_size());
   const auto alphabet = static_cast<size_t>(table.alphabet_size());
   std::vector<Edge> edges;
@@ -85,10 +90,18 @@ std::vector<BpeEncoder::Edge> BpeEncoder::build_trie(const MergeTable& table, st
   token_at.assign(1, kNoToken);  // node 0 is the root
   std::vector<uint32_t> end_node(vocab);
   for (size_t t = 0; t < vocab; ++t) {
-    const bool is_symbol = t < alphabet;
     const auto token = static_cast<TokenId>(t);
-    uint32_t node = is_symbol ? 0 : end_node[table.parts(token).left];
-    const auto rest = table.expansion(is_symbol ? token : table.parts(token).right);
+    std::span<const Symbol> rest = spelling(token);
+    if (rest.empty()) continue;
+    uint32_t node = 0;
+    if (t >= alphabet) {  // go on from where the left part ends, if the token is spelled as its parts are
+      const TokenId left = table.parts(token).left;
+      const size_t length = tokens_[left].length;
+      if (length > 0 && length + tokens_[table.parts(token).right].length == rest.size()) {
+        node = end_node[left];
+        rest = rest.subspan(length);
+      }
+    }
     for (const Symbol symbol : rest) {
       size_t slot = find_slot(node, symbol);
       if (slots[slot] == kNoNode) {
@@ -322,6 +335,13 @@ inline TokenId BpeEncoder::match(const EncodeScratch::Other* other, uint32_t tak
 }
 
 size_t BpeEncoder::encode(std::span<const Symbol> symbols, TokenId* tokens, EncodeScratch& scratch) const {
+  const std::optional<size_t> count = try_encode(symbols, tokens, scratch);
+  if (!count) throw std::logic_error("BPE encoder: no encoding exists; the merge table is inconsistent");
+  return *count;
+}
+
+std::optional<size_t> BpeEncoder::try_encode(std::span<const Symbol> symbols, TokenId* tokens,
+                                             EncodeScratch& scratch) const {
   using Other = EncodeScratch::Other;
   using Step = EncodeScratch::Step;
   const size_t size = symbols.size();
@@ -370,7 +390,6 @@ size_t BpeEncoder::encode(std::span<const Symbol> symbols, TokenId* tokens, Enco
     }
   };
   auto step_back = [&] {
-    if (depth == 0) throw std::logic_error("BPE encoder: no encoding exists; the merge table is inconsistent");
     dead_ends[position() / 64] |= uint64_t{1} << (position() % 64);
     const Step& step = steps[--depth];
     other = step.other;
@@ -398,7 +417,10 @@ size_t BpeEncoder::encode(std::span<const Symbol> symbols, TokenId* tokens, Enco
     }
     if (stuck || !take_longest()) {
       do {
-        if (stuck) step_back();
+        if (stuck) {
+          if (depth == 0) return std::nullopt;
+          step_back();
+        }
         stuck = !take_next();
       } while (stuck);
     }

@@ -21,6 +21,9 @@
 // members.
 #pragma once
 
+#include <functional>
+#include <optional>
+
 #include "bit_matrix.hpp"
 #include "bpe.hpp"
 #include "uninitialized.hpp"
@@ -61,12 +64,21 @@ class EncodeScratch {
 
 class BpeEncoder {
  public:
+  /// What a token stands for in the sequences to encode.
+  using Spelling = std::function<std::span<const Symbol>(TokenId)>;
+
   /// `run_symbol` is the symbol whose runs are jumped over: the one of coefficient 0.
   BpeEncoder(const MergeTable& table, Symbol run_symbol);
+  /// For sequences of coarser symbols, each of which stands for several of the table's: a token that is none or several
+  /// of them whole is spelled so, one that is not is left out (empty). Throws std::logic_error where the tokens spelled
+  /// cannot encode every run.
+  BpeEncoder(const MergeTable& table, Symbol run_symbol, int alphabet_size, const Spelling& spelling);
 
   /// Writes the token ids of one sequence, of which there may be as many as symbols, and returns how many there are.
   /// All symbols must be below the alphabet size.
   size_t encode(std::span<const Symbol> symbols, TokenId* tokens, EncodeScratch& scratch) const;
+  /// The same where some tokens are left out. Nothing: the encoding needs one of those.
+  std::optional<size_t> try_encode(std::span<const Symbol> symbols, TokenId* tokens, EncodeScratch& scratch) const;
 
  private:
   struct Edge {
@@ -91,7 +103,7 @@ class BpeEncoder {
     uint16_t most;
   };
 
-  std::vector<Edge> build_trie(const MergeTable& table, std::vector<TokenId>& token_at);
+  std::vector<Edge> build_trie(const MergeTable& table, const Spelling& spelling, std::vector<TokenId>& token_at);
   std::vector<Edge> number_nodes(std::vector<Edge> edges, const std::vector<TokenId>& token_at);
   void enter_symbols(const std::vector<Edge>& edges, int alphabet_size);
   void build_pair_verdicts(const MergeTable& table);

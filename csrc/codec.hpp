@@ -20,6 +20,10 @@ struct DecodeCounts {
   int64_t missing = 0;   ///< symbols that were filled with zero coefficients
   int64_t extra = 0;     ///< symbols that were cut off
   int64_t expected = 0;  ///< symbols that the chunk has
+  int64_t broken = 0;   ///< of a published tokenizer: symbols that the ids hold in part only, replaced by coefficient 0
+  int64_t clamped = 0;  ///< of a published tokenizer: coefficients cut to the range of the vocabulary, in repair
+
+  bool well_formed() const { return unknown == 0 && missing == 0 && extra == 0 && broken == 0; }
 };
 
 /// Immutable, and usable from several threads at once.

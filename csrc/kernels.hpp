@@ -61,6 +61,7 @@ struct ForwardArgs {
   const double* scale;                       ///< per dimension
   double lowest, highest;                    ///< fitted range of quantized coefficients
   const NormalizationTables* normalization;  ///< null: input is taken as it is
+  double tie_ulps;                           ///< see QuantizerSpec; 0: ties are not looked for
   double* work;
 };
 
@@ -76,7 +77,8 @@ struct InverseArgs {
 
 struct ChunkCounts {
   int64_t saturated, clipped;
-  bool finite;  ///< false: a value is not finite, or so large that the transform overflows
+  bool finite;    ///< false: a value is not finite, or so large that the transform overflows
+  bool near_tie;  ///< a coefficient lies within `tie_ulps` of a tie
 };
 
 /// Chunks and symbol rows are read and written a whole vector at a time: `chunk` and `symbols` must be

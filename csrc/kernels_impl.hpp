@@ -441,7 +441,8 @@ inline int64_t sum_owned(Mask count, Mask owned) {
 }
 
 constexpr double kRoundMagic = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer, half to even
-constexpr double kTieWidth = 1e-9;                  // this near to .5 is a tie, whatever the summation order left
+constexpr double kFloat32Ulp = 1.1920928955078125e-07, kFloat64Ulp = 2.220446049250313e-16;  // of 1
+constexpr double kTieWidth = 1e-9;  // this near to .5 is a tie, whatever the summation order left
 
 /// Nearest integer; a tie goes to the even one. |y| must be below 2^50.
 inline Vec round_ties_to_even(Vec y) {
@@ -470,11 +471,30 @@ inline int rows_to_round(const double* coefficients, Vec scale, int T) {
   return static_cast<int>(rows);
 }
 
+/// Some coefficient lies so near to a tie that a sum with rounding errors of `relative` times the column's norm could
+/// fall on its other side.
+inline bool has_near_tie(const double* coefficients, Vec scale, int T, double relative, Mask owned) {
+  Vec squares = broadcast(0.0);
+  for (int k = 0; k < T; ++k) {
+    const Vec c = load(coefficients + static_cast<ptrdiff_t>(k) * kLanes);
+    squares = squares + c * c;
+  }
+  const Vec margin = squares * scale * scale * (relative * relative);  // squared
+  Mask near = bits_of(broadcast(0.0));
+  for (int k = 0; k < T; ++k) {
+    const Vec y = load(coefficients + static_cast<ptrdiff_t>(k) * kLanes) * scale;
+    const Vec off = y - ((y + kRoundMagic) - kRoundMagic);
+    const Vec gap = (0.5 - kTieWidth) - select(where(off < 0.0), -off, off);
+    near = near | where(gap < 0.0) | where(gap * gap < margin);
+  }
+  return sum_owned(near, owned) != 0;
+}
+
 template <typename In>
 void quantize(const ForwardArgs& args, const In* chunk, uint16_t* symbols, ChunkCounts* counts) {
   const int T = args.horizon, D = args.action_dim;
   const Work work(*args.dct, args.work);
-  *counts = {0, 0, true};
+  *counts = {0, 0, true, false};
   for_column_groups(D, [&](int first, Mask owned) {
     Vec residue = broadcast(0.0);
     Mask clipped = bits_of(broadcast(0.0)), saturated = clipped;
@@ -515,6 +535,10 @@ void quantize(const ForwardArgs& args, const In* chunk, uint16_t* symbols, Chunk
     }
     const Mask zero = bits_of(broadcast(kRoundMagic - args.lowest)) - bits_of(broadcast(kRoundMagic));
     for (int k = rows; k < T; ++k) store(symbols + static_cast<ptrdiff_t>(k) * D + first, zero);
+    if (args.tie_ulps > 0) {
+      const double relative = args.tie_ulps * (sizeof(In) == sizeof(float) ? kFloat32Ulp : kFloat64Ulp);
+      counts->near_tie = has_near_tie(work.coefficients, scale, T, relative, owned) || counts->near_tie;
+    }
     counts->finite = counts->finite && all_owned_zero(residue, owned);
     counts->clipped += sum_owned(clipped, owned);
     counts->saturated += sum_owned(saturated, owned);

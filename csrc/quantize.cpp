@@ -105,6 +105,7 @@ Quantizer::Quantizer(const QuantizerSpec& spec, int action_dim, const Kernels& k
       action_dim_(action_dim),
       lowest_(spec.lowest),
       highest_(spec.highest),
+      tie_ulps_(spec.tie_ulps),
       scale_(padded(spec.scale, action_dim, 1.0, "scale")) {
   if (!spec.normalization) return;
   const Normalization& norm = *spec.normalization;
@@ -130,6 +131,7 @@ ChunkCounts Quantizer::quantize(const ChunkBatch& batch, size_t i, const DctPlan
                             static_cast<double>(lowest_),
                             static_cast<double>(highest_),
                             normalization_ ? &*normalization_ : nullptr,
+                            tie_ulps_,
                             work_.reserve(plan.tables().work_vectors)};
   ChunkCounts counts{};
   const size_t values = static_cast<size_t>(horizon) * static_cast<size_t>(action_dim_);

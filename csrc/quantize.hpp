@@ -34,6 +34,9 @@ struct QuantizerSpec {
   std::vector<double> scale;  ///< one for all dimensions, or one per dimension
   int lowest = -kMaxCoefficient, highest = kMaxCoefficient;
   std::optional<Normalization> normalization;
+  /// Not 0: chunks with a coefficient near a tie are marked, for whoever has to round as another transform does. Near
+  /// is this many units in the last place (of the input's type) of the norm of the coefficient's column.
+  double tie_ulps = 0;
 };
 
 /// The spec itself, when it has a meaning and every value it decodes to is finite; otherwise std::invalid_argument.
@@ -86,6 +89,7 @@ class Quantizer {
  private:
   const Kernels& kernels_;
   int action_dim_, lowest_, highest_;
+  double tie_ulps_;
   std::vector<double> scale_, center_, gain_, half_range_;
   std::optional<NormalizationTables> normalization_;
   std::vector<double> padded_;  ///< a copy of chunks too narrow or too near the end to be read by whole vectors

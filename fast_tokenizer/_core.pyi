@@ -42,6 +42,37 @@ class Codec:
     def expand(self, ids: NDArray[np.int32]) -> NDArray[np.uint16]: ...
     def expansion_lengths(self) -> NDArray[np.int32]: ...
 
+class TextCodec:
+    def __init__(
+        self,
+        scale: float,
+        min_token: int,
+        *,
+        byte_tokens: list[int],
+        alphabet_size: int,
+        merges: NDArray[np.int64],
+        ids: list[int],
+        spellings: list[bytes],
+        classes: bytes,
+        repair_range: tuple[int, int],
+    ) -> None: ...
+    def quantize(
+        self, chunks: NDArray[np.floating], row_offsets: _Offsets | None = None, num_threads: int = 0
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint8]]: ...
+    def encode(
+        self, text: NDArray[np.int32], offsets: _Offsets, num_threads: int = 0
+    ) -> tuple[NDArray[np.int32], _Offsets, NDArray[np.int32]]: ...
+    def words_as_bytes(self, text: NDArray[np.int32], offsets: _Offsets) -> tuple[NDArray[np.uint16], _Offsets]: ...
+    def decode(
+        self,
+        ids: NDArray[np.int32],
+        offsets: _Offsets,
+        horizons: _Offsets,
+        action_dim: int,
+        num_threads: int = 0,
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]: ...
+    def expand(self, ids: NDArray[np.int32]) -> NDArray[np.int32]: ...
+
 class Corpus:
     def __init__(
         self,

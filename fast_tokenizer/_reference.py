@@ -10,7 +10,7 @@ and back::
     token ids --expand--> symbols --fit_to_length--> T * D symbols --shift, unscale--> coefficients --dct3--> (T, D)
       --denormalize--> chunk (T, D) raw units
 
-`fitted_range` and `train_bpe` make the vocabulary. The tests hold each native stage against its function here, and
+The published tokenizers go by text instead; that is the last section. `fitted_range` and `train_bpe` make the vocabulary. The tests hold each native stage against its function here, and
 nothing else imports this file. The words (chunk, coefficient, symbol, token, merge) mean the same everywhere.
 
 Example:
@@ -32,9 +32,12 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+import scipy.fft
 from numpy.typing import NDArray
 
 from fast_tokenizer._core import MAX_COEFFICIENT, MAX_TOKEN_SYMBOLS
+from fast_tokenizer.compat.byte_level import BYTE_CHARACTERS, character_classes
+from fast_tokenizer.compat.published import PublishedSpec
 from fast_tokenizer.normalize import Normalizer
 from fast_tokenizer.spec import TokenizerSpec
 
@@ -362,3 +365,64 @@ def decode(ids: Sequence[int], spec: TokenizerSpec, T: int, D: int) -> Decoded:
 
 def _pairs(spec: TokenizerSpec) -> list[Pair]:
     return [(int(left), int(right)) for left, right in spec.merges]
+
+
+# ---- Published tokenizers ----------------------------------------------------------------------------
+#
+# chunk --scipy's dct, scale, round, minus min_token--> characters --split_words--> words --UTF-8--> bytes
+#   --apply_merges in each word--> token ids
+
+
+def published_text(chunk: NDArray[np.floating], spec: PublishedSpec) -> str:
+    """The text of a chunk (T, D): one character a coefficient; lower ones than `min_token` become character 0."""
+    quantized = np.around(scipy.fft.dct(chunk, axis=0, norm="ortho") * spec.scale)
+    return "".join(chr(int(c)) for c in np.maximum(quantized.ravel() - spec.min_token, 0))
+
+
+def split_words(text: str) -> list[str]:
+    r"""GPT-2's words: ``'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+``."""
+    classes = character_classes()
+    kinds = "".join("oLNs"[classes[ord(ch)]] for ch in text)  # other, letter, number, white space
+    words, at = [], 0
+    while at < len(text):
+        contraction = next((c for c in ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d") if text.startswith(c, at)), None)
+        if contraction is not None:
+            end = at + len(contraction)
+        else:
+            space = text[at] == " " and at + 1 < len(text) and kinds[at + 1] != "s"  # one goes with the next word
+            first = at + 1 if space else at
+            end = first + len(kinds[first:]) - len(kinds[first:].lstrip(kinds[first]))
+            if kinds[first] == "s" and end < len(text) and end - at > 1:
+                end -= 1  # the last white space is left to the word
+        words.append(text[at:end])
+        at = end
+    return words
+
+
+def encode_published(text: str, spec: PublishedSpec) -> list[int]:
+    """Ids of a text. Bytes without a token are left out."""
+    id_of = {token: i for i, token in enumerate(spec.tokens)}
+    ranks = {(a, b): rank for rank, (a, b) in enumerate(spec.merges.tolist())}
+    ids: list[int] = []
+    for word in split_words(text):
+        tokens = [id_of[BYTE_CHARACTERS[b]] for b in word.encode("utf-8") if BYTE_CHARACTERS[b] in id_of]
+        while True:
+            pair = min(pairwise(tokens), key=lambda p: ranks.get(p, len(ranks)), default=None)
+            if pair is None or pair not in ranks:
+                break
+            merged, at = id_of[spec.tokens[pair[0]] + spec.tokens[pair[1]]], 0
+            while at + 1 < len(tokens):
+                if (tokens[at], tokens[at + 1]) == pair:
+                    tokens[at : at + 2] = [merged]
+                at += 1
+        ids += tokens
+    return ids
+
+
+def decode_published(ids: Sequence[int], spec: PublishedSpec) -> list[int | None]:
+    """Coefficients that ids stand for; None where bytes are part of no whole character."""
+    text = b"".join(spec.token_bytes[i] for i in ids).decode("utf-8", errors="replace")
+    whole = "\N{REPLACEMENT CHARACTER}".encode()
+    if whole in b"".join(spec.token_bytes[i] for i in ids):
+        raise ValueError("U+FFFD itself cannot be told from what is broken here")
+    return [None if ch == "\N{REPLACEMENT CHARACTER}" else ord(ch) + spec.min_token for ch in text]

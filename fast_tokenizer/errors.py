@@ -12,9 +12,10 @@ class DecodeError(ValueError):
 
     Attributes:
         chunk: Index of the first such chunk in the batch.
-        reason: ``"unknown token id"``, ``"too few symbols"`` or ``"too many symbols"``.
-        got: The unknown id, or the number of symbols that the ids expand to.
-        expected: The vocabulary size, or the number of symbols of a chunk.
+        reason: ``"unknown token id"``, ``"broken characters"``, ``"too few symbols"`` or ``"too many symbols"``.
+        got: The unknown id; the characters of a published tokenizer of which the ids hold a part only; or the number
+            of symbols that the ids expand to.
+        expected: The vocabulary size; 0; or the number of symbols of a chunk.
     """
 
     def __init__(self, chunk: int, reason: str, got: int, expected: int) -> None:

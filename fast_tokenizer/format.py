@@ -9,7 +9,7 @@ import reprlib
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from fast_tokenizer._core import MAX_VOCAB_SIZE
 from fast_tokenizer.errors import ArtefactError
 from fast_tokenizer.normalize import Normalizer
-from fast_tokenizer.spec import TokenizerSpec
+from fast_tokenizer.spec import ARTEFACT_VERSION, TokenizerSpec
+
+if TYPE_CHECKING:
+    from fast_tokenizer.compat.published import PublishedSpec
 
 FILE_NAME = "fast_tokenizer.json"
-VERSION = 1
 #: Largest file that is read. The largest possible vocabulary takes less than 1 MiB.
 MAX_BYTES = 16 * 2**20
 
@@ -28,42 +30,16 @@ _Json = dict[str, Any]
 _Value = TypeVar("_Value")
 
 
-def to_json(spec: TokenizerSpec) -> _Json:
-    """The artefact as JSON values."""
-    normalizer = spec.normalizer
-    return {
-        "format": "fast_tokenizer",
-        "version": VERSION,
-        "vocab_size": spec.vocab_size,
-        "scale": spec.scale if isinstance(spec.scale, float) else list(spec.scale),
-        "min_coefficient": spec.min_coefficient,
-        "max_coefficient": spec.max_coefficient,
-        "order": "frequency-first",
-        "time_horizon": spec.time_horizon,
-        "action_dim": spec.action_dim,
-        "hz": spec.hz,
-        "dimension_names": None if spec.dimension_names is None else list(spec.dimension_names),
-        "normalizer": normalizer
-        and {
-            "kind": normalizer.kind,
-            "center": normalizer.center.tolist(),
-            "half_range": normalizer.half_range.tolist(),
-            "clip": normalizer.clip,
-        },
-        "merges": spec.merges.tolist(),
-    }
-
-
-def fingerprint(spec: TokenizerSpec) -> str:
+def fingerprint(spec: TokenizerSpec | PublishedSpec) -> str:
     """SHA-256, in hexadecimal, of the artefact with sorted keys and no white space."""
-    canonical = json.dumps(to_json(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    canonical = json.dumps(spec.to_json(), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def save(spec: TokenizerSpec, target: Path) -> None:
     """Writes the artefact; an old file stays whole until the new one is."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"  {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in to_json(spec).items()]
+    lines = [f"  {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in spec.to_json().items()]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
@@ -169,8 +145,10 @@ class _Reader:
         if header != "fast_tokenizer":
             raise ArtefactError(f"{self._where}: 'format' must be 'fast_tokenizer', got {_short(header)}")
         version = self._take("version", _integer)
-        if version != VERSION:
-            raise ArtefactError(f"{self._where}: artefact version {version}; this library reads version {VERSION}")
+        if version != ARTEFACT_VERSION:
+            raise ArtefactError(
+                f"{self._where}: artefact version {version}; this library reads version {ARTEFACT_VERSION}"
+            )
         order = self._take("order", _text)
         if order != "frequency-first":
             raise ArtefactError(f"{self._where}: 'order' must be 'frequency-first', got {_short(order)}")

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_tokenizer._core import MAX_COEFFICIENT, MAX_HORIZON, MAX_MAGNITUDE, MAX_VOCAB_SIZE
+from fast_tokenizer._arguments import native_normalizer
+from fast_tokenizer._core import MAX_COEFFICIENT, MAX_HORIZON, MAX_MAGNITUDE, MAX_VOCAB_SIZE, Codec
 from fast_tokenizer.normalize import Normalizer
+
+#: Version of the artefact's format.
+ARTEFACT_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,6 +104,45 @@ class TokenizerSpec:
         for name, length in per_dimension.items():
             if length is not None and length != self.action_dim:
                 raise ValueError(f"{name} has {length} dimensions, action_dim is {self.action_dim}")
+
+    def codec(self) -> Codec:
+        """The core's codec.
+
+        Raises:
+            ValueError: Merges that no training could have produced.
+        """
+        return Codec(
+            list(self.scales),
+            self.min_coefficient,
+            self.max_coefficient,
+            self.merges.astype(np.int64),
+            **native_normalizer(self.normalizer),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The artefact's fields; the README states the format."""
+        normalizer = self.normalizer
+        return {
+            "format": "fast_tokenizer",
+            "version": ARTEFACT_VERSION,
+            "vocab_size": self.vocab_size,
+            "scale": self.scale if isinstance(self.scale, float) else list(self.scale),
+            "min_coefficient": self.min_coefficient,
+            "max_coefficient": self.max_coefficient,
+            "order": "frequency-first",
+            "time_horizon": self.time_horizon,
+            "action_dim": self.action_dim,
+            "hz": self.hz,
+            "dimension_names": None if self.dimension_names is None else list(self.dimension_names),
+            "normalizer": normalizer
+            and {
+                "kind": normalizer.kind,
+                "center": normalizer.center.tolist(),
+                "half_range": normalizer.half_range.tolist(),
+                "clip": normalizer.clip,
+            },
+            "merges": self.merges.tolist(),
+        }
 
     @property
     def scales(self) -> tuple[float, ...]:

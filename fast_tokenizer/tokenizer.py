@@ -8,20 +8,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fast_tokenizer import format as artefact
-from fast_tokenizer._arguments import MAX_ACTION_DIM, integer, native_normalizer, thread_count
-from fast_tokenizer._core import MAX_HORIZON, Codec
+from fast_tokenizer._arguments import MAX_ACTION_DIM, integer, thread_count
+from fast_tokenizer._core import MAX_HORIZON
 from fast_tokenizer.chunk import ChunksLike, one_block
 from fast_tokenizer.errors import ArtefactError, DecodeError, DecodeRepairWarning
 from fast_tokenizer.fitting import FitOptions, FitSummary, Progress, fit_spec
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
 from fast_tokenizer.spec import TokenizerSpec
 from fast_tokenizer.tokens import TokenBatch, TokensLike
+
+if TYPE_CHECKING:
+    from fast_tokenizer.compat.published import PublishedSpec
+
+#: What a tokenizer is made of: this library's own contents, or those of a published FAST artefact.
+Spec: TypeAlias = "TokenizerSpec | PublishedSpec"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,23 +39,28 @@ class DecodeStatus:
         missing: Symbols that were filled with coefficient 0.
         extra: Symbols that were cut off.
         expected: Symbols that the chunk has: T * D.
+        broken: Of a published tokenizer: characters of which the ids hold a part only, replaced by coefficient 0.
+        clamped: Of a published tokenizer: coefficients of a chunk that is not `ok`, cut to what its vocabulary was
+            fitted on.
     """
 
     unknown: NDArray[np.int64]
     missing: NDArray[np.int64]
     extra: NDArray[np.int64]
     expected: NDArray[np.int64]
+    broken: NDArray[np.int64]
+    clamped: NDArray[np.int64]
 
     @property
     def ok(self) -> NDArray[np.bool_]:
         """(N,) bool: the ids described the chunk exactly."""
-        ok: NDArray[np.bool_] = (self.unknown == 0) & (self.missing == 0) & (self.extra == 0)
+        ok: NDArray[np.bool_] = (self.unknown == 0) & (self.missing == 0) & (self.extra == 0) & (self.broken == 0)
         return ok
 
     @property
     def any_malformed(self) -> bool:
         """Some chunk is not `ok`."""
-        return bool(self.unknown.any() or self.missing.any() or self.extra.any())
+        return bool(self.unknown.any() or self.missing.any() or self.extra.any() or self.broken.any())
 
     def describe(self, chunk: int) -> str:
         """One line about one chunk."""
@@ -59,8 +70,10 @@ class DecodeStatus:
             f"{counts[chunk]} {what}"
             for counts, what in (
                 (self.unknown, "unknown ids dropped"),
+                (self.broken, "broken characters replaced by coefficient 0"),
                 (self.missing, f"of {self.expected[chunk]} symbols missing, filled with 0"),
                 (self.extra, f"symbols beyond {self.expected[chunk]} cut off"),
+                (self.clamped, "coefficients clamped"),
             )
             if counts[chunk]
         ]
@@ -84,16 +97,10 @@ class FastTokenizer:
 
     __slots__ = ("_codec", "_fit_summary", "_spec")
 
-    def __init__(self, spec: TokenizerSpec, fit_summary: FitSummary | None = None) -> None:
+    def __init__(self, spec: Spec, fit_summary: FitSummary | None = None) -> None:
         self._spec = spec
         self._fit_summary = fit_summary
-        self._codec = Codec(
-            list(spec.scales),
-            spec.min_coefficient,
-            spec.max_coefficient,
-            spec.merges.astype(np.int64),
-            **native_normalizer(spec.normalizer),
-        )
+        self._codec = spec.codec()
 
     # ---- Making one ------------------------------------------------------------------------------
 
@@ -198,14 +205,47 @@ class FastTokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FastTokenizer:
-        """Reads a saved tokenizer from its folder (or the JSON file itself).
+        """Reads a saved tokenizer from its folder (or the JSON file itself), or a published one from its folder.
 
         Raises:
             FileNotFoundError: There is none.
             ArtefactError: It is damaged, of another version, or no training could have produced it.
         """
         file = artefact.file_in(path)
+        if not file.exists() and (Path(path) / "processor_config.json").is_file():
+            from fast_tokenizer.compat import artefact as published
+
+            return cls._from_artefact(published.load(path), str(path))
         return cls._from_artefact(artefact.load(file), str(file))
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike[str], *, revision: str | None = None, local_files_only: bool = False
+    ) -> FastTokenizer:
+        """A tokenizer from a folder or from the Hugging Face hub: published (FAST+ and its like), or of this library.
+
+        A published one gives the very ids of the published code, which also means: it drops coefficients where that
+        code drops them. `TokenBatch` counts them. No remote code is run.
+
+        Args:
+            name_or_path: A folder, which is read offline; or a hub id such as ``"physical-intelligence/fast"``, which
+                needs `huggingface_hub` and goes through its cache.
+            revision: Branch, tag or commit, of a hub id.
+            local_files_only: Take a hub id from the cache only.
+
+        Raises:
+            FileNotFoundError: There is no such folder or repository, or it has no tokenizer.
+            ArtefactError: As for `load`; or it is no FAST tokenizer. The message says what differs.
+
+        Example:
+            ``tok = FastTokenizer.from_pretrained("physical-intelligence/fast")``
+        """
+        path = Path(name_or_path)
+        if not path.is_dir() and str(name_or_path).count("/") <= 1 and not path.is_absolute():
+            from fast_tokenizer.compat.artefact import download
+
+            path = download(str(name_or_path), revision=revision, local_files_only=local_files_only)
+        return cls.load(path)
 
     @classmethod
     def default(cls) -> FastTokenizer:
@@ -217,7 +257,7 @@ class FastTokenizer:
         return cls._from_artefact(artefact.loads(file.read_bytes(), "bundled default tokenizer"), file.name)
 
     @classmethod
-    def _from_artefact(cls, spec: TokenizerSpec, where: str) -> FastTokenizer:
+    def _from_artefact(cls, spec: Spec, where: str) -> FastTokenizer:
         try:
             return cls(spec)
         except ValueError as error:  # the core's own check of the merges
@@ -225,12 +265,14 @@ class FastTokenizer:
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Writes ``directory/fast_tokenizer.json``, replacing an old one at once or not at all."""
+        if not isinstance(self.spec, TokenizerSpec):
+            raise ValueError("a published tokenizer is saved by save_pretrained, in its own format")
         artefact.save(self.spec, Path(directory) / artefact.FILE_NAME)
 
     # ---- What it is ------------------------------------------------------------------------------
 
     @property
-    def spec(self) -> TokenizerSpec:
+    def spec(self) -> Spec:
         """Everything that decides the tokens."""
         return self._spec
 
@@ -246,7 +288,7 @@ class FastTokenizer:
 
     @property
     def merges(self) -> NDArray[np.int32]:
-        """(M, 2) read-only: merge i joins two ids into id ``vocab_size - M + i``."""
+        """(M, 2) read-only: merge i joins two ids into id ``vocab_size - M + i`` (not so in published ones)."""
         return self.spec.merges
 
     @property
@@ -423,6 +465,8 @@ class FastTokenizer:
         if status.unknown[i]:
             unknown = (batch[i] < 0) | (batch[i] >= self.vocab_size)
             raise DecodeError(i, "unknown token id", int(batch[i][unknown][0]), self.vocab_size)
+        if status.broken[i]:
+            raise DecodeError(i, "broken characters", int(status.broken[i]), 0)
         expected = int(status.expected[i])
         if status.missing[i]:
             raise DecodeError(i, "too few symbols", expected - int(status.missing[i]), expected)
@@ -436,7 +480,7 @@ class FastTokenizer:
     def __hash__(self) -> int:
         return hash(self.fingerprint())
 
-    def __reduce__(self) -> tuple[type[FastTokenizer], tuple[TokenizerSpec, FitSummary | None]]:
+    def __reduce__(self) -> tuple[type[FastTokenizer], tuple[Spec, FitSummary | None]]:
         return type(self), (self.spec, self.fit_summary)
 
     def __repr__(self) -> str:

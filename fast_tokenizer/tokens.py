@@ -22,6 +22,10 @@ class TokenBatch(Sequence[NDArray[np.int32]]):
         offsets: (N + 1,) int64; chunk i has ``ids[offsets[i]:offsets[i + 1]]``.
         saturated: (N,) int32; coefficients of each chunk that were cut to the fitted range.
         clipped: (N,) int32; values of each chunk that the normaliser cut.
+        dropped: (N,) int32; coefficients of each chunk that have no or not all of their ids, as a published vocabulary
+            lacks one of their bytes. No other tokenizer drops any.
+        rechecked: (N,) bool; chunks of a published tokenizer whose rounding scipy decided, as they have a coefficient
+            on a tie, or one beyond what the native quantizer reaches.
 
     Example:
         >>> batch = TokenBatch.from_lists([[5, 6, 7], [8]])
@@ -32,7 +36,7 @@ class TokenBatch(Sequence[NDArray[np.int32]]):
         [[5, 6, 7, -1], [8, -1, -1, -1]]
     """
 
-    __slots__ = ("clipped", "ids", "offsets", "saturated")
+    __slots__ = ("_dropped", "_rechecked", "clipped", "ids", "offsets", "saturated")
 
     def __init__(
         self,
@@ -40,8 +44,11 @@ class TokenBatch(Sequence[NDArray[np.int32]]):
         offsets: NDArray[np.int64],
         saturated: NDArray[np.int32],
         clipped: NDArray[np.int32],
+        dropped: NDArray[np.int32] | None = None,
+        rechecked: NDArray[np.bool_] | None = None,
     ) -> None:
         self.ids, self.offsets, self.saturated, self.clipped = ids, offsets, saturated, clipped
+        self._dropped, self._rechecked = dropped, rechecked  # None: all zero, which costs nothing to say
 
     @classmethod
     def from_lists(cls, sequences: Iterable[Sequence[int] | NDArray[np.integer]]) -> TokenBatch:
@@ -113,6 +120,8 @@ class TokenBatch(Sequence[NDArray[np.int32]]):
             np.concatenate([*offsets, starts[-1:]]).astype(np.int64),
             np.concatenate([np.empty(0, np.int32), *(b.saturated for b in batches)]),
             np.concatenate([np.empty(0, np.int32), *(b.clipped for b in batches)]),
+            np.concatenate([np.empty(0, np.int32), *(b.dropped for b in batches)]),
+            np.concatenate([np.empty(0, np.bool_), *(b.rechecked for b in batches)]),
         )
 
     def _check(self) -> None:
@@ -123,6 +132,16 @@ class TokenBatch(Sequence[NDArray[np.int32]]):
         ends = self.offsets
         if len(ends) == 0 or ends[0] != 0 or ends[-1] != len(self.ids) or (ends[1:] < ends[:-1]).any():
             raise ValueError(f"offsets must rise from 0 to the number of ids, {len(self.ids)}")
+
+    @property
+    def dropped(self) -> NDArray[np.int32]:
+        """(N,) coefficients whose ids are not all there; see the class."""
+        return np.zeros(len(self), np.int32) if self._dropped is None else self._dropped
+
+    @property
+    def rechecked(self) -> NDArray[np.bool_]:
+        """(N,) chunks that scipy rounded; see the class."""
+        return np.zeros(len(self), np.bool_) if self._rechecked is None else self._rechecked
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -180,7 +199,8 @@ class TokenBatch(Sequence[NDArray[np.int32]]):
             else:
                 part = TokenBatch.from_lists([self[i] for i in picked])
                 ids, offsets = part.ids, part.offsets
-            return TokenBatch(ids, offsets, self.saturated[index], self.clipped[index])
+            counts = self.saturated[index], self.clipped[index], self.dropped[index], self.rechecked[index]
+            return TokenBatch(ids, offsets, *counts)
         i = range(len(self))[index]
         return self.ids[self.offsets[i] : self.offsets[i + 1]]
 

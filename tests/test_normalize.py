@@ -169,7 +169,7 @@ def test_clip_is_kept_with_every_kind():
 
 def through_json(normalizer):
     spec = TokenizerSpec(10.0, -1, 1, np.empty((0, 2)), normalizer, action_dim=normalizer.action_dim)
-    return artefact.loads(json.dumps(artefact.to_json(spec)).encode()).normalizer
+    return artefact.loads(json.dumps(spec.to_json()).encode()).normalizer
 
 
 @pytest.mark.parametrize("duplicate", [through_json, copy.deepcopy, lambda n: pickle.loads(pickle.dumps(n))])

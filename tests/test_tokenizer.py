@@ -803,7 +803,7 @@ def test_no_artefact_decodes_to_what_is_not_finite(scale, center, half_range):
     try:
         normalizer = Normalizer("min-max", np.array([center]), np.array([half_range]))
         spec = TokenizerSpec(scale, -5000, 5000, NO_MERGES, normalizer, time_horizon=T, action_dim=1)
-        tok = FastTokenizer(artefact.loads(json.dumps(artefact.to_json(spec)).encode()))
+        tok = FastTokenizer(artefact.loads(json.dumps(spec.to_json()).encode()))
     except ValueError:
         return  # refused: as good
     actions, _ = tok.decode_with_status(np.random.default_rng(0).integers(0, 10001, (50, T)))
