@@ -10,8 +10,9 @@ and back::
     token ids --expand--> symbols --fit_to_length--> T * D symbols --shift, unscale--> coefficients --dct3--> (T, D)
       --denormalize--> chunk (T, D) raw units
 
-The published tokenizers go by text instead; that is the last section. `fitted_range` and `train_bpe` make the vocabulary. The tests hold each native stage against its function here, and
-nothing else imports this file. The words (chunk, coefficient, symbol, token, merge) mean the same everywhere.
+`fitted_range` and `train_bpe` make the vocabulary. The published tokenizers go by text instead; that is the last
+section. The tests hold each native stage against its function here, and nothing else imports this file. The words
+(chunk, coefficient, symbol, token, merge) mean the same everywhere.
 
 Example:
     >>> from fast_tokenizer.spec import TokenizerSpec

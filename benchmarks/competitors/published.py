@@ -24,6 +24,11 @@ class PublishedFast:
         self.bpe, self.scale, self.min_token = bpe, scale, min_token
 
     @classmethod
+    def over(cls, tokenizer: Tokenizer, scale: float, min_token: int) -> PublishedFast:
+        """The pipeline over the contents of a published artefact."""
+        return cls(_wrapped(tokenizer), scale, min_token)
+
+    @classmethod
     def fit(cls, chunks: NDArray[np.floating], vocab_size: int, scale: float) -> PublishedFast:
         """Trains on (N, T, D) chunks."""
         coefficients = [_quantize(chunk, scale).ravel() for chunk in chunks]
@@ -44,7 +49,7 @@ class PublishedFast:
             max_token_length=10_000,
         )
         bpe._tokenizer.train_from_iterator(texts(), trainer=trainer)
-        return cls(_wrapped(bpe._tokenizer), scale, lowest)
+        return cls.over(bpe._tokenizer, scale, lowest)
 
     def save(self, path: Path) -> None:
         """For `load`."""
@@ -55,7 +60,7 @@ class PublishedFast:
         """What `save` wrote."""
         numbers, model = path.read_text().split("\n", 1)
         scale, min_token = numbers.split()
-        return cls(_wrapped(Tokenizer.from_str(model)), float(scale), int(min_token))
+        return cls.over(Tokenizer.from_str(model), float(scale), int(min_token))
 
     def encode(self, chunks: NDArray[np.floating]) -> list[list[int]]:
         """Ids of (N, T, D) chunks: one DCT, then a call of the tokenizer a chunk, as the published processor does."""
