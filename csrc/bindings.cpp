@@ -496,10 +496,9 @@ void register_functions(py::module_& m) {
   m.def(
       "train_bpe",
       [](const Array<uint16_t>& symbols, const Array<int64_t>& offsets, int alphabet_size, int vocab_size,
-         int64_t min_frequency, int max_token_symbols, int num_threads, int shards) {
+         int64_t min_frequency, int max_token_symbols, int num_threads, int shards, const py::object& progress) {
         const auto corpus = to_ragged(symbols, offsets);
-        const py::object none = py::none();
-        const auto options = to_options(vocab_size, min_frequency, max_token_symbols, num_threads, none);
+        const auto options = to_options(vocab_size, min_frequency, max_token_symbols, num_threads, progress);
         std::vector<ft::Merge> merges;
         {
           py::gil_scoped_release unlock;
@@ -509,7 +508,7 @@ void register_functions(py::module_& m) {
       },
       py::arg("symbols"), py::arg("offsets"), py::arg("alphabet_size"), py::arg("vocab_size"),
       py::arg("min_frequency") = 2, py::arg("max_token_symbols") = ft::kMaxTokenSymbols, py::arg("num_threads") = 0,
-      py::arg("shards") = 0);
+      py::arg("shards") = 0, py::arg("progress") = py::none());
   m.def(
       "dct2",
       [](const Array<double>& x, const std::string& method, const std::optional<std::string>& kernel, int threads) {

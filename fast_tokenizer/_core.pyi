@@ -156,6 +156,7 @@ def train_bpe(
     max_token_symbols: int = ...,
     num_threads: int = 0,
     shards: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.int32]: ...
 def dct2(
     x: NDArray[np.float64], *, method: str = "automatic", kernel: str | None = None, num_threads: int = 0

@@ -135,12 +135,9 @@ class FitOptions:
         )
 
 
-def fit_spec(
-    chunks: ChunksLike, options: FitOptions, progress: Progress | None = None
-) -> tuple[TokenizerSpec, FitSummary]:
+def fit_spec(chunks: ChunksLike, options: FitOptions, report: Progress) -> tuple[TokenizerSpec, FitSummary]:
     """What `FastTokenizer.fit` does: the vocabulary, with all that decides the tokens, and what was counted."""
     start = time.perf_counter()
-    report = _no_report if progress is None else progress
     blocks, normalizer, left_out = _blocks_to_fit(chunks, options, report)
     corpus, horizons, dims = _corpus_of(blocks, normalizer, options, report)
     lowest, highest = _fitted_range(corpus, options.range_quantile, options.vocab_size)
@@ -180,10 +177,6 @@ def fit_spec(
         seconds=seconds,
     )
     return spec, summary
-
-
-def _no_report(stage: str, done: int, total: int | None) -> None:
-    """For a fit that nobody watches."""
 
 
 def _blocks_to_fit(

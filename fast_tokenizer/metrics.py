@@ -33,6 +33,7 @@ class QualityReport:
         per_dimension_rmse: D root mean square errors in the actions' units.
         saturated: Coefficients cut to the fitted range.
         clipped: Values cut by the normaliser.
+        dropped: Coefficients that a published vocabulary has no ids for; their chunks were repaired to be measured.
         encode_seconds: Wall time of encoding them all.
         decode_seconds: Wall time of decoding them all.
     """
@@ -50,6 +51,7 @@ class QualityReport:
     per_dimension_rmse: tuple[float, ...]
     saturated: int
     clipped: int
+    dropped: int
     encode_seconds: float
     decode_seconds: float
 
@@ -77,17 +79,17 @@ def evaluate(tokenizer: FastTokenizer, chunks: Iterable[NDArray[np.floating]]) -
     lengths: list[NDArray[np.int64]] = []
     squares: NDArray[np.float64] | float = 0.0
     worst: NDArray[np.float64] | float = 0.0
-    rows = values = saturated = clipped = 0
+    rows = values = saturated = clipped = dropped = 0
     encode_seconds = decode_seconds = 0.0
     for block in chunks:
         if len(block) == 0:
             continue
         if not lengths:  # tables and threads are set up before the clock starts
-            tokenizer.decode(tokenizer.encode(block), block.shape[1], block.shape[2])
+            tokenizer.decode_with_status(tokenizer.encode(block), block.shape[1], block.shape[2])
         start = time.perf_counter()
         tokens = tokenizer.encode(block)
         encoded = time.perf_counter()
-        decoded = tokenizer.decode(tokens, block.shape[1], block.shape[2])
+        decoded, _ = tokenizer.decode_with_status(tokens, block.shape[1], block.shape[2])
         decode_seconds += time.perf_counter() - encoded
         encode_seconds += encoded - start
         error = (decoded - block).reshape(-1, block.shape[2])
@@ -97,6 +99,7 @@ def evaluate(tokenizer: FastTokenizer, chunks: Iterable[NDArray[np.floating]]) -
         values += error.size
         saturated += int(tokens.saturated.sum())
         clipped += int(tokens.clipped.sum())
+        dropped += int(tokens.dropped.sum())
         lengths.append(tokens.lengths)
     if rows == 0:
         raise ValueError("got no chunks to measure on")
@@ -117,6 +120,7 @@ def evaluate(tokenizer: FastTokenizer, chunks: Iterable[NDArray[np.floating]]) -
         per_dimension_rmse=tuple(np.sqrt(mean_square).tolist()),
         saturated=saturated,
         clipped=clipped,
+        dropped=dropped,
         encode_seconds=encode_seconds,
         decode_seconds=decode_seconds,
     )

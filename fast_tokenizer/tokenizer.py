@@ -123,6 +123,7 @@ class FastTokenizer:
         spill_directory: str | os.PathLike[str] | None = None,
         num_threads: int | None = None,
         progress: Progress | None = None,
+        compat: Literal["published"] | None = None,
     ) -> FastTokenizer:
         """Fits the vocabulary on chunks.
 
@@ -168,6 +169,9 @@ class FastTokenizer:
                 systems is memory.
             num_threads: Threads; None: all cores.
             progress: See `Progress`.
+            compat: "published" gives the very merges that the published FAST code fits, over bytes of text: for results
+                that must stay comparable. It has no option but `vocab_size` and `scale`, holds all chunks in memory,
+                and needs more tokens.
 
         Raises:
             ValueError: Bad chunks (the message names chunk, time step and dimension) or options; a vocabulary smaller
@@ -201,7 +205,14 @@ class FastTokenizer:
             spill_directory=spill_directory,
             num_threads=num_threads,
         )
-        return cls(*fit_spec(chunks, options, progress))
+        report: Progress = progress or (lambda *_: None)
+        if compat is None:
+            return cls(*fit_spec(chunks, options, report))
+        if compat != "published":
+            raise ValueError(f"compat must be 'published' or None, got {compat!r}")
+        from fast_tokenizer.compat.fitting import fit_published
+
+        return cls(*fit_published(chunks, options, report))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FastTokenizer:

@@ -191,7 +191,7 @@ interesting = st.one_of(
 @given(st.lists(interesting, max_size=60), st.sampled_from(ARTEFACTS))
 def test_any_text_gives_the_ids_of_the_tokenizers_package(tokenizers, peers, codes, name):
     text = np.array(codes, np.int32)
-    ids, offsets, dropped = tokenizers[name]._codec._core.encode(text, np.array([0, len(text)]))
+    ids, offsets, dropped = tokenizers[name]._codec.core.encode(text, np.array([0, len(text)]))
     expected = peers[name].bpe.backend_tokenizer.encode("".join(map(chr, codes))).ids
     assert ids.tolist() == expected
     assert offsets.tolist() == [0, len(expected)]
@@ -202,7 +202,7 @@ def test_any_text_gives_the_ids_of_the_tokenizers_package(tokenizers, peers, cod
 def test_the_reference_gives_them_too(tokenizers, codes, name):
     tok = tokenizers[name]
     text = np.array(codes, np.int32)
-    ids, _, dropped = tok._codec._core.encode(text, np.array([0, len(text)]))
+    ids, _, dropped = tok._codec.core.encode(text, np.array([0, len(text)]))
     assert ids.tolist() == _reference.encode_published("".join(map(chr, codes)), tok.spec)
     if not dropped[0] and 0xFFFD not in codes:
         assert _reference.decode_published(ids.tolist(), tok.spec) == (text + tok.spec.min_token).tolist()
@@ -479,3 +479,63 @@ def test_the_reader_does_not_depend_on_what_is_beside_the_two_files(copy, tokeni
     (copy / "tokenizer_config.json").write_text("no JSON at all")
     (copy / "processing_action_tokenizer.py").write_text("raise SystemExit('this must not run')")
     assert artefact.load(copy).tokens == tokenizers["fast_libero_act_c50"].spec.tokens
+
+
+# ---- Fitting as the published code does ------------------------------------------------------------------
+
+
+def fit_data(kind, recorded_chunks):
+    rng = np.random.default_rng(5)
+    return {
+        "walk": lambda: np.cumsum(rng.normal(0, 0.05, (300, 20, 4)), axis=1).clip(-1, 1),
+        "walk32": lambda: np.cumsum(rng.normal(0, 0.05, (300, 20, 4)), axis=1).clip(-1, 1).astype(np.float32),
+        "gripper": lambda: grid_chunks("gripper 0/1", 16, 3),
+        "loud": lambda: rng.normal(0, 2, (80, 12, 3)).round(1),
+        "constant": lambda: np.zeros((5, 10, 2)),
+        "recorded": lambda: recorded_chunks("omniglot_pen", 30, 300) / 100,
+    }[kind]()
+
+
+@pytest.mark.parametrize(("vocab_size", "scale"), [(1024, 10), (400, 3.5)])
+@pytest.mark.parametrize("kind", ["walk", "walk32", "gripper", "loud", "constant", "recorded"])
+def test_fitting_in_compat_mode_gives_the_published_merges(recorded_chunks, tmp_path, kind, vocab_size, scale):
+    chunks = fit_data(kind, recorded_chunks)
+    peer = PublishedFast.fit(chunks, vocab_size, scale)
+    tok = FastTokenizer.fit(chunks, vocab_size, scale, compat="published")
+    model = json.loads(peer.bpe.backend_tokenizer.to_str())["model"]
+    assert {t: i for i, t in enumerate(tok.spec.tokens)} == model["vocab"]
+    assert [[tok.spec.tokens[i] for i in merge] for merge in tok.merges.tolist()] == model["merges"]
+    assert (tok.spec.min_token, tok.spec.scale) == (peer.min_token, scale)
+    assert tok.encode(chunks).to_list() == peer.encode(chunks)
+    assert (tok.spec.time_horizon, tok.spec.action_dim) == chunks.shape[1:]
+    assert tok.fit_summary.coefficients == chunks.size
+
+
+def test_compat_mode_takes_chunks_of_any_form_and_reports(recorded_chunks):
+    chunks = fit_data("walk", recorded_chunks)
+    stages = set()
+    whole = FastTokenizer.fit(chunks, 300, compat="published", progress=lambda stage, *_: stages.add(stage))
+    assert stages == {"quantize", "merge"}
+    parts = FastTokenizer.fit((c for c in chunks), 300, compat="published", num_threads=1)
+    assert parts == whole
+    mixed = [*chunks[:100], *(c[:7] for c in chunks[100:])]
+    assert FastTokenizer.fit(mixed, 300, compat="published").spec.time_horizon is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"normalize": "quantile"}, "normalize cannot be set with compat='published'"),
+        ({"min_frequency": 3}, "min_frequency cannot be set"),
+        ({"max_chunks": 5}, "max_chunks cannot be set"),
+        ({"memory_budget": 5}, "memory_budget cannot be set"),
+        ({"scale": [10.0, 5.0, 1.0, 1.0]}, "scale must be one number"),
+        ({"vocab_size": 5}, r"span -?\d+..\d+, which does not fit vocab_size=5"),
+        ({"compat": "huggingface"}, "compat must be 'published' or None"),
+    ],
+)
+def test_compat_mode_refuses_what_the_published_fit_does_not_have(recorded_chunks, options, message):
+    with pytest.raises(ValueError, match=message):
+        FastTokenizer.fit(fit_data("walk", recorded_chunks), **{"compat": "published", **options})
+    with pytest.raises(ValueError, match="got no chunks to fit on"):
+        FastTokenizer.fit([], compat="published")

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -77,7 +77,7 @@ class ErrorsChoice(StrEnum):
 Data = Annotated[
     list[Path], typer.Argument(help="npz (actions + episode_ends, or chunks) or npy files.", metavar="DATA")
 ]
-Model = Annotated[Path, typer.Argument(help="Folder of a saved tokenizer.", metavar="DIR")]
+Model = Annotated[Path, typer.Argument(help="Folder of a saved or published tokenizer.", metavar="DIR")]
 HorizonOption = Annotated[
     str | None,
     typer.Option("--horizon", help="Steps of a chunk (50) or seconds (1s). Default: 1s, or the data's own."),
@@ -218,6 +218,7 @@ def encode(
         offsets=tokens.offsets,
         saturated=tokens.saturated,
         clipped=tokens.clipped,
+        dropped=tokens.dropped,
         time_horizon=np.int64(steps),
         action_dim=np.int64(recording.action_dim),
         fingerprint=np.array(tokenizer.fingerprint()),
@@ -230,6 +231,7 @@ def encode(
         "mean_token_length": len(tokens.ids) / len(tokens),
         "saturated": int(tokens.saturated.sum()),
         "clipped": int(tokens.clipped.sum()),
+        "dropped": int(tokens.dropped.sum()),
         "short_episodes": int((counts == 0).sum()),
         "steps_left_out": rows - covered,
         "output": str(output),
@@ -240,7 +242,7 @@ def encode(
         print(
             f"{len(tokens):,} chunks of {steps} x {recording.action_dim} in {len(tokens.ids):,} tokens "
             f"({summary['mean_token_length']:.1f} a chunk) to {output}; saturated {summary['saturated']:,}, "
-            f"clipped {summary['clipped']:,}; {summary['steps_left_out']:,} of {rows:,} steps fill no chunk"
+            f"clipped {summary['clipped']:,}, dropped {summary['dropped']:,}; {summary['steps_left_out']:,} of {rows:,} steps fill no chunk"
         )
 
 
@@ -266,7 +268,7 @@ def decode(
         actions, status = tokenizer.decode_with_status(batch, horizon, dims, num_threads=threads)
         if errors is ErrorsChoice.strict and status.any_malformed:
             tokenizer.decode(batch, horizon, dims, num_threads=threads)  # raises the error that names the chunk
-    save_npz(output, actions=actions, unknown=status.unknown, missing=status.missing, extra=status.extra)
+    save_npz(output, actions=actions, **{f.name: getattr(status, f.name) for f in fields(status)})
     repaired = int((~status.ok).sum())
     if as_json:
         _print_json({"chunks": len(batch), "repaired": repaired, "output": str(output)})
@@ -280,7 +282,7 @@ def inspect(model: Model, as_json: JsonOption = False) -> None:
     tokenizer = FastTokenizer.load(model)
     spec = tokenizer.spec
     lengths = tokenizer.expansion_lengths
-    zero_runs = [int(n) for t, n in enumerate(lengths) if not tokenizer.coefficients([t]).any()]
+    zero_runs = [int(n) for t, n in enumerate(lengths) if _stands_for_zeros(tokenizer, t)]
     facts: dict[str, Any] = {
         "fingerprint": tokenizer.fingerprint(),
         "vocab_size": spec.vocab_size,
@@ -293,7 +295,7 @@ def inspect(model: Model, as_json: JsonOption = False) -> None:
         "hz": spec.hz,
         "longest_token_symbols": int(lengths.max()),
         "zero_run_tokens": len(zero_runs),
-        "longest_zero_run": max(zero_runs),
+        "longest_zero_run": max(zero_runs, default=0),
     }
     if as_json:
         normalizer = spec.normalizer
@@ -318,6 +320,13 @@ def inspect(model: Model, as_json: JsonOption = False) -> None:
     console.print(table)
     if spec.normalizer is not None:
         console.print(_normalizer_table(spec.normalizer, spec.dimension_names))
+
+
+def _stands_for_zeros(tokenizer: FastTokenizer, token: int) -> bool:
+    try:
+        return not tokenizer.coefficients([token]).any()
+    except ValueError:  # a part of a published tokenizer's character
+        return False
 
 
 @app.command()

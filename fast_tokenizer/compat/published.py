@@ -122,7 +122,11 @@ class PublishedSpec:
 
 
 class PublishedCodec:
-    """Encodes and decodes as the published processor does, where that loses nothing; counts where it does."""
+    """Encodes and decodes as the published processor does, where that loses nothing; counts where it does.
+
+    Attributes:
+        core: The native codec of texts.
+    """
 
     def __init__(self, spec: PublishedSpec) -> None:
         self._spec = spec
@@ -134,7 +138,7 @@ class PublishedCodec:
         token_of = np.empty(spec.vocab_size, np.int64)
         token_of[ids] = np.arange(len(ids))
         id_of = {token: i for i, token in enumerate(spec.tokens)}
-        self._core = TextCodec(
+        self.core = TextCodec(
             spec.scale,
             spec.min_token,
             byte_tokens=[int(token_of[id_of[ch]]) if ch in id_of else -1 for ch in BYTE_CHARACTERS],
@@ -150,7 +154,7 @@ class PublishedCodec:
         self, values: NDArray[np.floating], row_offsets: NDArray[np.int64] | None, num_threads: int
     ) -> tuple[NDArray[Any], ...]:
         """As the core's codec, and per chunk: coefficients dropped, and whether scipy decided its rounding."""
-        text, saturated, uncertain = self._core.quantize(values, row_offsets, num_threads)
+        text, saturated, uncertain = self.core.quantize(values, row_offsets, num_threads)
         dims = values.shape[-1]
         if row_offsets is None:
             offsets = np.arange(len(values) + 1, dtype=np.int64) * (values.shape[1] * dims)
@@ -158,7 +162,7 @@ class PublishedCodec:
             offsets = row_offsets * dims
         if uncertain.any():
             self._recheck(values, row_offsets, np.flatnonzero(uncertain), offsets, text, saturated)
-        ids, id_offsets, dropped = self._core.encode(text, offsets, num_threads)
+        ids, id_offsets, dropped = self.core.encode(text, offsets, num_threads)
         return ids, id_offsets, saturated, np.zeros_like(saturated), dropped, uncertain.astype(bool)
 
     def _recheck(
@@ -190,7 +194,7 @@ class PublishedCodec:
         num_threads: int,
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """As the core's codec."""
-        return self._core.decode(ids, offsets, horizons, action_dim, num_threads)
+        return self.core.decode(ids, offsets, horizons, action_dim, num_threads)
 
     def expand(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """Code points that ids stand for.
@@ -198,7 +202,7 @@ class PublishedCodec:
         Raises:
             ValueError: Some ids are parts of no whole character.
         """
-        text = self._core.expand(ids)
+        text = self.core.expand(ids)
         if (text < 0).any():
             raise ValueError(f"the ids hold {int((text < 0).sum())} characters in part only")
         return text
@@ -206,6 +210,14 @@ class PublishedCodec:
     def expansion_lengths(self) -> NDArray[np.int32]:
         """(V,) characters that begin in each id."""
         return np.array([sum(b & 0xC0 != 0x80 for b in spelling) for spelling in self._spec.token_bytes], np.int32)
+
+
+def quantize(chunks: NDArray[np.floating], scale: float) -> NDArray[np.floating]:
+    """(N, T, D) integers in the type of the chunks: what scipy and NumPy make of them, ties included."""
+    from scipy.fft import dct
+
+    quantized: NDArray[np.floating] = np.around(dct(chunks, axis=1, norm="ortho") * scale)
+    return quantized
 
 
 def published_text(
@@ -224,9 +236,7 @@ def published_text(
     Raises:
         ValueError: A coefficient for which there is no character; the published processor fails on it as well.
     """
-    from scipy.fft import dct
-
-    quantized = np.around(dct(chunks, axis=1, norm="ortho") * spec.scale).reshape(len(chunks), -1)
+    quantized = quantize(chunks, spec.scale).reshape(len(chunks), -1)
     shifted = quantized - spec.min_token
     codes = np.maximum(shifted, 0)
     bad = (codes > _MAX_CODE_POINT) | ((codes >= 0xD800) & (codes <= 0xDFFF))

@@ -37,6 +37,7 @@
 #include "dct.hpp"
 #include "kernels.hpp"
 #include "quantize.hpp"
+#include "text_codec.hpp"
 
 namespace fast_tokenizer {
 namespace {
@@ -1551,6 +1552,210 @@ void a_bit_matrix_transposes_and_keeps_what_is_distinct(Random& random, int iter
   }
 }
 
+// ---- Text -----------------------------------------------------------------------------------------
+
+using Text = std::vector<int32_t>;
+
+void append_utf8(int32_t code, std::vector<uint8_t>& bytes) {
+  const auto c = static_cast<uint32_t>(code);
+  const int more = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+  const uint32_t marks[] = {0, 0xC0, 0xE0, 0xF0};
+  bytes.push_back(static_cast<uint8_t>(marks[more] | c >> (6 * more)));
+  for (int k = more - 1; k >= 0; --k) bytes.push_back(static_cast<uint8_t>(0x80 | ((c >> (6 * k)) & 0x3F)));
+}
+
+/// Few characters, one of them most of the time: with pieces of any length, of all classes and numbers of bytes.
+Text random_text(Random& random, size_t length, int32_t quiet) {
+  Text some;
+  for (int i = 0; i < 6; ++i) {
+    int32_t code = random.one_of<int32_t>({random.between(0, 0x7F), random.between(0x80, 0x7FF), quiet + i, ' ', '\'',
+                                           random.between(0x800, 0xD7FF), random.between(0xE000, 0x10FFFF)});
+    some.push_back(is_character(code) ? code : quiet);
+  }
+  Text text;
+  while (text.size() < length) text.push_back(random.chance(0.6) ? quiet : random.one_of(some));
+  return text;
+}
+
+/// Merges trained on the bytes of texts, published in any order; some bytes may have no token.
+TextVocabulary random_vocabulary(Random& random, const std::vector<Text>& texts, int32_t zero) {
+  TextVocabulary vocabulary;
+  vocabulary.zero = zero;
+  vocabulary.alphabet_size = 0;
+  const double missing = random.one_of<double>({0.0, 0.0, 0.1});
+  for (int32_t& token : vocabulary.byte_tokens) token = random.chance(missing) ? -1 : vocabulary.alphabet_size++;
+  std::vector<Symbols> corpus;
+  for (const Text& text : texts) {
+    std::vector<uint8_t> bytes;
+    for (const int32_t code : text) append_utf8(code, bytes);
+    Symbols symbols;
+    for (const uint8_t b : bytes)
+      if (vocabulary.byte_tokens[b] >= 0) symbols.push_back(static_cast<Symbol>(vocabulary.byte_tokens[b]));
+    corpus.push_back(symbols);
+  }
+  TrainOptions options;
+  options.vocab_size = vocabulary.alphabet_size + random.between(0, 80);
+  vocabulary.merges = raw(train(corpus, vocabulary.alphabet_size, options, 1));
+  const MergeTable table(vocabulary.alphabet_size, vocabulary.merges);
+  std::vector<int32_t> ids(static_cast<size_t>(table.vocab_size()));
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i);
+  for (size_t i = ids.size(); i-- > 1;) std::swap(ids[i], ids[random.between<size_t>(0, i)]);
+  vocabulary.ids = ids;
+  vocabulary.spellings.resize(ids.size());
+  for (size_t t = 0; t < ids.size(); ++t)
+    for (const Symbol s : table.expansion(static_cast<TokenId>(t)))
+      for (size_t b = 0; b < 256; ++b)
+        if (vocabulary.byte_tokens[b] == int{s})
+          vocabulary.spellings[static_cast<size_t>(ids[t])] += static_cast<char>(b);
+  for (int32_t code = 0; code <= kMaxCodePoint; ++code)
+    vocabulary.classes.push_back(code == ' ' || code == 0x85 ? CharacterClass::kSpace
+                                 : code % 7 == 3             ? CharacterClass::kOther
+                                 : code % 7 == 5             ? CharacterClass::kNumber
+                                                             : CharacterClass::kLetter);
+  return vocabulary;
+}
+
+void text_encodes_as_its_words_merged_greedily(Random& random, int iterations) {
+  repeat(std::max(1, iterations / 10), [&] {
+    const int32_t zero = random.one_of<int32_t>({random.between(0, 0x7F), random.between(0x80, 0x300), 0xE000});
+    std::vector<Text> texts;
+    for (int i = 0; i < 8; ++i) texts.push_back(random_text(random, random.between<size_t>(0, 120), zero));
+    const TextVocabulary vocabulary = random_vocabulary(random, texts, zero);
+    const MergeTable table(vocabulary.alphabet_size, vocabulary.merges);
+    const Ranks ranks = ranks_of(table);
+    const TextBpe bpe(vocabulary);
+    texts.push_back(random_text(random, 100, zero));
+    for (const Text& text : texts) {
+      Tokens expected;
+      std::vector<uint8_t> kept;
+      int64_t damaged = 0;
+      for (size_t start = 0; start < text.size(); start = bpe.word_end(text, start)) {
+        const size_t end = bpe.word_end(text, start);
+        CHECK_AT_MOST(start + 1, end);
+        Tokens word;
+        for (size_t i = start; i < end; ++i) {
+          std::vector<uint8_t> bytes;
+          append_utf8(text[i], bytes);
+          bool lost = false;
+          for (const uint8_t b : bytes) {
+            lost = lost || vocabulary.byte_tokens[b] < 0;
+            if (vocabulary.byte_tokens[b] < 0) continue;
+            word.push_back(vocabulary.byte_tokens[b]);
+            kept.push_back(b);
+          }
+          damaged += lost;
+        }
+        for (const int t : encode_naively(word, ranks)) expected.push_back(vocabulary.ids[static_cast<size_t>(t)]);
+      }
+      const Text exact(text.begin(), text.end());  // of the very size, for the sanitizer
+      std::vector<int32_t> ids;
+      TextScratch scratch;
+      CHECK_EQUAL(bpe.encode(exact, ids, scratch), damaged);
+      CHECK_EQUAL(Tokens(ids.begin(), ids.end()), expected);
+      std::vector<uint8_t> spelled;
+      for (const int32_t id : ids) spelled.insert(spelled.end(), bpe.spelling(id).begin(), bpe.spelling(id).end());
+      CHECK_EQUAL(std::vector<int>(spelled.begin(), spelled.end()), std::vector<int>(kept.begin(), kept.end()));
+    }
+  });
+}
+
+void utf8_is_read_back_whole_and_garbage_is_counted(Random& random, int iterations) {
+  repeat(iterations, [&] {
+    Text text;
+    std::vector<uint8_t> bytes;
+    for (int i = random.between(0, 20); i > 0; --i) {
+      const int32_t code = random.between(0, random.one_of<int32_t>({0x80, 0x900, 0x10FFFF}));
+      if (!is_character(code)) continue;
+      text.push_back(code);
+      append_utf8(code, bytes);
+    }
+    Text read;
+    for_each_character(bytes, [&](int32_t code) { read.push_back(code); });
+    CHECK_EQUAL(std::vector<int>(read.begin(), read.end()), std::vector<int>(text.begin(), text.end()));
+    for (uint8_t& b : bytes)
+      if (random.chance(0.3)) b = static_cast<uint8_t>(random.bits());
+    const std::vector<uint8_t> exact(bytes.begin(), bytes.end());
+    size_t whole = 0;
+    for_each_character(exact, [&](int32_t code) {
+      std::vector<uint8_t> again;
+      if (code >= 0 && is_character(code)) append_utf8(code, again);
+      CHECK_EQUAL(code >= 0, !again.empty());
+      whole += again.size();
+    });
+    CHECK_AT_MOST(whole, exact.size());
+  });
+}
+
+void any_published_ids_decode_to_finite_chunks(Random& random, int iterations) {
+  repeat(std::max(1, iterations / 20), [&] {
+    const int32_t zero = random.between(0, 0x300);
+    std::vector<Text> texts;
+    for (int i = 0; i < 5; ++i) texts.push_back(random_text(random, 80, zero));
+    const TextCodec codec(10.0, -zero, random_vocabulary(random, texts, zero), {-50, 60});
+    const int horizon = random.between(1, 40), dims = random.between(1, 12);
+    const auto expected = static_cast<size_t>(horizon * dims);
+    std::vector<int32_t> ids;
+    std::vector<int64_t> offsets = {0};
+    for (int i = random.between(1, 40); i > 0; --i) {
+      const auto some = random_ids(random, codec.bpe().vocab_size(), expected);
+      ids.insert(ids.end(), some.begin(), some.end());
+      offsets.push_back(static_cast<int64_t>(ids.size()));
+    }
+    const size_t count = offsets.size() - 1;
+    const std::vector<int64_t> horizons = {horizon};
+    std::vector<double> out(count * expected);
+    std::vector<DecodeCounts> counts(count);
+    codec.decode({ids, offsets}, horizons, dims, out.data(), counts.data(), 1);
+    CHECK(all_finite(out));
+    for (size_t i = 0; i < count; ++i) {
+      std::vector<int32_t> known;
+      for (int64_t at = offsets[i]; at < offsets[i + 1]; ++at) {
+        const int32_t id = ids[static_cast<size_t>(at)];
+        if (id >= 0 && id < codec.bpe().vocab_size()) known.push_back(id);
+      }
+      const auto text = codec.expand(known);
+      const auto size = static_cast<int64_t>(text.size()), wanted = static_cast<int64_t>(expected);
+      CHECK_EQUAL(counts[i].unknown, offsets[i + 1] - offsets[i] - static_cast<int64_t>(known.size()));
+      CHECK_EQUAL(counts[i].broken, static_cast<int64_t>(std::count(text.begin(), text.end(), -1)));
+      CHECK_EQUAL(counts[i].missing, std::max<int64_t>(0, wanted - size));
+      CHECK_EQUAL(counts[i].extra, std::max<int64_t>(0, size - wanted));
+      std::vector<double> coefficients(expected, 0.0);
+      for (size_t k = 0; k < std::min(expected, text.size()); ++k) {
+        coefficients[k] = text[k] < 0 ? 0.0 : text[k] - zero;
+        if (!counts[i].well_formed()) coefficients[k] = std::clamp(coefficients[k], -50.0, 60.0);
+      }
+      for (double& c : coefficients) c /= 10.0;
+      const auto chunk = textbook_dct(Direction::kInverse, horizon, dims, coefficients.data());
+      for (size_t k = 0; k < expected; ++k)
+        CHECK_AT_MOST(std::abs(out[i * expected + k] - chunk[k]), 1e-6 * (1 + std::abs(chunk[k])));
+    }
+  });
+}
+
+void chunks_near_a_tie_are_marked(Random& random, int iterations) {
+  const std::vector<Text> texts = {random_text(random, 50, 300)};
+  const TextCodec codec(10.0, -300, random_vocabulary(random, texts, 300), {-50, 60});
+  repeat(iterations, [&] {
+    const int horizon = random.between(1, 70), dims = random.between(1, 12);
+    const auto size = static_cast<size_t>(horizon * dims);
+    std::vector<double> chunk(size);
+    for (double& x : chunk) x = random.real(-1, 1);
+    std::vector<double> coefficients = textbook_dct(Direction::kForward, horizon, dims, chunk.data());
+    const bool tie = random.chance(0.5);
+    if (tie) {
+      coefficients[random.between<size_t>(0, size - 1)] = (random.between(-20, 20) + 0.5) / 10;
+      chunk = textbook_dct(Direction::kInverse, horizon, dims, coefficients.data());
+    }
+    double nearest = 1;
+    for (const double c : textbook_dct(Direction::kForward, horizon, dims, chunk.data()))
+      nearest = std::min(nearest, 0.5 - std::abs(c * 10 - std::nearbyint(c * 10)));
+    const ChunkBatch batch = {chunk.data(), false, dims, 1, horizon, {}, 0};
+    const bool marked = codec.quantize(batch, 1).uncertain[0] != 0;
+    if (tie) CHECK(marked);
+    if (nearest > 1e-8) CHECK(!marked);
+  });
+}
+
 // ---- The list -------------------------------------------------------------------------------------
 
 struct Test {
@@ -1600,6 +1805,10 @@ const Test kTests[] = {
     TEST(a_corpus_trains_like_its_symbols),
     TEST(a_corpus_is_the_same_on_threads),
     TEST(specs_without_meaning_are_refused),
+    TEST(text_encodes_as_its_words_merged_greedily),
+    TEST(utf8_is_read_back_whole_and_garbage_is_counted),
+    TEST(any_published_ids_decode_to_finite_chunks),
+    TEST(chunks_near_a_tie_are_marked),
     TEST(a_bit_matrix_transposes_and_keeps_what_is_distinct),
     TEST(an_accepted_codec_decodes_to_finite_chunks_however_extreme_its_scales),
     TEST(finite_values_whose_transform_overflows_saturate_or_are_refused),
