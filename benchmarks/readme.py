@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import tokens
+from benchmarks.artefacts import FAST_PLUS
 from benchmarks.case import ROOT
 from benchmarks.report import markdown_table, significant
 from benchmarks.rows import OURS, PUBLISHED, Row
@@ -77,6 +78,7 @@ def _lines(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
     return [
         ("encode, 256 chunks a call, us a chunk", "encode", "batch 256"),
         ("encode, one chunk a call, us", "encode", "batch 1"),
+        ("FAST+ imported, 256 chunks a call, us a chunk", "artefacts", f"{FAST_PLUS}, batch 256"),
         ("decode, 256 chunks a call, us a chunk", "decode", "batch 256"),
         *((f"fit, {setting}, s and added MiB", "fit", setting) for setting in fits),
         ("tokens a chunk", "tokens", ""),

@@ -46,6 +46,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "s": lambda row: significant(row.figures["seconds"]),
     "us": lambda row: significant(row.figures["seconds"] * 1e6),
     "ns a symbol": lambda row: significant(row.figures["seconds"] * 1e9 / _symbols(row)),
+    "rechecked": lambda row: f"{row.figures['rechecked']:.2%}" if "rechecked" in row.figures else "",
     "added MiB": lambda row: f"{row.figures['added_mib']:,.0f}",
     "Msymbols/s": lambda row: significant(row.figures["million_symbols_per_second"]),
 }

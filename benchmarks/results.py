@@ -19,7 +19,18 @@ from benchmarks.sizes import Sizes
 FOLDER = ROOT / "benchmarks" / "results"
 
 #: In the order of the report.
-QUESTIONS = ("fit", "encode", "decode", "dct", "bpe_training", "bpe_encoding", "tokens", "stages", "growth")
+QUESTIONS = (
+    "fit",
+    "encode",
+    "artefacts",
+    "decode",
+    "dct",
+    "bpe_training",
+    "bpe_encoding",
+    "tokens",
+    "stages",
+    "growth",
+)
 
 
 def question_of(module: str) -> str:

@@ -319,8 +319,11 @@ void register_text_codec(py::module_& m) {
               py::gil_scoped_release unlock;
               out = codec.quantize(batch, num_threads);
             }
-            return py::make_tuple(to_array(std::move(out.text)), to_array(std::move(out.saturated)),
-                                  to_array(std::move(out.uncertain)));
+            const bool any = std::find(out.uncertain.begin(), out.uncertain.end(), 1) != out.uncertain.end();
+            Array<bool> uncertain(static_cast<py::ssize_t>(out.uncertain.size()));
+            std::copy(out.uncertain.begin(), out.uncertain.end(), uncertain.mutable_data());
+            return py::make_tuple(to_array(std::move(out.text)), to_array(std::move(out.offsets)),
+                                  to_array(std::move(out.saturated)), uncertain, any);
           },
           py::arg("chunks"), py::arg("row_offsets") = py::none(), py::arg("num_threads") = 0)
       .def(

@@ -34,6 +34,8 @@ QuantizedTexts TextCodec::quantize(const ChunkBatch& batch, int num_threads) con
   const auto values = static_cast<size_t>(batch.total_rows()) * static_cast<size_t>(batch.action_dim);
   QuantizedTexts out;
   out.text.resize(values);
+  out.offsets.resize(batch.count + 1);
+  for (size_t i = 0; i <= batch.count; ++i) out.offsets[i] = batch.first_row(i) * batch.action_dim;
   out.saturated.resize(batch.count);
   out.uncertain.assign(batch.count, 1);
   if (!quantizer_ || batch.count == 0) return out;

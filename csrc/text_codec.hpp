@@ -12,6 +12,7 @@ namespace fast_tokenizer {
 
 struct QuantizedTexts {
   std::vector<int32_t> text;       ///< code points of all chunks, frequency-first
+  std::vector<int64_t> offsets;    ///< chunk i has text[offsets[i], offsets[i + 1])
   std::vector<int32_t> saturated;  ///< coefficients of each chunk that were below the lowest
   std::vector<uint8_t> uncertain;  ///< the chunk's text has to come from scipy
 };

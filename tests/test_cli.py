@@ -522,3 +522,15 @@ def test_a_disk_that_fills_up_ends_in_one_clear_line_and_leaves_no_half_file(
     run_on_a_disk_of(1000, "fit", episodes, "-o", model)
     assert [p.name for p in model.iterdir()] == ["fast_tokenizer.json"]
     assert (model / "fast_tokenizer.json").read_bytes() == before, "the old one stays whole"
+
+
+def test_a_published_tokenizer_works_like_one_of_ours(shared_data: Path, episodes: Path, tmp_path: Path) -> None:
+    published = shared_data / "fast_artifacts" / "fast_plus"
+    figures = json.loads(ok("inspect", published, "--json"))
+    assert (figures["vocab_size"], figures["symbols"], figures["longest_zero_run"]) == (2048, 256, 1593)
+    summary = json.loads(ok("encode", published, episodes, "-o", tmp_path / "tokens.npz", "--horizon", 20, "--json"))
+    assert summary["dropped"] == 0
+    ok("decode", published, tmp_path / "tokens.npz", "-o", tmp_path / "actions.npz")
+    with np.load(tmp_path / "actions.npz") as decoded:
+        assert len(decoded["actions"]) == summary["chunks"]
+        assert not decoded["broken"].any()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, pre_tokenizers
+from tokenizers import Regex, pre_tokenizers
 
 from benchmarks.competitors.published import PublishedFast
 from fast_tokenizer import ArtefactError, DecodeError, DecodeRepairWarning, FastTokenizer, _reference
@@ -32,14 +32,7 @@ def tokenizers(folders):
 @pytest.fixture(scope="module")
 def peers(folders):
     """The published pipeline over each artefact."""
-
-    def peer(folder):
-        config = json.loads((folder / "processor_config.json").read_text())
-        return PublishedFast.over(
-            Tokenizer.from_file(str(folder / "tokenizer.json")), config["scale"], config["min_token"]
-        )
-
-    return {name: peer(folder) for name, folder in folders.items()}
+    return {name: PublishedFast.of_folder(folder) for name, folder in folders.items()}
 
 
 def quantized(chunks, tok):
@@ -241,8 +234,7 @@ def test_vocabularies_fitted_by_the_published_code_are_read_exactly(tmp_path, se
     amplitude = [0.2, 0.5, 1.0, 2.0, 4.0, 9.0][seed]
     chunks = (rng.normal(0, amplitude, (150, 10, 3)) * (rng.random((150, 10, 3)) < 0.4)).round(1 + seed % 2)
     peer = PublishedFast.fit(chunks, 700 + 100 * seed, 10)
-    (tmp_path / "processor_config.json").write_text(json.dumps({"scale": peer.scale, "min_token": peer.min_token}))
-    peer.bpe.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    peer.export(tmp_path)
     tok = FastTokenizer.from_pretrained(tmp_path)
     others = rng.normal(0, amplitude, (200, 10, 3)).round(1)
     for batch in (chunks, others, others * 3):

@@ -7,6 +7,7 @@ occur in training is dropped, and a chunk whose count does not fit comes back as
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -50,6 +51,18 @@ class PublishedFast:
         )
         bpe._tokenizer.train_from_iterator(texts(), trainer=trainer)
         return cls.over(bpe._tokenizer, scale, lowest)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> PublishedFast:
+        """The pipeline over a published artefact."""
+        config = json.loads((folder / "processor_config.json").read_text())
+        return cls.over(Tokenizer.from_file(str(folder / "tokenizer.json")), config["scale"], config["min_token"])
+
+    def export(self, folder: Path) -> None:
+        """The two files that make a published artefact."""
+        config = {"scale": self.scale, "min_token": self.min_token, "vocab_size": len(self.bpe)}
+        (folder / "processor_config.json").write_text(json.dumps(config))
+        self.bpe.backend_tokenizer.save(str(folder / "tokenizer.json"))
 
     def save(self, path: Path) -> None:
         """For `load`."""

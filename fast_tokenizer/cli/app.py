@@ -242,7 +242,8 @@ def encode(
         print(
             f"{len(tokens):,} chunks of {steps} x {recording.action_dim} in {len(tokens.ids):,} tokens "
             f"({summary['mean_token_length']:.1f} a chunk) to {output}; saturated {summary['saturated']:,}, "
-            f"clipped {summary['clipped']:,}, dropped {summary['dropped']:,}; {summary['steps_left_out']:,} of {rows:,} steps fill no chunk"
+            f"clipped {summary['clipped']:,}, dropped {summary['dropped']:,}; "
+            f"{summary['steps_left_out']:,} of {rows:,} steps fill no chunk"
         )
 
 

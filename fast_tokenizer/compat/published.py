@@ -154,16 +154,11 @@ class PublishedCodec:
         self, values: NDArray[np.floating], row_offsets: NDArray[np.int64] | None, num_threads: int
     ) -> tuple[NDArray[Any], ...]:
         """As the core's codec, and per chunk: coefficients dropped, and whether scipy decided its rounding."""
-        text, saturated, uncertain = self.core.quantize(values, row_offsets, num_threads)
-        dims = values.shape[-1]
-        if row_offsets is None:
-            offsets = np.arange(len(values) + 1, dtype=np.int64) * (values.shape[1] * dims)
-        else:
-            offsets = row_offsets * dims
-        if uncertain.any():
+        text, offsets, saturated, uncertain, any_uncertain = self.core.quantize(values, row_offsets, num_threads)
+        if any_uncertain:
             self._recheck(values, row_offsets, np.flatnonzero(uncertain), offsets, text, saturated)
         ids, id_offsets, dropped = self.core.encode(text, offsets, num_threads)
-        return ids, id_offsets, saturated, np.zeros_like(saturated), dropped, uncertain.astype(bool)
+        return ids, id_offsets, saturated, np.zeros(len(saturated), np.int32), dropped, uncertain
 
     def _recheck(
         self,
