@@ -14,6 +14,8 @@ from benchmarks.rows import OURS, PUBLISHED, Row
 
 README = ROOT / "README.md"
 WORKLOADS = ("aloha", "droid", "libero")
+#: Those whose rows the table shows.
+QUESTIONS = ("encode", "artefacts", "decode", "fit", "tokens")
 
 
 def replace_between(text: str, name: str, block: str) -> str:
@@ -49,9 +51,14 @@ def update(about: dict[str, Any], rows: Sequence[Row]) -> None:
 
 
 def _caption(about: dict[str, Any]) -> str:
+    shown: dict[str, list[str]] = {}
+    for question, when in about["measured"].items():
+        if question in QUESTIONS:
+            shown.setdefault(when, []).append(question)
+    places = [f"commit {when}{f' ({", ".join(names)})' if len(shown) > 1 else ''}" for when, names in shown.items()]
     return (
-        f"Measured at commit {about['commit']} on {about['date'][:10]}: {about['cpu']}, {about['cores']} cores, kernel "
-        f"{about['kernel']}, Python {about['python']}; ours on one thread."
+        f"Measured at {', '.join(places)}: {about['cpu']}, {about['cores']} cores, kernel {about['kernel']}, Python "
+        f"{about['python']}; ours on one thread."
     )
 
 

@@ -50,21 +50,28 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def write(rows: Sequence[Row], sizes: Sizes, took: dict[str, float], folder: Path = FOLDER) -> None:
-    """Writes all of it; `took` are the seconds of each case."""
+    """Writes all of it; `took` are the seconds of each case. Questions that were not asked keep their old rows."""
     results = write_json(rows, sizes, took, folder)
-    (folder / "results.md").write_text(_markdown(results, tables(rows), _pictures(rows, folder)))
+    together = [Row(**row) for row in results["rows"]]
+    (folder / "results.md").write_text(_markdown(results, tables(together), _pictures(together, folder)))
 
 
 def write_json(rows: Sequence[Row], sizes: Sizes, took: dict[str, float], folder: Path) -> dict[str, Any]:
     """Writes the figures, and returns what it wrote."""
     folder.mkdir(parents=True, exist_ok=True)
+    about = machine.describe()
+    asked = {row.question for row in rows}
+    old = _old(folder)
+    kept = [row for row in old["rows"] if row["question"] not in asked]
+    when = {name: said for name, said in old["measured"].items() if name in {row["question"] for row in kept}}
     results = {
-        "machine": machine.describe(),
+        "machine": about,
+        "measured": when | {name: f"{about['commit']} on {about['date'][:10]}" for name in sorted(asked)},
         "sizes": sizes.name,
-        "seconds": took,
+        "seconds": {case: s for case, s in old["seconds"].items() if case.split(" / ")[0] not in asked} | took,
         "seeds": {"train": TRAIN_SEED, "held out": HELD_SEED},
-        "rows": [row.to_json() for row in rows],
-        "exponents": growth.exponents([row for row in rows if row.question == "growth"]),
+        "rows": [*kept, *(row.to_json() for row in rows)],
+        "exponents": growth.exponents([row for row in rows if row.question == "growth"]) or old["exponents"],
     }
     (folder / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
     return results
@@ -73,7 +80,16 @@ def write_json(rows: Sequence[Row], sizes: Sizes, took: dict[str, float], folder
 def read(folder: Path = FOLDER) -> tuple[dict[str, Any], list[Row]]:
     """The machine's description with the sizes, and the rows."""
     results = json.loads((folder / "results.json").read_text())
-    return {**results["machine"], "sizes": results["sizes"]}, [Row(**row) for row in results["rows"]]
+    about = {**results["machine"], "sizes": results["sizes"], "measured": results["measured"]}
+    return about, [Row(**row) for row in results["rows"]]
+
+
+def _old(folder: Path) -> dict[str, Any]:
+    file = folder / "results.json"
+    if file.exists():
+        old: dict[str, Any] = json.loads(file.read_text())
+        return old
+    return {"rows": [], "measured": {}, "seconds": {}, "exponents": []}
 
 
 def _pictures(rows: Sequence[Row], folder: Path) -> list[Path]:
@@ -90,10 +106,11 @@ def _pictures(rows: Sequence[Row], folder: Path) -> list[Path]:
 def _markdown(results: dict[str, Any], parts: Sequence[Table], pictures: Sequence[Path]) -> str:
     about, seconds = results["machine"], sum(results["seconds"].values())
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    when = "; ".join(f"{name} at commit {said}" for name, said in results["measured"].items())
     head = f"""# Results
 
 {about["cpu"]}, {about["cores"]} cores, {about["memory_gib"]} GiB; {about["system"]}; Python {about["python"]}; kernel
-{about["kernel"]}; commit {about["commit"]}; {about["date"]}; sizes: {results["sizes"]}; {seconds:,.0f} s in all.
+{about["kernel"]}; {when}; sizes: {results["sizes"]}; {seconds:,.0f} s in all.
 
 {versions}.
 

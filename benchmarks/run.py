@@ -1,6 +1,6 @@
 """The whole suite: `python -m benchmarks.run`.
 
-Every case in a fresh process, results to benchmarks/results. `--quick` takes tiny sizes, asserts equality only and
+Every case in a fresh process, results to benchmarks/results. `--only fit encode` asks some questions anew. `--quick` takes tiny sizes, asserts equality only and
 writes nothing; `--full` is what gets published. `--readme` puts the measured tables of the last results into the
 project's README, without measuring.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from benchmarks.rows import Row
 from benchmarks.sizes import SIZES, Sizes
 
 
-def cases(sizes: Sizes) -> list[Case]:
-    """Of all questions."""
+def cases(sizes: Sizes, questions: Sequence[str] = results.QUESTIONS) -> list[Case]:
+    """Of these questions."""
     found: list[Case] = []
-    for name in results.QUESTIONS:
+    for name in questions:
         module: Any = importlib.import_module(f"benchmarks.{name}")
         found += module.cases(sizes)
     return found
@@ -36,14 +37,15 @@ def main() -> None:
     suite.add_sizes(parser)
     parser.add_argument("--out", type=Path, default=results.FOLDER, help="folder of the results")
     parser.add_argument("--readme", action="store_true", help="put the results' tables into README.md; measure nothing")
+    parser.add_argument("--only", nargs="+", choices=results.QUESTIONS, help="ask these; keep the others' results")
     arguments = parser.parse_args()
     if arguments.readme:
         readme.update(*results.read(arguments.out))
         return
-    measure(SIZES[arguments.sizes], arguments.out, Console())
+    measure(SIZES[arguments.sizes], arguments.only or results.QUESTIONS, arguments.out, Console())
 
 
-def measure(sizes: Sizes, out: Path, console: Console) -> None:
+def measure(sizes: Sizes, questions: Sequence[str], out: Path, console: Console) -> None:
     """Runs everything, and exits with an error when something was wrong."""
     with tempfile.TemporaryDirectory() as scrap:
         # Of a quick run the report is made, to see that it can be, but tiny sizes say nothing worth keeping.
@@ -52,7 +54,7 @@ def measure(sizes: Sizes, out: Path, console: Console) -> None:
         def keep(rows: list[Row], took: dict[str, float]) -> None:
             results.write_json(rows, sizes, took, folder)
 
-        rows, took = suite.run_cases(cases(sizes), sizes, console, keep)
+        rows, took = suite.run_cases(cases(sizes, questions), sizes, console, keep)
         results.write(rows, sizes, took, folder)
         readme.blocks(*results.read(folder))
     if sizes.name != "quick":

@@ -266,8 +266,7 @@ def test_the_readme_has_the_markers():
 
 def test_the_readme_table_shows_ratios_and_what_failed():
     about = {
-        "commit": "abc",
-        "date": "2026-01-02T03:04",
+        "measured": {"encode": "abc on 2026-01-02", "fit": "def on 2026-01-03", "tokens": "def on 2026-01-03"},
         "cpu": "a CPU",
         "cores": 2,
         "kernel": "avx2",
@@ -290,4 +289,15 @@ def test_the_readme_table_shows_ratios_and_what_failed():
     assert "published: killed" in block
     assert "| tokens a chunk | 42.6 / 42.0 | - | - |" in block
     assert "aloha, 50 x 14" in block
-    assert "commit abc on 2026-01-02" in block
+    assert "Measured at commit abc on 2026-01-02 (encode), commit def on 2026-01-03 (fit, tokens): a CPU" in block
+
+
+def test_questions_that_were_not_asked_keep_their_results(tmp_path):
+    first = [Row("encode", "aloha", "batch 1", "ours"), Row("fit", "aloha", "100 chunks", "ours")]
+    results.write_json(first, QUICK, {"encode / aloha": 1.0, "fit / aloha": 2.0}, tmp_path)
+    again = [Row("encode", "aloha", "batch 2", "ours")]
+    written = results.write_json(again, QUICK, {"encode / aloha / 2": 3.0}, tmp_path)
+    assert written["seconds"] == {"fit / aloha": 2.0, "encode / aloha / 2": 3.0}
+    about, rows = results.read(tmp_path)
+    assert rows == [first[1], *again]
+    assert set(about["measured"]) == {"encode", "fit"}
