@@ -19,11 +19,14 @@ from fast_tokenizer import _core
 from fast_tokenizer.chunk import Trajectory, windows
 from fast_tokenizer.errors import ArtefactError, DecodeError, DecodeRepairWarning
 from fast_tokenizer.fitting import FitSummary
+from fast_tokenizer.max_len import MaxLenReport, recommend_max_len
 from fast_tokenizer.normalize import Normalizer
+from fast_tokenizer.prompt import ExtractedTokens, PromptBatch, PromptBuilder
 from fast_tokenizer.spec import TokenizerSpec
 from fast_tokenizer.statistics import NormalizerStatistics
 from fast_tokenizer.tokenizer import DecodeStatus, FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
+from fast_tokenizer.vlm import Slot, VlmVocab
 
 __version__: str = _core.build_info()["version"]
 
@@ -32,14 +35,21 @@ __all__ = [
     "DecodeError",
     "DecodeRepairWarning",
     "DecodeStatus",
+    "ExtractedTokens",
     "FastTokenizer",
     "FitSummary",
+    "MaxLenReport",
     "Normalizer",
     "NormalizerStatistics",
+    "PromptBatch",
+    "PromptBuilder",
+    "Slot",
     "TokenBatch",
     "TokenizerSpec",
     "Trajectory",
+    "VlmVocab",
     "build_info",
+    "recommend_max_len",
     "windows",
 ]
 

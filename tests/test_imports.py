@@ -19,7 +19,7 @@ from fast_tokenizer import _core
 
 HEAVY = (
     *("torch", "transformers", "pyarrow", "h5py", "matplotlib", "scipy", "tokenizers", "rich", "typer", "zarr"),
-    "datasketches",
+    *("datasketches", "sentencepiece"),
 )
 
 
@@ -183,8 +183,12 @@ def test_the_main_classes_have_examples():
         "fast_tokenizer",
         "fast_tokenizer.build_info",
         "fast_tokenizer.chunk.windows",
+        "fast_tokenizer.max_len.recommend_max_len",
         "fast_tokenizer.normalize.Normalizer",
+        "fast_tokenizer.prompt.PromptBuilder",
         "fast_tokenizer.statistics.NormalizerStatistics",
         "fast_tokenizer.tokenizer.FastTokenizer",
         "fast_tokenizer.tokens.TokenBatch",
+        "fast_tokenizer.vlm.VlmVocab",
+        "fast_tokenizer.vlm.VlmVocab.add_to_tokenizer",
     } <= tested
