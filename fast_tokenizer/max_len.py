@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -89,7 +90,8 @@ def recommend_max_len(
     step = integer("multiple", multiple, 1, 2**20, "positive")
     more = [integer("candidates", c, 1, 2**31 - 1, "positive") for c in candidates]
     counts = np.zeros(0, np.int64)
-    for i, part in enumerate([lengths] if hasattr(lengths, "__array__") else lengths):
+    parts: Iterable[Any] = [lengths] if hasattr(lengths, "__array__") else lengths
+    for i, part in enumerate(parts):
         new = _histogram(part, i)
         if len(new) < len(counts):
             new, counts = counts, new

@@ -110,7 +110,7 @@ class PromptBuilder:
         (True, 0.0)
     """
 
-    __slots__ = ("_end", "_marker", "_text", "_tokenizer", "_vlm", "out_of_range")
+    __slots__ = ("_end", "_marker", "_out_of_range", "_text", "_tokenizer", "_vlm")
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class PromptBuilder:
         if tokenizer is not None and tokenizer.vocab_size > vlm.vocab_size:
             raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the VLM room for {vlm.vocab_size}")
         self._text = text_encoder(text_tokenizer, bos_id=bos_id, eos_id=eos_id)
-        self._vlm, self._tokenizer, self.out_of_range = vlm, tokenizer, out_of_range
+        self._vlm, self._tokenizer, self._out_of_range = vlm, tokenizer, out_of_range
         self._marker, self._end = (np.array(ids, np.int64) for ids in self._text.encode([ACTION_MARKER, END_MARKER]))
         self._check_markers()
 
@@ -266,7 +266,7 @@ class PromptBuilder:
     ) -> tuple[TokenBatch, TokenBatch, NDArray[np.int64]]:
         """Prefixes, postfixes (with the counts of the chunks), and values of each state that were clipped."""
         texts = [clean_prompt(p) for p in _checked_prompts(prompts)]
-        bins, state_clipped = state_bins(states, self.out_of_range)
+        bins, state_clipped = state_bins(states, self._out_of_range)
         if len(bins) != len(texts):
             raise ValueError(f"got {len(texts)} prompts, but states of shape {bins.shape}")
         lines = [f"Task: {t}, State: {' '.join(map(str, b))};\n" for t, b in zip(texts, bins.tolist(), strict=True)]
