@@ -83,10 +83,10 @@ class ExtractedTokens:
         """One line about one sequence."""
         parts = [
             *(["no 'Action: ', taken from the start"] if not self.marker_found[row] else []),
-            *([f"{self.not_action[row]} ids are no action tokens"] if self.not_action[row] else []),
+            *([f"{self.not_action[row]} no action tokens"] if self.not_action[row] else []),
             *(["neither '|' nor EOS"] if not self.end_found[row] else []),
         ]
-        return f"row {row}: {len(self.tokens[row])} action tokens" + "".join(f"; {p}" for p in parts)
+        return f"row {row}: {len(self.tokens[row])} ids" + "".join(f"; {p}" for p in parts)
 
 
 class PromptBuilder:
@@ -241,7 +241,7 @@ class PromptBuilder:
             >>> builder = PromptBuilder(letters, VlmVocab.paligemma(100))
             >>> found = builder.extract([[*map(ord, "Action: "), 257023, 5, 257022]])
             >>> found.tokens.to_list(), found.describe(0)
-            ([[0, -1, 1]], "row 0: 3 action tokens; 1 ids are no action tokens; neither '|' nor EOS")
+            ([[0, -1, 1]], "row 0: 3 ids; 1 no action tokens; neither '|' nor EOS")
         """
         sequences = TokenBatch.coerce(vlm_ids, mask)
         marker_found, end_found = np.zeros((2, len(sequences)), bool)

@@ -165,5 +165,5 @@ def test_what_is_no_transformers_tokenizer_is_refused(other):
 
 
 def test_the_number_of_tokens_is_checked():
-    with pytest.raises(ValueError, match="^vocab_size must be positive, got 0$"):
+    with pytest.raises(ValueError, match=r"^vocab_size must be positive, got 0$"):
         VlmVocab.add_to_tokenizer(plain_words(), 0)

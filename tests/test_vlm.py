@@ -101,7 +101,7 @@ def test_a_collision_with_a_co_training_task_is_refused_unless_allowed(anchor, t
 
 def test_seg_alone_does_not_collide_with_detection():
     VlmVocab.paligemma(128, anchor=0, co_training=["detection"])
-    with pytest.raises(ValueError, match="^token ids 128..128 lie on <loc>"):
+    with pytest.raises(ValueError, match=r"^token ids 128\.\.128 lie on <loc>"):
         VlmVocab.paligemma(129, anchor=0, co_training=["detection"])
 
 
@@ -249,7 +249,8 @@ def test_special_ids_of_a_private_embedding_are_no_token(vocab_size):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"first_id": 5, "step": -1}, "10 action tokens would lie on VLM ids -4..5, outside the VLM's vocabulary 0..19"),
+        ({"first_id": 5, "step": -1},
+         "10 action tokens would lie on VLM ids -4..5, outside the VLM's vocabulary 0..19"),
         ({"first_id": 11}, "10 action tokens would lie on VLM ids 11..20, outside the VLM's vocabulary 0..19"),
         ({"first_id": -1}, "first_id must be 0 or more, got -1"),
         ({"first_id": 0.5}, "first_id must be an integer, got 0.5"),
