@@ -51,7 +51,7 @@ def _add(tokenizer: Any, names: list[str]) -> None:
     from transformers import AddedToken
 
     # Not normalized: a lower-casing tokenizer must not see another text in them.
-    tokenizer.add_tokens([AddedToken(name, normalized=False, special=True) for name in names], special_tokens=True)
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in names], special_tokens=True)
 
 
 def _checked(vocab: dict[str, int], names: list[str], embedding_size: int | None) -> tuple[int, int]:

@@ -7,8 +7,9 @@ pass through text: they are mapped by `VlmVocab`, and found again between the id
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -190,9 +191,8 @@ class PromptBuilder:
             raise ValueError(f"overlong must be 'refuse' or 'cut', got {overlong!r}")
         prefix, postfix, state_clipped = self._sequences(prompts, states, actions)
         lengths = prefix.lengths + postfix.lengths
-        width = (
-            int(lengths.max(initial=0)) if max_len is None else integer("max_len", max_len, 1, 2**31 - 1, "positive")
-        )
+        longest = int(lengths.max(initial=0))
+        width = longest if max_len is None else integer("max_len", max_len, 1, 2**31 - 1, "positive")
         too_long = lengths > width
         if too_long.any() and overlong == "refuse":
             i = int(lengths.argmax())
@@ -206,7 +206,7 @@ class PromptBuilder:
         in_postfix = token_mask & (column >= prefix.lengths[:, None])
         tokens = np.zeros(token_mask.shape, np.int32)
         tokens[token_mask & ~in_postfix] = _starts(prefix, np.minimum(prefix.lengths, width))
-        tokens[in_postfix] = _starts(postfix, np.clip(width - prefix.lengths, 0, postfix.lengths))
+        tokens[in_postfix] = _starts(postfix, np.minimum(width - prefix.lengths, postfix.lengths))
         return PromptBatch(
             tokens,
             token_mask,
@@ -270,7 +270,7 @@ class PromptBuilder:
         if len(bins) != len(texts):
             raise ValueError(f"got {len(texts)} prompts, but states of shape {bins.shape}")
         lines = [f"Task: {t}, State: {' '.join(map(str, b))};\n" for t, b in zip(texts, bins.tolist(), strict=True)]
-        prefix = TokenBatch.from_lists([[self._text.bos_id, *ids] for ids in self._text.encode(lines)])
+        prefix = _batch([self._text.bos_id, *ids] for ids in self._text.encode(lines))
         if len(prefix.ids):
             self._check_in_vocabulary(prefix.ids, f"prompt {self._row_of_highest(prefix)}")
         if actions is None:
@@ -278,10 +278,7 @@ class PromptBuilder:
         tokens = self._vlm.to_vlm(self._tokens_of(actions))
         if len(tokens) != len(texts):
             raise ValueError(f"got {len(texts)} prompts, but {len(tokens)} chunks")
-        end = [*self._end.tolist(), self._text.eos_id]
-        postfix = TokenBatch.from_lists([np.concatenate([self._marker, ids, end]) for ids in tokens])
-        counted = TokenBatch(postfix.ids, postfix.offsets, tokens.saturated, tokens.clipped)
-        return prefix, counted, state_clipped
+        return prefix, _between(self._marker, tokens, np.append(self._end, self._text.eos_id)), state_clipped
 
     @staticmethod
     def _row_of_highest(batch: TokenBatch) -> int:
@@ -348,6 +345,26 @@ def _checked_prompts(prompts: Sequence[str]) -> list[str]:
     return texts
 
 
+def _batch(sequences: Iterable[list[int]]) -> TokenBatch:
+    """As `TokenBatch.from_lists`, which looks at each sequence for itself: here it is most of the time of `build`."""
+    rows = list(sequences)
+    ids = np.fromiter(chain.from_iterable(rows), np.int64)
+    return TokenBatch.from_flat(ids, np.cumsum([0, *map(len, rows)]))
+
+
+def _between(before: NDArray[np.int64], batch: TokenBatch, after: NDArray[np.int64]) -> TokenBatch:
+    """Every sequence of the batch with the same ids before and after it, and the batch's counts."""
+    around = len(before) + len(after)
+    offsets = batch.offsets + around * np.arange(len(batch) + 1)
+    ids = np.empty(offsets[-1], np.int32)
+    inside = np.ones(len(ids), bool)
+    for at, part in ((offsets[:-1], before), (offsets[1:] - len(after), after)):
+        places = at[:, None] + np.arange(len(part))
+        ids[places], inside[places] = part, False
+    ids[inside] = batch.ids
+    return TokenBatch(ids, offsets, batch.saturated, batch.clipped)
+
+
 def _starts(batch: TokenBatch, counts: NDArray[np.integer]) -> NDArray[np.int32]:
     """The first `counts` (N,) ids of each sequence, one after the other."""
     position = np.arange(len(batch.ids)) - np.repeat(batch.offsets[:-1], batch.lengths)
@@ -356,9 +373,7 @@ def _starts(batch: TokenBatch, counts: NDArray[np.integer]) -> NDArray[np.int32]
 
 def _find(ids: NDArray[np.integer], pattern: NDArray[np.integer]) -> int:
     """Where `pattern` first begins in `ids`, or -1."""
-    starts = len(ids) - len(pattern) + 1
-    if starts <= 0:
-        return -1
+    starts = max(0, len(ids) - len(pattern) + 1)
     hit = np.ones(starts, bool)
     for j, value in enumerate(pattern):
         hit &= ids[j : j + starts] == value

@@ -316,7 +316,7 @@ class VlmVocab:
 
 
 def _integers(values: TokenBatch | ArrayLike, what: str) -> NDArray[np.integer]:
-    """`values` as a signed array of any shape."""
+    """`values` as an array of any shape."""
     if isinstance(values, TokenBatch):
         values = TokenBatch.coerce(values).ids
     try:
@@ -327,7 +327,7 @@ def _integers(values: TokenBatch | ArrayLike, what: str) -> NDArray[np.integer]:
         array = array.astype(np.int32)
     if array.dtype.kind not in "iu":
         raise ValueError(f"{what}: expected integers, got dtype {array.dtype}")
-    return array.clip(None, np.iinfo(np.int64).max).astype(np.int64) if array.dtype == np.uint64 else array
+    return array
 
 
 def _in_form_of(source: object, ids: NDArray[np.int32]) -> TokenBatch | NDArray[np.int32]:

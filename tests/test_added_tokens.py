@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from fast_tokenizer import VlmVocab
@@ -29,6 +29,7 @@ def byte_level_bpe():
     """As Qwen's: byte-level BPE, whose special tokens come after the model's vocabulary."""
     model = Tokenizer(models.BPE())
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=300, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
@@ -61,7 +62,16 @@ def test_the_tokens_are_a_range_above_all_others(make, token_format):
     text = f"pick {names[3]}{names[499]} up"
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert vlm.to_tokens([i for i in ids if vlm.is_action(i)]).tolist() == [3, 499]
+    assert tokenizer.decode(ids, skip_special_tokens=True).split() == ["pick", "up"]
     assert [(s.name, s.token_ids) for s in vlm.slots] == [(token_format, range(500))]
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_a_text_that_only_looks_like_a_token_is_none(make):
+    tokenizer = make()
+    vlm = VlmVocab.add_to_tokenizer(tokenizer, 10, token_format="<ACTION_{i}>")
+    ids = tokenizer("<action_3><ACTION_10>", add_special_tokens=False)["input_ids"]
+    assert not vlm.is_action(ids).any()
 
 
 @pytest.mark.parametrize("make", KINDS)
