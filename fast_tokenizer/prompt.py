@@ -44,6 +44,7 @@ class PromptBatch:
         state_clipped: (N,) int64; values of the state outside [-1, 1].
         saturated: (N,) int32; coefficients cut to the fitted range, from the `TokenBatch`.
         clipped: (N,) int32; action values that the normaliser cut, from the `TokenBatch`.
+        dropped: (N,) int32; coefficients that a published vocabulary has no ids for, from the `TokenBatch`.
     """
 
     tokens: NDArray[np.int32]
@@ -54,6 +55,7 @@ class PromptBatch:
     state_clipped: NDArray[np.int64]
     saturated: NDArray[np.int32]
     clipped: NDArray[np.int32]
+    dropped: NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -216,6 +218,7 @@ class PromptBuilder:
             state_clipped,
             postfix.saturated,
             postfix.clipped,
+            postfix.dropped,
         )
 
     def lengths(
@@ -362,7 +365,7 @@ def _between(before: NDArray[np.int64], batch: TokenBatch, after: NDArray[np.int
         places = at[:, None] + np.arange(len(part))
         ids[places], inside[places] = part, False
     ids[inside] = batch.ids
-    return TokenBatch(ids, offsets, batch.saturated, batch.clipped)
+    return batch._with_ids(ids, offsets)
 
 
 def _starts(batch: TokenBatch, counts: NDArray[np.integer]) -> NDArray[np.int32]:

@@ -124,6 +124,10 @@ class TokenBatch(Sequence[NDArray[np.int32]]):
             np.concatenate([np.empty(0, np.bool_), *(b.rechecked for b in batches)]),
         )
 
+    def _with_ids(self, ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> TokenBatch:
+        """The same chunks, with all that was counted of them, under other ids."""
+        return TokenBatch(ids, offsets, self.saturated, self.clipped, self._dropped, self._rechecked)
+
     def _check(self) -> None:
         """A batch need not come from `encode`: refuse arrays that are no ids, before they are taken for some."""
         for name, array in (("ids", self.ids), ("offsets", self.offsets)):

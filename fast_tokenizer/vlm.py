@@ -332,7 +332,7 @@ def _integers(values: TokenBatch | ArrayLike, what: str) -> NDArray[np.integer]:
 
 def _in_form_of(source: object, ids: NDArray[np.int32]) -> TokenBatch | NDArray[np.int32]:
     if isinstance(source, TokenBatch):
-        return TokenBatch(ids, source.offsets, source.saturated, source.clipped)
+        return source._with_ids(ids, source.offsets)
     return np.asarray(ids, np.int32)
 
 

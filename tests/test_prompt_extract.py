@@ -151,3 +151,25 @@ def test_no_text_is_touched():
 def test_one_sequence_is_no_batch():
     with pytest.raises(ValueError, match="for one sequence of ids pass"):
         LETTER_BUILDER.extract(np.array([1, 2, 3]))
+
+
+# ---- Published checkpoints ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["fast_plus", "fast_libero_act_c50"])
+def test_recorded_chunks_go_into_a_prompt_and_come_back(shared_data, name):
+    """From actions to the ids that a pi0-FAST checkpoint is trained on, and back, with what the vocabulary loses."""
+    tok = FastTokenizer.from_pretrained(shared_data / "fast_artifacts" / name)
+    with np.load(shared_data / "golden" / f"{name}__edge_cases__float64.npz") as golden:
+        chunks, ids, offsets = golden["chunks"], golden["ids"], golden["offsets"]
+    builder = PromptBuilder(LETTERS, VlmVocab.paligemma(tok.vocab_size), tokenizer=tok)
+    batch = builder.build(["go"] * len(chunks), np.zeros((len(chunks), 1)), chunks)
+    on_actions = batch.loss_mask & (batch.tokens > 200)
+    assert batch.tokens[on_actions].tolist() == (257023 - ids.astype(int)).tolist()
+    tokens = tok.encode(chunks)
+    assert batch.dropped.tolist() == tokens.dropped.tolist()
+    assert batch.dropped.any() == (name != "fast_plus")
+    found = builder.extract(batch.tokens)
+    assert found.ok.all()
+    assert found.tokens.ids.tolist() == ids.tolist()
+    assert found.tokens.offsets.tolist() == offsets.tolist()

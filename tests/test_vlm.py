@@ -156,12 +156,12 @@ def test_any_integers_of_any_shape_are_taken(dtype):
 
 def test_a_batch_stays_a_batch_with_its_counts():
     batch = TokenBatch.from_lists([[5, 0], [], [2047]])
-    batch.saturated[:] = [3, 0, 1]
-    batch.clipped[:] = [0, 2, 0]
+    counts = {"saturated": [3, 0, 1], "clipped": [0, 2, 0], "dropped": [0, 4, 5], "rechecked": [False, True, True]}
+    batch = TokenBatch(batch.ids, batch.offsets, *(np.array(c) for c in counts.values()))
     vlm = VlmVocab.paligemma(2048)
     mapped = vlm.to_vlm(batch)
     assert mapped.to_list() == [[257018, 257023], [], [254976]]
-    assert (mapped.saturated.tolist(), mapped.clipped.tolist()) == ([3, 0, 1], [0, 2, 0])
+    assert {name: getattr(mapped, name).tolist() for name in counts} == counts
     assert vlm.to_tokens(mapped).to_list() == batch.to_list()
     assert vlm.is_action(mapped).tolist() == [True] * 3
     assert batch.to_list() == [[5, 0], [], [2047]], "what was given is not changed"
