@@ -274,6 +274,8 @@ class PromptBuilder:
             raise ValueError(f"got {len(texts)} prompts, but states of shape {bins.shape}")
         lines = [f"Task: {t}, State: {' '.join(map(str, b))};\n" for t, b in zip(texts, bins.tolist(), strict=True)]
         prefix = _batch([self._text.bos_id, *ids] for ids in self._text.encode(lines))
+        if len(prefix) != len(texts):
+            raise ValueError(f"the text tokenizer made {len(prefix)} sequences of {len(texts)} texts")
         if len(prefix.ids):
             self._check_in_vocabulary(prefix.ids, f"prompt {self._row_of_highest(prefix)}")
         if actions is None:

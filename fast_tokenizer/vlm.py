@@ -65,9 +65,10 @@ class VlmVocab:
         >>> vlm.is_action([108, 257023])
         array([False,  True])
 
-        Another tail: Emu3's ids below its padding id, as UniVLA has them.
+        Another tail, falling from below the padding id, which is how UniVLA places them in Emu3:
 
-        >>> VlmVocab(2048, 184622, first_id=151643 - 1, step=-1).to_vlm([0, 7]).tolist()
+        >>> pad_id = 151643
+        >>> VlmVocab(2048, 184622, first_id=pad_id - 1, step=-1).to_vlm([0, 7]).tolist()
         [151642, 151635]
     """
 

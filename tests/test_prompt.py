@@ -304,6 +304,12 @@ def test_a_text_tokenizer_without_the_markers_is_refused():
         PromptBuilder(silent, WIDE)
 
 
+def test_a_text_tokenizer_that_takes_a_batch_for_one_text_is_refused():
+    joining = TextEncoder(lambda texts: LETTERS.encode(texts)[:2], BOS, EOS)
+    with pytest.raises(ValueError, match="the text tokenizer made 2 sequences of 3 texts"):
+        PromptBuilder(joining, WIDE).build(["a"] * 3, np.zeros((3, 1)))
+
+
 @kinds
 def test_a_builder_reaches_another_process(kind):
     builder = PromptBuilder(SOURCES[kind], VLM, tokenizer=None, **SPECIALS)
