@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fast_tokenizer import FastTokenizer, PromptBuilder, TokenBatch, VlmVocab
-from fast_tokenizer.prompt import clean_prompt, state_bins
+from fast_tokenizer.prompt import clean_prompt
+from fast_tokenizer.state import state_bins
 from fast_tokenizer.text import TextEncoder
 from tests.text_tokenizers import BOS, EOS, sentencepiece_model, tokenizers_bpe, transformers_bpe
 
