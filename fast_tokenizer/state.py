@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,6 +33,8 @@ def state_bins(states: ArrayLike, out_of_range: OutOfRange = "clip") -> tuple[ND
         >>> bins.tolist(), clipped.tolist()
         ([[0, 0, 128, 254, 255]], [1])
     """
+    if out_of_range not in get_args(OutOfRange):
+        raise ValueError(f"out_of_range must be 'clip' or 'refuse', got {out_of_range!r}")
     array = np.asarray(states)
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         hint = "; for one state pass [state]" if array.ndim == 1 else ""

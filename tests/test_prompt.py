@@ -172,6 +172,11 @@ def test_states_outside_are_refused_where_asked():
     assert builder.build(["a"], [[-1.0, 1.0]]).state_clipped.tolist() == [0]
 
 
+def test_a_misspelt_choice_does_not_clip():
+    with pytest.raises(ValueError, match=r"^out_of_range must be 'clip' or 'refuse', got 'Refuse'$"):
+        state_bins([[2.0]], "Refuse")
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("out_of_range", ["clip", "refuse"])
 def test_a_state_that_is_not_finite_is_refused_always(value, out_of_range):
