@@ -55,7 +55,8 @@ def _caption(about: dict[str, Any]) -> str:
     for question, when in about["measured"].items():
         if question in QUESTIONS:
             shown.setdefault(when, []).append(question)
-    places = [f"commit {when}{f' ({", ".join(names)})' if len(shown) > 1 else ''}" for when, names in shown.items()]
+    several = len(shown) > 1
+    places = [f"commit {when}" + (f" ({', '.join(names)})" if several else "") for when, names in shown.items()]
     return (
         f"Measured at {', '.join(places)}: {about['cpu']}, {about['cores']} cores, kernel {about['kernel']}, Python "
         f"{about['python']}; ours on one thread."

@@ -66,7 +66,7 @@ def write_json(rows: Sequence[Row], sizes: Sizes, took: dict[str, float], folder
     when = {name: said for name, said in old["measured"].items() if name in {row["question"] for row in kept}}
     results = {
         "machine": about,
-        "measured": when | {name: f"{about['commit']} on {about['date'][:10]}" for name in sorted(asked)},
+        "measured": when | dict.fromkeys(sorted(asked), f"{about['commit']} on {about['date'][:10]}"),
         "sizes": sizes.name,
         "seconds": {case: s for case, s in old["seconds"].items() if case.split(" / ")[0] not in asked} | took,
         "seeds": {"train": TRAIN_SEED, "held out": HELD_SEED},

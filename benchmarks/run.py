@@ -1,8 +1,8 @@
 """The whole suite: `python -m benchmarks.run`.
 
-Every case in a fresh process, results to benchmarks/results. `--only fit encode` asks some questions anew. `--quick` takes tiny sizes, asserts equality only and
-writes nothing; `--full` is what gets published. `--readme` puts the measured tables of the last results into the
-project's README, without measuring.
+Every case in a fresh process, results to benchmarks/results. `--only fit encode` asks some questions anew and keeps the
+rest. `--quick` takes tiny sizes, asserts equality only and writes nothing; `--full` is what gets published. `--readme`
+puts the measured tables of the last results into the project's README, without measuring.
 """
 
 from __future__ import annotations
