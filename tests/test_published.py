@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -444,6 +445,12 @@ def test_what_is_neither_folder_nor_repository_is_said_to_be_neither(tmp_path, m
         FastTokenizer.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="'some/repository' is no folder, and the hub does not give it"):
         FastTokenizer.from_pretrained("some/repository", local_files_only=True)
+
+
+def test_a_hub_id_without_the_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"pip install 'fast-tokenizer\[hub\]'"):
+        FastTokenizer.from_pretrained("physical-intelligence/fast")
 
 
 def test_a_hub_id_goes_through_the_cache_of_huggingface_hub(folders, tokenizers, monkeypatch):

@@ -30,9 +30,13 @@ def download(repository: str, *, revision: str | None, local_files_only: bool) -
         FileNotFoundError: There is no such repository, or it is not in the cache and may not be fetched.
         ImportError: `huggingface_hub` is not installed.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        raise ImportError(
+            f"{repository!r} is no folder, and a hub id needs huggingface_hub: pip install 'fast-tokenizer[hub]'"
+        ) from None
     try:
         folder = snapshot_download(
             repository, revision=revision, local_files_only=local_files_only, allow_patterns=["*.json"]
