@@ -122,7 +122,7 @@ class ActionLogitsProcessor(_Base):
         pad_id: int | None = None,
     ) -> None:
         vocab_size = getattr(vlm_ids, "vlm_vocab_size", None)
-        self._vlm_ids = np.array(getattr(vlm_ids, "action_ids", vlm_ids))
+        self._vlm_ids = np.asarray(getattr(vlm_ids, "action_ids", vlm_ids))
         _check_action_ids(self._vlm_ids, grammar.vocab_size)
         self._vlm_ids = self._vlm_ids.astype(np.int64)
         self._grammar, self._prompt_length = grammar, prompt_length

@@ -24,12 +24,21 @@ def small():
 
 @pytest.fixture(scope="module", params=["small", "default", *ARTEFACTS])
 def vocabulary(request, any_shape):
-    """(grammar of tokens, whether ids decode strictly to so many symbols), the latter by somebody else's decoder."""
+    """(grammar of tokens, whether ids decode strictly to so many symbols), where published by its own package too."""
     if request.param in ARTEFACTS:
-        published = ByteLevel.load(request.getfixturevalue("shared_data"), request.param)
-        return TokenGrammar.of_bytes(published.token_bytes), published.decodes_to
-    tok = any_shape if request.param == "small" else FastTokenizer.default()
-    return TokenGrammar.of(tok), lambda ids, symbols: bool(tok.decode_with_status([ids], symbols, 1)[1].ok[0])
+        shared_data = request.getfixturevalue("shared_data")
+        published = ByteLevel.load(shared_data, request.param)
+        tok = FastTokenizer.from_pretrained(shared_data / "fast_artifacts" / request.param)
+    else:
+        tok = any_shape if request.param == "small" else FastTokenizer.default()
+
+    def decodes_to(ids, symbols):
+        whole = bool(tok.decode_with_status([ids], symbols, 1)[1].ok[0])
+        if request.param in ARTEFACTS:
+            assert whole == published.decodes_to(ids, symbols)
+        return whole
+
+    return TokenGrammar.of(tok), decodes_to
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +121,16 @@ def test_every_encoded_chunk_is_accepted(small, any_shape):
 @pytest.mark.parametrize("name", ARTEFACTS)
 def test_every_chunk_that_the_published_tokenizer_encoded_whole_is_accepted(shared_data, name):
     published = ByteLevel.load(shared_data, name)
-    tokens = TokenGrammar.of_bytes(published.token_bytes)
+    tok = FastTokenizer.from_pretrained(shared_data / "fast_artifacts" / name)
     refused = []
     for path in sorted((shared_data / "golden").glob(f"{name}__*.npz")):
         with np.load(path) as golden:
-            symbols, batch = golden["chunks"][0].size, TokenBatch.from_flat(golden["ids"], golden["offsets"])
-        grammar = ActionGrammar(tokens, symbols)
+            chunks, batch = golden["chunks"], TokenBatch.from_flat(golden["ids"], golden["offsets"])
+        symbols = chunks[0].size
+        grammar = ActionGrammar.of(tok, *chunks.shape[1:])
         accepted = [grammar.accepts(ids) for ids in batch]
         assert accepted == [published.decodes_to(ids.tolist(), symbols) for ids in batch]
+        assert accepted == (tok.encode(chunks).dropped == 0).tolist()
         refused += [path.name] * accepted.count(False)
     # This vocabulary lacks bytes that its own encoder then drops, which leaves half characters.
     assert bool(refused) == (name == "fast_libero_act_c50")
