@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fast_tokenizer.constrained import ActionGrammar
+from fast_tokenizer.constrained import UNREACHABLE, ActionGrammar
 
 if TYPE_CHECKING:
     _Base = object
@@ -26,16 +26,16 @@ _LOOK_BACK = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Tables:
-    """An `ActionGrammar` on a device. C classes of ids that do the same, S nodes.
+    """An `ActionGrammar` on a device. C classes of ids that do the same; S nodes, and node S for what is no prefix.
 
     Attributes:
         vlm_ids: (V,) VLM id of each token id.
         class_of: (V,) class of each token id.
         class_of_vlm: class of each VLM id up to the highest action id; C on others, and in one entry more.
-        next_node: (S, C + 1); class C leaves the node as it is.
+        next_node: (S + 1, C + 1); class C leaves the node as it is, node S is never left.
         reset_node: (C + 1,) node after a class that begins a symbol; else -1.
         begun: (C + 1,) symbols that a class begins.
-        fewest: (S, T * D + 1).
+        fewest: (S + 1, T * D + 1); nothing completes what is no prefix.
     """
 
     vlm_ids: torch.Tensor
@@ -52,6 +52,9 @@ class _Tables:
         nodes, other = len(classes.next_node), classes.vocab_size
         class_of_vlm = np.full(int(vlm_ids.max()) + 2, other, np.int64)
         class_of_vlm[vlm_ids] = class_of
+        next_node = np.full((nodes + 1, other + 1), nodes)
+        next_node[:nodes, :other] = np.where(classes.next_node < 0, nodes, classes.next_node)
+        next_node[:, other] = np.arange(nodes + 1)
         return cls(
             *(
                 torch.from_numpy(np.ascontiguousarray(a, np.int64)).to(device)
@@ -59,10 +62,10 @@ class _Tables:
                     vlm_ids,
                     class_of,
                     class_of_vlm,
-                    np.column_stack([classes.next_node, np.arange(nodes)]),
+                    next_node,
                     np.append(classes.reset_node, -1),
                     np.append(classes.begun, 0),
-                    grammar.fewest,
+                    np.vstack([grammar.fewest, np.full_like(grammar.fewest[:1], UNREACHABLE)]),
                 )
             )
         )
@@ -80,8 +83,8 @@ class ActionLogitsProcessor(_Base):
     the last id of `end` as `eos_token_id`, and `max_new_tokens=processor.max_new_tokens`: with fewer, a sequence can be
     cut off before its end, unless the grammar has `max_tokens`.
 
-    A row whose ids did not come about under the processor (beam search fills its ranks with such rows, at score -inf)
-    may only pad.
+    A row whose ids did not come about under the processor may only end and pad. (Beam search fills its ranks with such
+    rows, at score -inf, where fewer rows than beams can go on.)
 
     Args:
         grammar: Of the chunk to write.
@@ -226,22 +229,21 @@ class ActionLogitsProcessor(_Base):
         remaining = self._grammar.symbols - tables.begun[classes].sum(dim=1)
         node = self._node_after(tables, classes)
 
-        after = tables.next_node[node.clamp_min(0), :-1]
         left = remaining[:, None] - tables.begun[:-1]
-        needed = tables.fewest[after.clamp_min(0), left.clamp_min(0)]
-        allowed = (after >= 0) & (left >= 0) & (needed < (self._grammar.max_tokens - written)[:, None])
-        allowed &= ((node >= 0) & (ended == 0))[:, None]
+        needed = tables.fewest[tables.next_node[node, :-1], left.clamp_min(0)]
+        tokens_left = torch.where(ended == 0, self._grammar.max_tokens - written, 0)
+        allowed = (left >= 0) & (needed < tokens_left[:, None])
         if start is not None:
             allowed &= (start >= 0)[:, None]
         complete = (ended > 0) | ((remaining == 0) & (node == 0))
-        return allowed, torch.where(complete, ended, len(self._end))  # a row that is no prefix may only pad
+        return allowed, torch.where(complete, ended, len(self._end))  # what is no prefix is over
 
     def _node_after(self, tables: _Tables, classes: torch.Tensor) -> torch.Tensor:
         """(B,) node after classes (B, L): the last few decide it."""
         node = torch.zeros(len(classes), dtype=torch.long, device=classes.device)
         for column in classes[:, -_LOOK_BACK:].unbind(dim=1):
             reset = tables.reset_node[column]
-            node = torch.where(reset >= 0, reset, tables.next_node[node.clamp_min(0), column])
+            node = torch.where(reset >= 0, reset, tables.next_node[node, column])
         return node
 
     def _after_last_marker(self, input_ids: torch.Tensor) -> torch.Tensor:

@@ -291,10 +291,35 @@ def test_marker_and_end_are_forced_and_then_only_padding_may_come(small):
         row.append(only)
 
 
-def test_a_row_that_is_no_prefix_may_only_pad(small):
+def test_characters_of_four_ids_are_followed():
+    """All 256 bytes, an id each: every character is a sequence of its own."""
+    grammar = ActionGrammar(TokenGrammar.of_bytes([bytes([byte]) for byte in range(256)]), 3)
+    processor = ActionLogitsProcessor(grammar, vlm_ids(grammar), prompt_length=None, marker=MARKER, **ENDING)
+    texts = ["a", "é", "ࠀ", "\ud7ff", "\uffff", "\U00010000", "\U0010ffff"]
+    rows, expected = [], []
+    for first in texts:
+        for last in texts:
+            ids = [*(first + "b" + last).encode()]
+            for k in range(len(ids) + 1):
+                rows.append([*MARKER, *(vlm_ids(grammar)[i] for i in ids[:k])])
+                expected.append(expected_ids(grammar, ids[:k]))
+            rows += [[*rows[-1], BAR], [*rows[-1], *END]]
+            expected += [{EOS}, {PAD}]
+    width = max(map(len, rows))
+    ids = torch.tensor([[PAD] * (width - len(row)) + row for row in rows])
+    assert finite(processor(ids, torch.zeros(len(ids), HEAD))) == expected
+
+
+def test_a_row_that_is_no_prefix_may_only_end_and_pad(small):
     grammar = ActionGrammar.of(small, 1, 1)
     processor = ActionLogitsProcessor(grammar, vlm_ids(grammar), prompt_length=0, **ENDING)
     ids = torch.tensor([[2900, 2899, 2898]])  # three symbols for one
+    assert finite(processor(ids, torch.zeros(1, HEAD))) == [{PAD}]
+    grammar = ActionGrammar.of(small, T, D)
+    processor = ActionLogitsProcessor(grammar, vlm_ids(grammar), prompt_length=0, **ENDING)
+    one = next(v for v, n in zip(vlm_ids(grammar), small.expansion_lengths, strict=True) if n == 1)
+    ids = torch.tensor([[one, BAR, EOS]])  # ends too early
+    assert finite(processor(ids[:, :2], torch.zeros(1, HEAD))) == [{EOS}]
     assert finite(processor(ids, torch.zeros(1, HEAD))) == [{PAD}]
 
 
@@ -307,6 +332,8 @@ def test_scores_among_which_nothing_can_be_chosen_are_refused(small, bad):
     message = f"^row 1: the best score among the {grammar.mask(grammar.start()).sum()} action tokens that may come next"
     with pytest.raises(ValueError, match=f"{message} is {bad};"):
         processor(torch.full((3, 1), 9), scores)
+    thinking = ActionLogitsProcessor(grammar, vlm_ids(grammar), prompt_length=None, marker=MARKER, **ENDING)
+    assert torch.equal(thinking(torch.full((3, 1), 2900), scores).isfinite(), scores.isfinite())
     scores = torch.zeros(3, HEAD)
     scores[:, : MARKER[0]] = bad  # where nothing may come in any case
     assert not processor(torch.full((3, 1), 9), scores).isnan().any()
