@@ -104,7 +104,7 @@ def evaluate(tokenizer: FastTokenizer, chunks: Iterable[NDArray[np.floating]]) -
     if rows == 0:
         raise ValueError("got no chunks to measure on")
     mean_square = np.atleast_1d(squares / rows)
-    unit = _normalized_unit(tokenizer, mean_square.size)
+    unit = normalized_unit(tokenizer, mean_square.size)
     length = np.concatenate(lengths)
     return QualityReport(
         chunks=len(length),
@@ -126,7 +126,7 @@ def evaluate(tokenizer: FastTokenizer, chunks: Iterable[NDArray[np.floating]]) -
     )
 
 
-def _normalized_unit(tokenizer: FastTokenizer, dims: int) -> NDArray[np.float64]:
+def normalized_unit(tokenizer: FastTokenizer, dims: int) -> NDArray[np.float64]:
     """(D,) factor from raw to normalised errors; 0 for a constant dimension, which has no unit."""
     normalizer = tokenizer.spec.normalizer
     if normalizer is None:
