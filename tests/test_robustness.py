@@ -1,0 +1,92 @@
+"""The scripts on malformed tokens, prefixes and the grammar's cost: what they count is what they say."""
+
+import numpy as np
+import pytest
+
+from benchmarks import constrained, prefix, recorded, robustness
+from benchmarks.competitors.published import PublishedFast
+from fast_tokenizer import FastTokenizer
+
+REPLACEMENT = 0xFFFD
+
+
+@pytest.mark.parametrize("harm", robustness.HARMS)
+def test_one_harm_is_one(harm):
+    ids = [3, 1, 4, 1, 5]
+    rng = np.random.default_rng(0)
+    found = [robustness.harmed(harm, ids, 7, rng) for _ in range(400)]
+    assert all(0 <= i < 7 for wrong in found for i in wrong)
+    wrong = {tuple(sequence) for sequence in found}
+    expected = {
+        "nothing": {tuple(ids)},
+        "substitution": {(*ids[:k], i, *ids[k + 1 :]) for k in range(5) for i in range(7) if i != ids[k]},
+        "insertion": {(*ids[:k], i, *ids[k:]) for k in range(6) for i in range(7)},
+        "deletion": {(*ids[:k], *ids[k + 1 :]) for k in range(5)},
+        "truncation": {tuple(ids[:k]) for k in range(5)},
+    }
+    assert wrong == expected[harm]
+
+
+def test_decoders_do_what_the_table_says_of_them(shared_data):
+    folder = shared_data / "fast_artifacts" / "fast_plus"
+    tok, peer = FastTokenizer.from_pretrained(folder), PublishedFast.from_artefact(folder)
+    single = {spelled: i for i, spelled in enumerate(tok.spec.token_bytes) if len(spelled) == 1}
+
+    def ids(text):
+        return [single[bytes([byte])] for byte in text]
+
+    def character(coefficient):
+        return chr(coefficient - tok.spec.min_token).encode()
+
+    good = character(10) + character(-20)
+    sequences = [ids(good), ids(good + character(30)), ids(good[:2]), ids(good[:2] + b"\xff")]
+    stray = (REPLACEMENT + tok.spec.min_token) / tok.spec.scale
+    expected = {
+        "published": ([1, 0, 0, 1], [1, 1, 1, 1], [[1, -2], [0, 0], [0, 0], [1, stray]]),
+        "relaxed": ([1, 0, 0, 1], [1, 1, 1, 1], [[1, -2], [1, -2], [1, 0], [1, stray]]),
+        "strict": ([1, 0, 0, 0], [1, 0, 0, 0], [[1, -2]]),
+        "repairing": ([1, 0, 0, 0], [1, 1, 1, 1], [[1, -2], [1, -2], [1, 0], [1, 0]]),
+    }
+    for name, (accepted, returned, actions) in expected.items():
+        decoder = getattr(robustness, name)(peer if name in ("published", "relaxed") else tok)
+        found = decoder(sequences, 1, 2)
+        assert found[0].tolist() == [bool(a) for a in accepted], name
+        assert found[1].tolist() == [bool(r) for r in returned], name
+        np.testing.assert_allclose(found[2][found[1]][:, 0], actions, atol=1e-9)
+    assert abs(stray) > 6000
+
+
+def test_a_tally_counts_what_is_returned():
+    tally = robustness.Tally()
+    unharmed = np.full((4, 1, 2), 0.5)
+    actions = np.array([[[0.5, 0.5]], [[0.0, 0.0]], [[9.0, 9.0]], [[0.5, -2.5]]])
+    tally.add((np.array([1, 0, 0, 0], bool), np.array([1, 1, 0, 1], bool), actions), unharmed)
+    assert tally.cells() == ["25.0 %", "25.0 %", "2.50", significant_rmse([0, 0, 0.5, 0.5, 0, 3])]
+    assert robustness.Tally(chunks=3).cells() == ["0.0 %", "0.0 %", "", ""]
+
+
+def significant_rmse(errors):
+    return f"{np.sqrt(np.square(errors).mean()):.2f}"
+
+
+def test_the_scripts_write_their_tables(shared_data, monkeypatch, tmp_path, capsys):
+    path = shared_data / "trajectories" / "omniglot_pen" / "episodes.npz"
+    monkeypatch.setattr(recorded, "sets", lambda: {"omniglot_pen": path})
+    monkeypatch.setattr(robustness, "FAST_PLUS", shared_data / "fast_artifacts" / "fast_plus")
+    few = ["--fitted", "500", "--held", "4", "--output", str(tmp_path / "table.md")]
+    robustness.main([*few, "--draws", "2"])
+    text = (tmp_path / "table.md").read_text()
+    assert text.count("\n| ") == 2 + len(robustness.HARMS) * 6
+    assert "8 sequences a row, of 1 recorded sets" in text
+    assert capsys.readouterr().out.strip() == text.strip()
+    monkeypatch.setattr(prefix, "FAST_PLUS", shared_data / "fast_artifacts" / "fast_plus")
+    prefix.main([*few, "--picture", str(tmp_path / "curve.png")])
+    assert (tmp_path / "table.md").read_text().count("| omniglot_pen |") == 2
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_cost_of_a_step_is_measured_next_to_a_softmax(monkeypatch):
+    monkeypatch.setattr(constrained, "BATCHES", (2,))
+    (line,) = constrained.measure("native", FastTokenizer.default(), seconds=0.01)
+    assert line[:2] == ["native", "2"]
+    assert float(line[6].removesuffix(" x")) > 0
