@@ -9,7 +9,7 @@ The mask for language models is `fast_tokenizer.generation.ActionLogitsProcessor
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch, TokensLike
 
-#: No sequence of ids gets there. Far above every count of ids, and twice it fits 32 bits.
+#: No sequence of ids gets there. Far above every count of ids that does.
 UNREACHABLE = 1 << 30
 _REJECT = -1
 
@@ -314,7 +314,7 @@ class ActionGrammar:
 def _fewest_tokens(classes: TokenGrammar, symbols: int) -> NDArray[np.int32]:
     """(S, symbols + 1): fewest ids from a node and a number of remaining symbols to the end.
 
-    Nodes in their order: an id that begins no symbol leads to a node further ahead, which is known by then.
+    Nodes in their order: an id that begins no symbol leads to a node that stands before, and is known by then.
     """
     fewest = np.full((len(classes.next_node), symbols + 1), UNREACHABLE, np.int32)
     fewest[0, 0] = 0
@@ -362,6 +362,13 @@ _UTF8: tuple[_Ranges, ...] = (
 )
 
 
+#: Node after a byte, by node and byte; -1 where it cannot follow.
+_AFTER = [
+    [next((after for first, last, after in ranges if first <= byte <= last), _REJECT) for byte in range(256)]
+    for ranges in _UTF8
+]
+
+
 def _is_continuation(byte: int) -> bool:
     return byte & 0xC0 == 0x80
 
@@ -369,11 +376,7 @@ def _is_continuation(byte: int) -> bool:
 def _run_utf8(node: int, text: bytes) -> int:
     """The node after `text`, or -1."""
     for byte in text:
-        node = next(_after(node, byte), _REJECT)
-        if node < 0:
+        node = _AFTER[node][byte]
+        if node == _REJECT:
             break
     return node
-
-
-def _after(node: int, byte: int) -> Iterator[int]:
-    return (after for first, last, after in _UTF8[node] if first <= byte <= last)
