@@ -28,9 +28,9 @@ class TokenGrammar:
     """What each of V ids does to a chunk that is being written, as an automaton of S nodes.
 
     Node 0: between symbols. A native vocabulary has no other, because an id stands for whole symbols. In a byte-level
-    one an id stands for bytes of UTF-8 text, and the other seven nodes say what an unfinished character still needs;
-    they follow the table of well-formed byte sequences in the Unicode standard (3.9, D92), so that overlong forms and
-    surrogates are refused at the first byte that makes them so.
+    one an id stands for bytes of UTF-8 text, and seven other nodes say what an unfinished character still needs; they
+    follow the table of well-formed byte sequences in the Unicode standard (3.9, D92), so that overlong forms and
+    surrogates are refused at the first byte that makes them so. A bound on the characters adds up to three.
 
     Attributes:
         next_node: (S, V) int8. The node after an id; -1 where the id cannot follow.
@@ -42,10 +42,23 @@ class TokenGrammar:
     begun: NDArray[np.int64]
 
     @classmethod
-    def of(cls, tokenizer: FastTokenizer) -> TokenGrammar:
-        """The grammar of a tokenizer: of bytes where its ids stand for bytes, of whole symbols otherwise."""
+    def of(cls, tokenizer: FastTokenizer, max_coefficient: int | None = None) -> TokenGrammar:
+        """The grammar of a tokenizer: of bytes where its ids stand for bytes, of whole symbols otherwise.
+
+        Args:
+            tokenizer: Any tokenizer.
+            max_coefficient: Of a published one, the highest quantized coefficient to allow.
+
+        Raises:
+            ValueError: A bound that no character has, or one for a native vocabulary.
+        """
         token_bytes = getattr(tokenizer.spec, "token_bytes", None)
-        return cls.of_lengths(tokenizer.expansion_lengths) if token_bytes is None else cls.of_bytes(token_bytes)
+        if token_bytes is None:
+            if max_coefficient is not None:
+                raise ValueError("a native vocabulary has no coefficients beyond its fitted range: no max_coefficient")
+            return cls.of_lengths(tokenizer.expansion_lengths)
+        lowest = tokenizer.spec.min_coefficient
+        return cls.of_bytes(token_bytes, None if max_coefficient is None else max_coefficient - lowest)
 
     @classmethod
     def of_lengths(cls, lengths: NDArray[np.integer]) -> TokenGrammar:
@@ -60,14 +73,21 @@ class TokenGrammar:
         return cls(np.zeros((1, len(begun)), np.int8), begun)
 
     @classmethod
-    def of_bytes(cls, token_bytes: Sequence[bytes]) -> TokenGrammar:
-        """Of ids that stand for these bytes. One that stands for none is never allowed: it gets nobody further."""
-        next_node = np.full((len(_UTF8), len(token_bytes)), _REJECT, np.int8)
+    def of_bytes(cls, token_bytes: Sequence[bytes], highest: int | None = None) -> TokenGrammar:
+        """Of ids that stand for these bytes, in texts of characters up to the code point `highest`.
+
+        One that stands for none is never allowed: it gets nobody further.
+
+        Raises:
+            ValueError: `highest` is no character.
+        """
+        table = _AFTER if highest is None else _bounded(highest)
+        next_node = np.full((len(table), len(token_bytes)), _REJECT, np.int8)
         begun = np.zeros(len(token_bytes), np.int64)
         for i, text in enumerate(token_bytes):
             begun[i] = sum(not _is_continuation(byte) for byte in text)
-            for node in range(len(_UTF8)) if text else ():
-                next_node[node, i] = _run_utf8(node, text)
+            for node in range(len(table)) if text else ():
+                next_node[node, i] = _run(table, node, text)
         return cls(next_node, begun)
 
     @property
@@ -164,15 +184,25 @@ class ActionGrammar:
         action_dim: int | None = None,
         *,
         max_tokens: int | None = None,
+        max_coefficient: int | None = None,
     ) -> ActionGrammar:
-        """Of a tokenizer's chunks. T and D are not needed when the artefact records them.
+        """Of a tokenizer's chunks.
+
+        Args:
+            tokenizer: Any tokenizer.
+            time_horizon: Steps T. Not needed when the artefact records it.
+            action_dim: Dimensions D. Not needed when the artefact records it.
+            max_tokens: As for the constructor.
+            max_coefficient: Of a published tokenizer, the highest quantized coefficient to allow, such as
+                ``tokenizer.spec.max_coefficient``. None: all that decode strictly. Those go up to a million, which is
+                thousands of times the range of an action, should a model that is off its track write one.
 
         Raises:
             ValueError: T or D is missing, or contradicts the artefact; or as for the constructor.
         """
         horizon = tokenizer._shape("time_horizon", time_horizon, tokenizer.spec.time_horizon)
         dims = tokenizer._shape("action_dim", action_dim, tokenizer.spec.action_dim)
-        return cls(TokenGrammar.of(tokenizer), horizon * dims, max_tokens)
+        return cls(TokenGrammar.of(tokenizer, max_coefficient), horizon * dims, max_tokens)
 
     # ---- What it is ------------------------------------------------------------------------------
 
@@ -373,10 +403,31 @@ def _is_continuation(byte: int) -> bool:
     return byte & 0xC0 == 0x80
 
 
-def _run_utf8(node: int, text: bytes) -> int:
+def _run(table: list[list[int]], node: int, text: bytes) -> int:
     """The node after `text`, or -1."""
     for byte in text:
-        node = _AFTER[node][byte]
+        node = table[node][byte]
         if node == _REJECT:
             break
     return node
+
+
+def _bounded(highest: int) -> list[list[int]]:
+    """`_AFTER` for characters up to `highest`: whose bytes so far are its own may not exceed it in the next.
+
+    UTF-8 sorts as code points do. The nodes of its own bytes are appended, those that need fewer bytes first.
+    """
+    if not 0 <= highest <= 0x10FFFF or 0xD800 <= highest <= 0xDFFF:
+        raise ValueError(f"there is no character {highest}: they are 0..1114111, without 55296..57343")
+    table = [list(row) for row in _AFTER]
+    own = chr(highest).encode()
+    row = table[0]
+    tight: list[list[int]] = []
+    for i, byte in enumerate(own):
+        row[byte + 1 :] = [_REJECT] * (255 - byte)
+        if i + 1 < len(own):
+            following = list(_AFTER[row[byte]])
+            row[byte] = len(_AFTER) + len(own) - 2 - i
+            tight.insert(0, following)
+            row = following
+    return table + tight

@@ -142,8 +142,8 @@ def test_every_chunk_that_the_published_tokenizer_encoded_whole_is_accepted(shar
 class Search:
     """Which ids may come next, by trying everything. Python's own decoder says what is UTF-8."""
 
-    def __init__(self, token_bytes):
-        self.token_bytes = token_bytes
+    def __init__(self, token_bytes, highest=None):
+        self.token_bytes, self.highest = token_bytes, 0x10FFFF if highest is None else highest
         self.can_end = functools.cache(self.can_end)
 
     def after(self, pending, i):
@@ -153,7 +153,7 @@ class Search:
             text = decoder.decode(pending + self.token_bytes[i])
         except UnicodeDecodeError:
             return None
-        return decoder.getstate()[0], len(text)
+        return None if any(ord(ch) > self.highest for ch in text) else (decoder.getstate()[0], len(text))
 
     def can_end(self, pending, remaining, tokens_left):
         if not pending and remaining == 0:
@@ -176,6 +176,7 @@ class Search:
 
 CHARACTERS = "a é ÿ ࠀ \ud7ff \ue000 \uffff \U00010000 \U0010ffff".replace(" ", "").encode()
 BYTES = st.sampled_from(sorted({*CHARACTERS, 0x80, 0x90, 0x9F, 0xA0, 0xC0, 0xC1, 0xE0, 0xED, 0xF0, 0xF4, 0xF5, 0xFF}))
+BOUNDS = [0x60, 0x61, 0x7F, 0xE8, 0xE9, 0xFF, 0x7FF, 0x800, 0xD7FF, 0xE000, 0xFFFF, 0x10000, 0x10FFFE, 0x10FFFF]
 PIECES = st.one_of(
     st.lists(BYTES, min_size=0, max_size=4).map(bytes),
     st.builds(
@@ -191,16 +192,17 @@ PIECES = st.one_of(
     st.lists(PIECES, min_size=1, max_size=8).map(lambda pieces: [b"a", *pieces] if len(pieces) % 2 else pieces),
     st.integers(1, 6),
     st.one_of(st.none(), st.integers(1, 8)),
+    st.one_of(st.none(), st.sampled_from(BOUNDS)),
     st.randoms(use_true_random=False),
 )
-def test_every_state_allows_what_a_search_finds_and_nothing_else(token_bytes, symbols, max_tokens, random):
-    search = Search(token_bytes)
+def test_every_state_allows_what_a_search_finds_and_nothing_else(token_bytes, symbols, max_tokens, highest, random):
+    search = Search(token_bytes, highest)
     most = symbols * 4 if max_tokens is None else min(max_tokens, symbols * 4)
     if not search.can_end(b"", symbols, most):
         with pytest.raises(ValueError, match=r"no sequence of ids|takes at least"):
-            ActionGrammar(TokenGrammar.of_bytes(token_bytes), symbols, max_tokens)
+            ActionGrammar(TokenGrammar.of_bytes(token_bytes, highest), symbols, max_tokens)
         return
-    grammar = ActionGrammar(TokenGrammar.of_bytes(token_bytes), symbols, max_tokens)
+    grammar = ActionGrammar(TokenGrammar.of_bytes(token_bytes, highest), symbols, max_tokens)
     states, pending, remaining, ids = grammar.start(), b"", symbols, []
     while True:
         allowed = grammar.mask(states)[0].tolist()
@@ -232,6 +234,43 @@ def test_whole_symbols_are_the_case_of_ascii(lengths, symbols, random):
     assert sum(lengths[i] for i in ids) == symbols
     for k in range(len(ids) + 1):
         np.testing.assert_array_equal(grammar.mask_after(ids[:k]), ascii_text.mask_after(ids[:k]))
+
+
+@pytest.mark.parametrize(
+    "highest", [0, 0x61, 0x7F, 0x80, 0xE9, 0x7FF, 0x800, 0xFFF, 0xD7FF, 0xE000, 0xFFFF, 0x10000, 0x10FFFF]
+)
+def test_a_bound_lets_every_character_up_to_it_pass_and_no_other(highest):
+    tokens = TokenGrammar.of_bytes([bytes([byte]) for byte in range(256)], highest)
+    grammar = ActionGrammar(tokens, 1)
+    near = {highest + off for off in (-65, -64, -2, -1, 0, 1, 2, 63, 64, 65, 4096)}
+    for code in sorted({0, 0x62, 0x80, 0x800, 0x10000, 0x10FFFF} | near):
+        if 0 <= code <= 0x10FFFF and not 0xD800 <= code <= 0xDFFF:
+            assert grammar.accepts([*chr(code).encode()]) == (code <= highest), hex(code)
+
+
+def test_a_bound_on_coefficients_bounds_what_a_model_can_write(shared_data, small):
+    tok = FastTokenizer.from_pretrained(shared_data / "fast_artifacts" / "fast_plus")
+    bound = tok.spec.max_coefficient
+    rng = np.random.default_rng(0)
+    highest = {}
+    for name, grammar in (
+        ("bounded", ActionGrammar.of(tok, 10, 7, max_coefficient=bound)),
+        ("free", ActionGrammar.of(tok, 10, 7)),
+    ):
+        walks = [walk(grammar, rng.choice) for _ in range(100)]
+        assert tok.decode(walks, 10, 7).shape == (100, 10, 7)
+        highest[name] = max(int(tok.coefficients(ids).max()) for ids in walks)
+    assert highest["bounded"] <= bound < 200
+    assert highest["free"] > 5000
+    chunks = np.cumsum(rng.normal(0, 0.05, (20, 10, 7)), axis=1)
+    bounded = ActionGrammar.of(tok, 10, 7, max_coefficient=bound)
+    assert all(bounded.accepts(ids) for ids in tok.encode(chunks))
+    with pytest.raises(ValueError, match=r"^there is no character -1: they are 0\.\.1114111"):
+        ActionGrammar.of(tok, 10, 7, max_coefficient=tok.spec.min_token - 1)
+    with pytest.raises(ValueError, match=r"^there is no character 55296"):
+        TokenGrammar.of_bytes([b"a"], 0xD800)
+    with pytest.raises(ValueError, match=r"^a native vocabulary has no coefficients beyond its fitted range"):
+        ActionGrammar.of(small, max_coefficient=3)
 
 
 def test_fewest_is_what_the_shortest_sequence_takes():
