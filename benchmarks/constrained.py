@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import recorded
 from benchmarks.contest import require
 from benchmarks.measure import Call, time_in_turn
 from benchmarks.report import Table, significant
+from benchmarks.robustness import FAST_PLUS
 from fast_tokenizer import FastTokenizer
 from fast_tokenizer.constrained import ActionGrammar
 from fast_tokenizer.generation import ActionLogitsProcessor
+from fast_tokenizer.vlm import VlmVocab
 
-VLM_VOCAB_SIZE = 257_152
 BATCHES = (1, 8, 64)
 PROMPT, HORIZON, DIMS = 200, 50, 14
 END = [235371, 1]
@@ -48,15 +48,15 @@ def halfway(grammar: ActionGrammar, batch: int, rng: np.random.Generator) -> lis
 def measure(name: str, tokenizer: FastTokenizer, seconds: float) -> list[list[str]]:
     """Lines of the table, one a batch size."""
     grammar = ActionGrammar.of(tokenizer, HORIZON, DIMS)
-    vlm_ids = np.arange(VLM_VOCAB_SIZE - 129, VLM_VOCAB_SIZE - 129 - tokenizer.vocab_size, -1)
-    processor = ActionLogitsProcessor(grammar, vlm_ids, end=END, prompt_length=PROMPT)
+    vlm = VlmVocab.paligemma(tokenizer.vocab_size)
+    processor = ActionLogitsProcessor(grammar, vlm, end=END, prompt_length=PROMPT)
     lines = []
     for batch in BATCHES:
         rows = halfway(grammar, batch, np.random.default_rng(SEED))
-        ids = torch.from_numpy(np.column_stack([np.full((batch, PROMPT), 7), vlm_ids[np.array(rows)]]))
-        scores = torch.randn(batch, VLM_VOCAB_SIZE, generator=torch.Generator().manual_seed(SEED))
+        ids = torch.from_numpy(np.column_stack([np.full((batch, PROMPT), 7), vlm.to_vlm(np.array(rows))]))
+        scores = torch.randn(batch, vlm.vlm_vocab_size, generator=torch.Generator().manual_seed(SEED))
         states = grammar.state_after(rows)
-        allowed = processor(ids, scores)[:, torch.from_numpy(vlm_ids)].isfinite().numpy()
+        allowed = processor(ids, scores)[:, torch.from_numpy(vlm.action_ids)].isfinite().numpy()
         require(np.array_equal(allowed, grammar.mask(states)), "the processor allows what the grammar does not")
         calls: list[Call] = [
             lambda s=scores: s.softmax(dim=-1),
@@ -74,9 +74,8 @@ def measure(name: str, tokenizer: FastTokenizer, seconds: float) -> list[list[st
 def table(seconds: float) -> Table:
     """All vocabularies and batch sizes."""
     tokenizers = {"native": FastTokenizer.default()}
-    fast_plus = recorded.SHARED / "data" / "fast_artifacts" / "fast_plus"
-    if fast_plus.is_dir():
-        tokenizers["FAST+"] = FastTokenizer.from_pretrained(fast_plus)
+    if FAST_PLUS.is_dir():
+        tokenizers["FAST+"] = FastTokenizer.from_pretrained(FAST_PLUS)
     lines = [line for name, tok in tokenizers.items() for line in measure(name, tok, seconds)]
     note = f"Microseconds a step, one thread, torch {torch.__version__}. `benchmarks/constrained.py` says of what."
     header = ["vocabulary", "B", "softmax", "processor", "fill alone", "NumPy mask", "processor / softmax", "quartiles"]

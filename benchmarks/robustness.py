@@ -166,7 +166,7 @@ def held_out(path: Path, most_fitted: int, most_held: int) -> tuple[Chunks, Chun
 def measure(most_fitted: int, most_held: int, draws: int) -> dict[tuple[str, str, str], Tally]:
     """By vocabulary, harm and decoder."""
     fast_plus = FastTokenizer.from_pretrained(FAST_PLUS)
-    peer = PublishedFast.from_artefact(FAST_PLUS)
+    peer = PublishedFast.of_folder(FAST_PLUS)
     tallies: dict[tuple[str, str, str], Tally] = {}
     for path in recorded.sets().values():
         fitted, held = held_out(path, most_fitted, most_held)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fast_tokenizer.constrained import UNREACHABLE, ActionGrammar
+from fast_tokenizer.vlm import VlmVocab
 
 if TYPE_CHECKING:
     _Base = object
@@ -88,7 +89,7 @@ class ActionLogitsProcessor(_Base):
 
     Args:
         grammar: Of the chunk to write.
-        vlm_ids: (V,) VLM id of each token id: a range or an array, or an object with `action_ids` and `vlm_vocab_size`.
+        vlm_ids: A `VlmVocab`; or a range or an array (V,), the VLM id of each token id.
         end: VLM ids that end the chunk, e.g. those of "|" and EOS.
         prompt_length: Columns of `input_ids` before what is generated, left padding included: ``input_ids.shape[1]`` of
             the call to `generate`; 0 when that is given embeddings. None: the actions begin after the last place where
@@ -103,10 +104,11 @@ class ActionLogitsProcessor(_Base):
         >>> import torch
         >>> from fast_tokenizer.constrained import ActionGrammar
         >>> from fast_tokenizer.generation import ActionLogitsProcessor
+        >>> from fast_tokenizer.vlm import VlmVocab
         >>> tok = FastTokenizer.default()
         >>> grammar = ActionGrammar.of(tok, 10, 7, max_tokens=60)
-        >>> paligemma = range(257023, 257023 - tok.vocab_size, -1)
-        >>> processor = ActionLogitsProcessor(grammar, paligemma, end=[235371, 1], prompt_length=5)
+        >>> vlm = VlmVocab.paligemma(tok.vocab_size)
+        >>> processor = ActionLogitsProcessor(grammar, vlm, end=[235371, 1], prompt_length=5)
         >>> ids = torch.full((2, 5), 7)
         >>> for _ in range(processor.max_new_tokens):
         ...     ids = torch.cat([ids, processor(ids, torch.randn(2, 257152)).argmax(-1, keepdim=True)], dim=1)
@@ -117,15 +119,15 @@ class ActionLogitsProcessor(_Base):
     def __init__(
         self,
         grammar: ActionGrammar,
-        vlm_ids: Any,
+        vlm_ids: VlmVocab | Sequence[int] | NDArray[np.integer],
         *,
         end: Sequence[int],
         prompt_length: int | None,
         marker: Sequence[int] = (),
         pad_id: int | None = None,
     ) -> None:
-        vocab_size = getattr(vlm_ids, "vlm_vocab_size", None)
-        self._vlm_ids = np.asarray(getattr(vlm_ids, "action_ids", vlm_ids))
+        vocab_size = vlm_ids.vlm_vocab_size if isinstance(vlm_ids, VlmVocab) else None
+        self._vlm_ids = np.asarray(vlm_ids.action_ids if isinstance(vlm_ids, VlmVocab) else vlm_ids)
         _check_action_ids(self._vlm_ids, grammar.vocab_size)
         self._vlm_ids = self._vlm_ids.astype(np.int64)
         self._grammar, self._prompt_length = grammar, prompt_length

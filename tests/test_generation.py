@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from fast_tokenizer import FastTokenizer, TokenizerSpec
 from fast_tokenizer.constrained import ActionGrammar, TokenGrammar
 from fast_tokenizer.generation import ActionLogitsProcessor
+from fast_tokenizer.vlm import VlmVocab
 
 T, D = 4, 3
 PAD, EOS, BAR, MARKER = 2, 1, 5, [6, 7, 8]
@@ -173,6 +173,28 @@ def test_a_budget_of_tokens_is_kept(gpt2, vocabulary, strategy):
     assert processor.max_new_tokens == fewest + 2 + len(END)
     out = generate(gpt2, processor, **STRATEGIES[strategy])
     assert_well_formed(out, processor, grammar, decodes, marker=[])
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_ids_that_an_assistant_proposes_are_checked_too(gpt2, llama, small, do_sample):
+    """Several ids a step, some of which are taken back."""
+    grammar = ActionGrammar.of(small, T, D)
+    processor = ActionLogitsProcessor(grammar, vlm_ids(grammar), prompt_length=2, marker=MARKER, **ENDING)
+    torch.manual_seed(0)
+    out = gpt2.generate(
+        torch.tensor([[9, 10]]),
+        attention_mask=torch.ones((1, 2), dtype=torch.long),
+        assistant_model=llama,
+        logits_processor=[processor],
+        max_new_tokens=processor.max_new_tokens,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+        bos_token_id=None,
+        do_sample=do_sample,
+    )
+    assert out[0, 2:5].tolist() == MARKER
+    assert out[0, -2:].tolist() == END
+    assert small.decode(processor.token_ids(out), T, D).shape == (1, T, D)
 
 
 def test_beams_that_run_out_of_sequences_stay_well_formed(gpt2, small):
@@ -360,7 +382,7 @@ def test_dtypes_and_padded_heads(small, dtype, width):
 def test_it_takes_a_mapping_a_range_or_an_array(small):
     grammar = ActionGrammar.of(small, T, D)
     ids = np.array(vlm_ids(grammar))
-    forms = [ids, torch.from_numpy(ids), ids.tolist(), SimpleNamespace(action_ids=ids, vlm_vocab_size=VLM_VOCAB_SIZE)]
+    forms = [ids, torch.from_numpy(ids), ids.tolist(), VlmVocab(64, VLM_VOCAB_SIZE, first_id=2900, step=-1)]
     for form in forms:
         processor = ActionLogitsProcessor(grammar, form, end=END, prompt_length=0)
         out = processor(torch.empty((1, 0), dtype=torch.long), torch.zeros(1, HEAD))
@@ -377,8 +399,8 @@ def test_it_takes_a_mapping_a_range_or_an_array(small):
         ({"vlm_ids": range(64)}, "VLM id 1 ends or pads a chunk, and is that of token id 1"),
         ({"pad_id": 2900}, "VLM id 2900 ends or pads a chunk, and is that of token id 0"),
         (
-            {"vlm_ids": SimpleNamespace(action_ids=range(2900, 2836, -1), vlm_vocab_size=2900)},
-            "VLM id 2900 lies outside the VLM vocabulary 0..2899",
+            {"vlm_ids": VlmVocab(64, 2901, first_id=2900, step=-1), "pad_id": 2901},
+            "VLM id 2901 lies outside the VLM vocabulary 0..2900",
         ),
         ({"end": []}, "end needs at least one VLM id, such as EOS"),
         ({"marker": [-3]}, "marker, end and pad must be VLM ids, got -3"),

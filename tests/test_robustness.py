@@ -29,7 +29,7 @@ def test_one_harm_is_one(harm):
 
 def test_decoders_do_what_the_table_says_of_them(shared_data):
     folder = shared_data / "fast_artifacts" / "fast_plus"
-    tok, peer = FastTokenizer.from_pretrained(folder), PublishedFast.from_artefact(folder)
+    tok, peer = FastTokenizer.from_pretrained(folder), PublishedFast.of_folder(folder)
     single = {spelled: i for i, spelled in enumerate(tok.spec.token_bytes) if len(spelled) == 1}
 
     def ids(text):

@@ -75,13 +75,6 @@ class PublishedFast:
         scale, min_token = numbers.split()
         return cls.over(Tokenizer.from_str(model), float(scale), int(min_token))
 
-    @classmethod
-    def from_artefact(cls, folder: Path) -> PublishedFast:
-        """A published artefact, such as FAST+: `processor_config.json` and `tokenizer.json`."""
-        config = json.loads((folder / "processor_config.json").read_text())
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        return cls.over(tokenizer, float(config["scale"]), int(config["min_token"]))
-
     def encode(self, chunks: NDArray[np.floating]) -> list[list[int]]:
         """Ids of (N, T, D) chunks: one DCT, then a call of the tokenizer a chunk, as the published processor does."""
         return [self.bpe(text)["input_ids"] for text in self._texts(chunks)]
