@@ -21,7 +21,7 @@ else:
     except ImportError:
         _Base = object
 
-#: Ids in a row that begin no symbol: at most three continuation bytes end a character.
+#: The last ids of a row that decide its node: at most three continuation bytes follow the id that begins a character.
 _LOOK_BACK = 4
 
 
