@@ -32,3 +32,7 @@ class DecodeError(ValueError):
 
 class DecodeRepairWarning(UserWarning):
     """`decode(..., errors="repair")` had to repair something. The message says what and where."""
+
+
+class SaturationWarning(UserWarning):
+    """Coefficients lay outside the fitted range and were cut to it, where a call cannot return their number."""

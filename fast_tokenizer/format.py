@@ -36,15 +36,20 @@ def fingerprint(spec: TokenizerSpec | PublishedSpec) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def to_bytes(spec: TokenizerSpec) -> bytes:
+    """Contents of the file: one line a field."""
+    lines = [f"  {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in spec.to_json().items()]
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
 def save(spec: TokenizerSpec, target: Path) -> None:
     """Writes the artefact; an old file stays whole until the new one is."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"  {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in spec.to_json().items()]
-    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    content = to_bytes(spec)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         if target.exists():

@@ -280,6 +280,29 @@ class FastTokenizer:
             raise ValueError("a published tokenizer is saved by save_pretrained, in its own format")
         artefact.save(self.spec, Path(directory) / artefact.FILE_NAME)
 
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Writes a folder that `transformers` and `tokenizers` load; see `fast_tokenizer.compat.export.export_hf`.
+
+        Raises:
+            ValueError: The published format cannot express this tokenizer. Nothing is written.
+        """
+        from fast_tokenizer.compat.export import export_hf
+
+        export_hf(self, directory)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        commit_message: str | None = None,
+        token: str | bool | None = None,
+    ) -> str:
+        """Uploads what `save_pretrained` writes; see `fast_tokenizer.compat.export.push_to_hub`."""
+        from fast_tokenizer.compat import export
+
+        return export.push_to_hub(self, repo_id, private=private, commit_message=commit_message, token=token)
+
     # ---- What it is ------------------------------------------------------------------------------
 
     @property

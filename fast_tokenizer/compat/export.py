@@ -1,0 +1,208 @@
+"""Writes a tokenizer as a folder that `transformers` and `tokenizers` load, as the published FAST artefacts are.
+
+A native tokenizer becomes a BPE over plain characters, symbol s being the character U+s, without pre-tokenizer; a
+published one gets its byte-level pre-tokenizer and decoder back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fast_tokenizer import format as artefact
+from fast_tokenizer.spec import TokenizerSpec
+from fast_tokenizer.tokenizer import FastTokenizer
+
+PROCESSOR_CONFIG = "processor_config.json"
+STUB = "processing_fast_tokenizer.py"
+#: transformers 5 looks for the tokenizer of a processor in a folder of the attribute's name, 4.x at the root.
+TOKENIZER_FOLDER = "bpe_tokenizer"
+
+_Json = dict[str, Any]
+
+
+def export_hf(tokenizer: FastTokenizer, directory: str | os.PathLike[str]) -> None:
+    """Writes a folder in the published format, all of it or nothing.
+
+    `AutoProcessor` loads it, with the package `fast-tokenizer` installed, as a `FastProcessor`: with
+    ``trust_remote_code=True``, or without after `register_auto_processor`. `PreTrainedTokenizerFast` and `tokenizers`
+    load its BPE, with the same ids. Text that the library itself did not write has no saturation: characters beyond the
+    alphabet are dropped by `tokenizers`.
+
+    Args:
+        tokenizer: Native or published.
+        directory: Made where it is missing; in one that exists, only these files are replaced.
+
+    Raises:
+        ValueError: The format cannot express the tokenizer: a normalizer, or scales that differ between dimensions.
+        NotADirectoryError: `directory` is a file.
+
+    Example:
+        >>> from fast_tokenizer import FastTokenizer
+        >>> export_hf(FastTokenizer.default(), "my_robot_hf")
+        >>> sorted(p.name for p in Path("my_robot_hf").iterdir())[:3]
+        ['bpe_tokenizer', 'fast_tokenizer.json', 'processing_fast_tokenizer.py']
+    """
+    _write_folder(_files(tokenizer), Path(directory))
+
+
+def push_to_hub(
+    tokenizer: FastTokenizer,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    commit_message: str | None = None,
+    token: str | bool | None = None,
+) -> str:
+    """Uploads what `export_hf` writes to a model repository, which is made where it is missing.
+
+    Args:
+        tokenizer: Native or published.
+        repo_id: ``"owner/name"``, or a name of the token's owner.
+        private: Of a repository that is made; None: as the owner's default says.
+        commit_message: None: "Upload FAST tokenizer".
+        token: Access token; None: the one that was logged in with.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        ValueError: As `export_hf`, before anything is uploaded.
+        ImportError: The package `huggingface_hub` is missing.
+    """
+    from huggingface_hub import HfApi
+
+    with tempfile.TemporaryDirectory() as folder:
+        export_hf(tokenizer, folder)
+        api = HfApi(token=token)
+        made = api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=made.repo_id, folder_path=folder, commit_message=commit_message or "Upload FAST tokenizer"
+        )
+    return str(commit)
+
+
+def single_scale(spec: Any) -> float:
+    """The scale, where all dimensions have the same."""
+    scales = {spec.scale} if isinstance(spec.scale, float) else set(spec.scale)
+    if len(scales) > 1:
+        raise ValueError(f"the published format has one scale for all dimensions, this tokenizer {spec.scale}")
+    return float(scales.pop())
+
+
+def _files(tokenizer: FastTokenizer) -> dict[str, bytes]:
+    """Contents by path in the folder. Whatever cannot be expressed is refused here."""
+    spec = tokenizer.spec
+    scale = single_scale(spec)
+    if spec.normalizer is not None:
+        raise ValueError(
+            "the published format has no normalizer: whoever loads the folder would feed it actions that are "
+            "normalised already. Fit on normalised chunks instead, or use save()"
+        )
+    native = isinstance(spec, TokenizerSpec)
+    model = _plain_text_bpe(spec) if native else _byte_level_bpe(spec)
+    tokenizer_files = {
+        "tokenizer.json": _json_bytes(model),
+        "tokenizer_config.json": _json_bytes(
+            {
+                "added_tokens_decoder": {},
+                "clean_up_tokenization_spaces": False,  # it would delete the character of a coefficient
+                "model_max_length": int(1e30),  # what transformers writes for "no limit"
+                "tokenizer_class": "PreTrainedTokenizerFast",
+            }
+        ),
+        "special_tokens_map.json": _json_bytes({}),
+    }
+    config = {
+        "action_dim": spec.action_dim,
+        "auto_map": {"AutoProcessor": f"{Path(STUB).stem}.FastProcessor"},
+        "min_token": spec.min_coefficient,
+        "processor_class": "FastProcessor",
+        "scale": int(scale) if scale.is_integer() else scale,
+        "time_horizon": spec.time_horizon,
+        "vocab_size": spec.vocab_size,
+    }
+    files = {STUB: resources.files("fast_tokenizer.compat").joinpath(STUB).read_bytes()}
+    if native:
+        files[artefact.FILE_NAME] = artefact.to_bytes(spec)
+    files |= {f"{TOKENIZER_FOLDER}/{name}": content for name, content in tokenizer_files.items()}
+    return files | tokenizer_files | {PROCESSOR_CONFIG: _json_bytes(config)}
+
+
+def _plain_text_bpe(spec: TokenizerSpec) -> _Json:
+    """`tokenizer.json` of a native tokenizer. The limits on a vocabulary keep symbols far below the surrogates."""
+    texts = [chr(symbol) for symbol in range(spec.alphabet_size)]
+    merges = []
+    for left, right in spec.merges.tolist():
+        merges.append([texts[left], texts[right]])
+        texts.append(texts[left] + texts[right])
+    return _tokenizer_json(texts, merges, pre_tokenizer=None, post_processor=None, decoder={"type": "Fuse"})
+
+
+def _byte_level_bpe(spec: Any) -> _Json:
+    """`tokenizer.json` of a published one, as it was trained."""
+
+    def byte_level(add_prefix_space: bool, trim_offsets: bool) -> _Json:
+        options = {"add_prefix_space": add_prefix_space, "trim_offsets": trim_offsets, "use_regex": True}
+        return {"type": "ByteLevel", **options}
+
+    return _tokenizer_json(
+        spec.tokens,
+        [[spec.tokens[left], spec.tokens[right]] for left, right in spec.merges.tolist()],
+        pre_tokenizer=byte_level(add_prefix_space=False, trim_offsets=True),
+        post_processor=byte_level(add_prefix_space=True, trim_offsets=False),
+        decoder=byte_level(add_prefix_space=True, trim_offsets=True),
+    )
+
+
+def _tokenizer_json(texts: Any, merges: list[list[str]], **parts: _Json | None) -> _Json:
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        **parts,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {text: i for i, text in enumerate(texts)},
+            "merges": merges,
+        },
+    }
+
+
+def _json_bytes(value: _Json) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _write_folder(files: dict[str, bytes], target: Path) -> None:
+    """Writes beside the target first, so that a failure leaves it as it was."""
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"{target} is no folder")
+    exists = target.exists()
+    (target if exists else target.parent).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target if exists else target.parent, prefix=".export-") as beside:
+        staged = Path(beside) / "export"
+        for name, content in files.items():
+            file = staged / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        if not exists:
+            staged.rename(target)
+            return
+        (target / TOKENIZER_FOLDER).mkdir(exist_ok=True)
+        if artefact.FILE_NAME not in files:  # of an earlier export: it would be read instead of this one
+            (target / artefact.FILE_NAME).unlink(missing_ok=True)
+        for name in files:
+            (staged / name).replace(target / name)

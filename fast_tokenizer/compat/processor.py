@@ -1,0 +1,291 @@
+"""`FastProcessor`: the call contract of the published FAST processor, over any `FastTokenizer`.
+
+The contract is what openpi, lerobot, UniVLA, wall-x, VLANeXt, OpenTau and starVLA touch of the object that
+``AutoProcessor.from_pretrained("physical-intelligence/fast", trust_remote_code=True)`` gives them.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fast_tokenizer import format as artefact
+from fast_tokenizer.compat.export import export_hf, push_to_hub, single_scale
+from fast_tokenizer.errors import DecodeRepairWarning, SaturationWarning
+from fast_tokenizer.spec import TokenizerSpec
+from fast_tokenizer.tokenizer import FastTokenizer
+from fast_tokenizer.tokens import TokenBatch
+
+#: What `AutoProcessor` passes on, or needs for its own search, and we do not.
+_OF_AUTO_PROCESSOR = frozenset({"trust_remote_code", "_from_auto", "code_revision"})
+
+Errors = Literal["strict", "repair"]
+
+
+class BpeTokenizerView:
+    """The text that a published processor's ``bpe_tokenizer`` writes: one character a coefficient.
+
+    Attributes:
+        vocab_size: Number of token ids.
+    """
+
+    def __init__(self, tokenizer: FastTokenizer, errors: Errors) -> None:
+        self._tokenizer = tokenizer
+        self._errors = errors
+        self.vocab_size = tokenizer.vocab_size
+
+    def decode(self, token_ids: Any) -> str:
+        """Text of one sequence of ids: ``ord(text[i]) + min_token`` is coefficient i, in frequency-first order.
+
+        Never U+FFFD for bytes that are no UTF-8, which callers would take for coefficient 65179: they become 0.
+
+        Args:
+            token_ids: List, array or tensor of n ids.
+
+        Raises:
+            ValueError: With ``errors="strict"``, an id outside the vocabulary. Otherwise it is dropped, with a
+                `DecodeRepairWarning`.
+        """
+        ids = TokenBatch.from_lists([_array(token_ids)]).ids
+        known = (ids >= 0) & (ids < self.vocab_size)
+        if self._errors == "repair" and not known.all():
+            message = f"dropped {int((~known).sum())} of {len(ids)} ids, which lie outside 0..{self.vocab_size - 1}"
+            warnings.warn(message, DecodeRepairWarning, stacklevel=2)
+            ids = ids[known]
+        characters = self._tokenizer.coefficients(ids) - self._tokenizer.spec.min_coefficient
+        return "".join(map(chr, characters.tolist()))
+
+
+class FastProcessor:
+    """A `FastTokenizer` that is called like the published FAST processor.
+
+    Actions are NumPy arrays or torch tensors, normalised by the caller as everywhere in the published FAST world. No
+    call changes the object.
+
+    Attributes:
+        tokenizer: The tokenizer that it was made from.
+        errors: What `decode` does with ids that describe no chunk: "repair" them with a `DecodeRepairWarning`, or
+            "strict": raise `DecodeError`. The published processor returns zeros.
+        time_horizon: Default of `decode`; may be set.
+        action_dim: Default of `decode`; may be set.
+
+    Example:
+        >>> processor = FastProcessor(FastTokenizer.default())
+        >>> chunk = np.sin(np.linspace(0, 3, 50))[:, None] * np.ones(7)
+        >>> tokens = processor(chunk)
+        >>> actions = processor.decode(tokens, time_horizon=50, action_dim=7)
+        >>> actions.shape, bool(abs(actions[0] - chunk).max() < 0.05)
+        ((1, 50, 7), True)
+    """
+
+    def __init__(self, tokenizer: FastTokenizer, *, errors: Errors = "repair") -> None:
+        if errors not in ("strict", "repair"):
+            raise ValueError(f"errors must be 'strict' or 'repair', got {errors!r}")
+        self.tokenizer, self.errors = tokenizer, errors
+        spec = tokenizer.spec
+        self.time_horizon: int | None = spec.time_horizon
+        self.action_dim: int | None = spec.action_dim
+        self._any_shape = _of_any_shape(tokenizer)
+
+    # ---- Making one ------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls,
+        action_data: Iterable[Any],
+        scale: float = 10,
+        vocab_size: int = 1024,
+        *,
+        time_horizon: int | None = None,
+        action_dim: int | None = None,
+    ) -> FastProcessor:
+        """Fits a native vocabulary; `FastTokenizer.fit` has more options.
+
+        Args:
+            action_data: (T_i, D) arrays or tensors.
+            scale: Factor on the coefficients before rounding.
+            vocab_size: Token ids.
+            time_horizon: Default of `decode`; None: that of the chunks, where it is one.
+            action_dim: The same for D.
+
+        Raises:
+            ValueError: As `FastTokenizer.fit`; or the chunks have another shape than was said.
+        """
+        processor = cls(FastTokenizer.fit([_actions(chunk) for chunk in action_data], vocab_size, scale))
+        for name, given in (("time_horizon", time_horizon), ("action_dim", action_dim)):
+            fitted = getattr(processor, name)
+            if given is not None and fitted is not None and given != fitted:
+                raise ValueError(f"{name}={given}, but the chunks have {fitted}")
+            setattr(processor, name, fitted if given is None else given)
+        return processor
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *, errors: Errors = "repair", **hub_options: Any
+    ) -> FastProcessor:
+        """Reads a folder that `save_pretrained` wrote, or a published FAST artefact: a folder or a hub id.
+
+        Args:
+            pretrained_model_name_or_path: Folder, or id of a model repository.
+            errors: See the class.
+            hub_options: `revision`, `token` and so on, for `FastTokenizer.from_pretrained`.
+        """
+        options = {k: v for k, v in hub_options.items() if k not in _OF_AUTO_PROCESSOR and v is not None}
+        native = Path(pretrained_model_name_or_path) / artefact.FILE_NAME
+        if native.is_file():
+            return cls(FastTokenizer.load(native), errors=errors)
+        return cls(FastTokenizer.from_pretrained(pretrained_model_name_or_path, **options), errors=errors)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
+        """`AutoProcessor` calls this on what it loads. Nothing to do: `save_pretrained` needs no registration."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Writes a folder for `AutoProcessor`, `PreTrainedTokenizerFast`, `tokenizers` and `from_pretrained`.
+
+        Raises:
+            ValueError: The published format cannot express this tokenizer; see `export_hf`. Nothing is written.
+        """
+        export_hf(self._with_defaults(), save_directory)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        commit_message: str | None = None,
+        token: str | bool | None = None,
+    ) -> str:
+        """Uploads what `save_pretrained` writes; see `fast_tokenizer.compat.export.push_to_hub`."""
+        return push_to_hub(self._with_defaults(), repo_id, private=private, commit_message=commit_message, token=token)
+
+    def _with_defaults(self) -> FastTokenizer:
+        """The tokenizer with `time_horizon` and `action_dim` as they are set now."""
+        spec = replace(self.tokenizer.spec, time_horizon=self.time_horizon, action_dim=self.action_dim)
+        return FastTokenizer(spec)
+
+    # ---- What it is ------------------------------------------------------------------------------
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self.tokenizer.vocab_size
+
+    @property
+    def scale(self) -> float:
+        """Factor on the coefficients before rounding. Raises ValueError when dimensions differ in it."""
+        return single_scale(self.tokenizer.spec)
+
+    @property
+    def min_token(self) -> int:
+        """Coefficient of the character U+0000 in the text of `bpe_tokenizer`."""
+        return self.tokenizer.spec.min_coefficient
+
+    @property
+    def bpe_tokenizer(self) -> BpeTokenizerView:
+        """For callers that go from text to actions by themselves, with `min_token` and `scale`.
+
+        Raises:
+            ValueError: The tokenizer has a normalizer, which these callers would leave out.
+        """
+        if self.tokenizer.spec.normalizer is not None:
+            raise ValueError("this tokenizer has a normalizer: its coefficients are not those of actions; use decode")
+        return BpeTokenizerView(self._any_shape, self.errors)
+
+    def __repr__(self) -> str:
+        return (
+            f"FastProcessor({self.tokenizer!r}, errors={self.errors!r}, time_horizon={self.time_horizon}, "
+            f"action_dim={self.action_dim})"
+        )
+
+    # ---- Using it --------------------------------------------------------------------------------
+
+    def __call__(self, action_chunk: Any) -> list[list[int]]:
+        """Token ids of chunks.
+
+        Args:
+            action_chunk: (B, T, D) or (T, D), NumPy or torch.
+
+        Returns:
+            B lists of ids.
+
+        Raises:
+            ValueError: Not finite, empty or of another rank; names chunk, time step and dimension.
+        """
+        actions = _actions(action_chunk)
+        batch = self._any_shape.encode(actions[None] if actions.ndim == 2 else actions)
+        cut = batch.saturated > 0
+        if cut.any():
+            warnings.warn(
+                f"{int(batch.saturated.sum())} coefficients of {int(cut.sum())} of {len(batch)} chunks lie outside the "
+                "fitted range and were cut to it: are the actions normalised as those of the fit?",
+                SaturationWarning,
+                stacklevel=2,
+            )
+        return batch.to_list()
+
+    def decode(
+        self, tokens: Any, *, time_horizon: int | None = None, action_dim: int | None = None
+    ) -> NDArray[np.float64]:
+        """Actions of B sequences of ids.
+
+        Args:
+            tokens: B lists, arrays or tensors of ids; a row that is None counts as one without ids.
+            time_horizon: Steps T; None: the attribute.
+            action_dim: Dimensions D; None: the attribute.
+
+        Returns:
+            (B, T, D).
+
+        Raises:
+            DecodeError: With ``errors="strict"``, ids that describe no chunk.
+            ValueError: T or D is nowhere said.
+        """
+        return self._any_shape.decode(
+            _rows(tokens),
+            self.time_horizon if time_horizon is None else time_horizon,
+            self.action_dim if action_dim is None else action_dim,
+            errors=self.errors,
+        )
+
+
+def _of_any_shape(tokenizer: FastTokenizer) -> FastTokenizer:
+    """Without its T and D: to the published processor they are defaults of `decode`, and it takes any chunk."""
+    spec = tokenizer.spec
+    if isinstance(spec, TokenizerSpec):
+        if isinstance(spec.scale, tuple) or spec.normalizer is not None:  # D is part of the meaning
+            return FastTokenizer(replace(spec, time_horizon=None))
+        spec = replace(spec, dimension_names=None)
+    return FastTokenizer(replace(spec, time_horizon=None, action_dim=None))
+
+
+def _array(values: Any) -> NDArray[Any]:
+    """As NumPy, without importing torch: tensors of any device, with or without gradient, bfloat16 as float32."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        if values.is_floating_point() and values.element_size() < 4:
+            values = values.float()
+        return np.asarray(values.numpy())
+    return np.asarray(values)
+
+
+def _actions(values: Any) -> NDArray[np.floating]:
+    """Actions in a dtype that the tokenizer takes: half precision and integers are exact in the next wider one."""
+    actions = _array(values)
+    if actions.dtype == np.float16:
+        return actions.astype(np.float32)
+    return actions.astype(np.float64) if actions.dtype.kind in "iu" else actions
+
+
+def _rows(tokens: Any) -> Sequence[Any]:
+    if isinstance(tokens, TokenBatch):
+        return tokens
+    rows = _array(tokens) if hasattr(tokens, "detach") else tokens
+    return [np.empty(0, np.int32) if row is None else _array(row) for row in rows]
