@@ -17,7 +17,7 @@ from typing import Any
 
 from fast_tokenizer import _core
 from fast_tokenizer.chunk import Trajectory, windows
-from fast_tokenizer.errors import ArtefactError, DecodeError, DecodeRepairWarning, SaturationWarning
+from fast_tokenizer.errors import ArtefactError, DecodeError, DecodeRepairWarning, EncodeLossWarning
 from fast_tokenizer.fitting import FitSummary
 from fast_tokenizer.max_len import MaxLenReport, recommend_max_len
 from fast_tokenizer.normalize import Normalizer
@@ -35,6 +35,7 @@ __all__ = [
     "DecodeError",
     "DecodeRepairWarning",
     "DecodeStatus",
+    "EncodeLossWarning",
     "ExtractedTokens",
     "FastTokenizer",
     "FitSummary",
@@ -44,7 +45,6 @@ __all__ = [
     "PromptBatch",
     "PromptBuilder",
     "Slot",
-    "SaturationWarning",
     "TokenBatch",
     "TokenizerSpec",
     "Trajectory",

@@ -43,3 +43,9 @@ def integer(name: str, value: int, lowest: int, highest: int, rule: str) -> int:
     if not lowest <= number <= highest:
         raise ValueError(f"{name} must {'lie' if rule.startswith('in ') else 'be'} {rule}, got {number}")
     return number
+
+
+def check_errors(errors: str) -> None:
+    """Raises ValueError unless it is one of the two ways to take malformed ids."""
+    if errors not in ("strict", "repair"):
+        raise ValueError(f"errors must be 'strict' or 'repair', got {errors!r}")

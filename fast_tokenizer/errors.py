@@ -34,5 +34,5 @@ class DecodeRepairWarning(UserWarning):
     """`decode(..., errors="repair")` had to repair something. The message says what and where."""
 
 
-class SaturationWarning(UserWarning):
-    """Coefficients lay outside the fitted range and were cut to it, where a call cannot return their number."""
+class EncodeLossWarning(UserWarning):
+    """Coefficients were cut to the fitted range, or dropped, in a call that has no other way to tell their number."""

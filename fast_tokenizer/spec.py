@@ -150,6 +150,11 @@ class TokenizerSpec:
         return (self.scale,) if isinstance(self.scale, float) else self.scale
 
     @property
+    def coefficient_range(self) -> tuple[int, int]:
+        """Lowest and highest coefficient."""
+        return self.min_coefficient, self.max_coefficient
+
+    @property
     def alphabet_size(self) -> int:
         """Number of symbols A."""
         return self.max_coefficient - self.min_coefficient + 1

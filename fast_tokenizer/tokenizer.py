@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_tokenizer import format as artefact
-from fast_tokenizer._arguments import MAX_ACTION_DIM, integer, thread_count
+from fast_tokenizer._arguments import MAX_ACTION_DIM, check_errors, integer, thread_count
 from fast_tokenizer._core import MAX_HORIZON
 from fast_tokenizer.chunk import ChunksLike, one_block
 from fast_tokenizer.errors import ArtefactError, DecodeError, DecodeRepairWarning
@@ -383,8 +383,7 @@ class FastTokenizer:
             DecodeError: With ``errors="strict"``.
             ValueError: T or D is missing, or contradicts the artefact.
         """
-        if errors not in ("strict", "repair"):
-            raise ValueError(f"errors must be 'strict' or 'repair', got {errors!r}")
+        check_errors(errors)
         batch = TokenBatch.coerce(tokens, mask)
         actions, status = self._decode(batch, time_horizon, action_dim, num_threads)
         if status.any_malformed:
@@ -409,18 +408,40 @@ class FastTokenizer:
         """
         return self._decode(TokenBatch.coerce(tokens, mask), time_horizon, action_dim, num_threads)
 
-    def coefficients(self, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int32]:
+    def coefficients(
+        self, ids: Sequence[int] | NDArray[np.integer], *, errors: Literal["strict", "repair"] = "strict"
+    ) -> NDArray[np.int32]:
         """Quantized coefficients that one sequence of ids stands for: (n,) int32, in frequency-first order.
 
+        Args:
+            ids: (m,) token ids.
+            errors: "repair" drops unknown ids, takes 0 for each character of which the ids hold a part only (in
+                published tokenizers), cuts the others of such a sequence to the fitted range, and warns.
+
         Raises:
-            ValueError: An id outside the vocabulary.
+            ValueError: With ``errors="strict"``, an id outside the vocabulary, or part of a character.
         """
+        check_errors(errors)
         array = TokenBatch.from_lists([ids]).ids
-        unknown = array[(array < 0) | (array >= self.vocab_size)]
-        if len(unknown):
-            raise ValueError(f"token id {unknown[0]} lies outside the vocabulary 0..{self.vocab_size - 1}")
-        symbols = self._codec.expand(array)
-        return symbols.astype(np.int32) + self.spec.min_coefficient
+        known = (array >= 0) & (array < self.vocab_size)
+        if errors == "strict" and not known.all():
+            raise ValueError(f"token id {array[~known][0]} lies outside the vocabulary 0..{self.vocab_size - 1}")
+        symbols = self._codec.expand(array[known].astype(np.int32, copy=False)).astype(np.int32)
+        broken = symbols < 0
+        values: NDArray[np.int32] = symbols + self.spec.min_coefficient
+        if known.all() and not broken.any():
+            return values
+        if errors == "strict":
+            raise ValueError(f"the ids hold {int(broken.sum())} characters in part only")
+        values[broken] = 0
+        repaired = values.clip(*self.spec.coefficient_range)
+        warnings.warn(
+            f"repaired {len(array)} ids: {(~known).sum()} unknown ids dropped, {broken.sum()} broken characters "
+            f"replaced by coefficient 0, {(repaired != values).sum()} coefficients clamped",
+            DecodeRepairWarning,
+            stacklevel=2,
+        )
+        return repaired
 
     def decode_ragged(
         self,

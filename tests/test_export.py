@@ -5,6 +5,7 @@ CI runs this file with transformers 5, and with transformers 4 in lerobot's envi
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,9 +19,10 @@ from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast, 
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.processing_utils import ProcessorMixin
 
-from fast_tokenizer import FastTokenizer, TokenizerSpec
+from fast_tokenizer import EncodeLossWarning, FastTokenizer, TokenizerSpec
 from fast_tokenizer._core import MAX_VOCAB_SIZE
 from fast_tokenizer.compat.processor import FastProcessor
+from fast_tokenizer.compat.published import published_text
 from fast_tokenizer.compat.registration import register_auto_processor
 
 TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
@@ -248,6 +250,74 @@ def test_the_published_processor_decodes_what_was_exported(folder: Path, tokeniz
     published = PublishedProcessor.from_pretrained(folder)
     tokens = tokenizer.encode(walks(5, seed=3)).to_list()
     np.testing.assert_allclose(published.decode(tokens), tokenizer.decode(tokens), atol=1e-12)
+
+
+# ---- Published artefacts survive import and export ------------------------------------------------------
+
+ARTEFACTS = ("fast_plus", "fast_calvin_a10_s50", "fast_libero_act_c50")
+
+
+@pytest.mark.parametrize("name", ARTEFACTS)
+def test_a_published_artefact_comes_out_as_it_went_in(name: str, shared_data: Path, tmp_path: Path) -> None:
+    original = shared_data / "fast_artifacts" / name
+    published = FastTokenizer.from_pretrained(original)
+    published.save_pretrained(tmp_path / "x")
+    assert set(files_in(tmp_path / "x")) == NATIVE_FILES - {"fast_tokenizer.json"}
+    assert FastTokenizer.from_pretrained(tmp_path / "x") == published
+
+    before, after = (json.loads((folder / "tokenizer.json").read_text()) for folder in (original, tmp_path / "x"))
+    for model in (before["model"], after["model"]):
+        model["merges"] = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    assert after == before
+    before, after = (
+        json.loads((folder / "processor_config.json").read_text()) for folder in (original, tmp_path / "x")
+    )
+    assert set(after) == set(before) | {"auto_map"}
+    for key in set(after) - {"auto_map", "processor_class"}:
+        assert after[key] == before[key]
+
+
+@pytest.mark.parametrize("name", ARTEFACTS)
+def test_golden_ids_by_whoever_loads_an_exported_published_artefact(
+    name: str, shared_data: Path, tmp_path: Path
+) -> None:
+    published = FastTokenizer.from_pretrained(shared_data / "fast_artifacts" / name)
+    published.save_pretrained(tmp_path / "x")
+    loaded = tokenizers.Tokenizer.from_file(str(tmp_path / "x" / "tokenizer.json"))
+    by_transformers = PreTrainedTokenizerFast.from_pretrained(tmp_path / "x")
+    processor = AutoProcessor.from_pretrained(tmp_path / "x", trust_remote_code=True)
+    files = sorted((shared_data / "golden").glob(f"{name}__*.npz"))
+    assert len(files) >= 6
+    for file in files:
+        with np.load(file) as golden:
+            chunks = golden["chunks"].astype(file.stem.rsplit("__")[-1])
+            expected = [ids.tolist() for ids in np.split(golden["ids"], golden["offsets"][1:-1])]
+        codes, _ = published_text(chunks, published.spec, np.arange(len(chunks)))
+        texts = ["".join(map(chr, row)) for row in codes.tolist()]
+        assert [encoding.ids for encoding in loaded.encode_batch(texts)] == expected, file.stem
+        assert [by_transformers(text)["input_ids"] for text in texts[:20]] == expected[:20], file.stem
+        assert [by_transformers.decode(ids) for ids in expected[:20]] == [loaded.decode(ids) for ids in expected[:20]]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EncodeLossWarning)
+            assert processor(chunks) == expected, file.stem
+
+
+def test_a_published_export_does_not_leave_a_native_one_behind(
+    shared_data: Path, tmp_path: Path, tokenizer: FastTokenizer
+) -> None:
+    tokenizer.save_pretrained(tmp_path / "x")
+    published = FastTokenizer.from_pretrained(shared_data / "fast_artifacts" / "fast_plus")
+    published.save_pretrained(tmp_path / "x")
+    assert FastTokenizer.from_pretrained(tmp_path / "x") == published
+
+
+@pytest.mark.parametrize("name", ARTEFACTS)
+def test_published_artefacts_as_they_are_load_without_their_code(name: str, shared_data: Path) -> None:
+    register_auto_processor()
+    folder = shared_data / "fast_artifacts" / name
+    loaded = AutoProcessor.from_pretrained(folder)
+    assert isinstance(loaded, FastProcessor)
+    assert loaded.tokenizer == FastTokenizer.from_pretrained(folder)
 
 
 # ---- The hub -------------------------------------------------------------------------------------------

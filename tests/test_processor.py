@@ -3,6 +3,7 @@
 import inspect
 import pickle
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.fft import idct
+from tokenizers import Tokenizer
 
-from fast_tokenizer import DecodeError, DecodeRepairWarning, FastTokenizer, Normalizer, SaturationWarning, TokenizerSpec
+from fast_tokenizer import DecodeError, DecodeRepairWarning, EncodeLossWarning, FastTokenizer, Normalizer, TokenizerSpec
 from fast_tokenizer.compat.processor import FastProcessor
+from fast_tokenizer.compat.published import PublishedSpec
 
 T, D = 20, 3
 Chunks = NDArray[np.float64]
@@ -100,7 +103,10 @@ def test_bad_actions_are_refused(processor: FastProcessor) -> None:
 def test_saturation_is_reported(processor: FastProcessor) -> None:
     chunks = walks(3)
     chunks[1] += 1000
-    with pytest.warns(SaturationWarning, match=f"{D} coefficients of 1 of 3 chunks lie outside the fitted range"):
+    with pytest.warns(
+        EncodeLossWarning,
+        match=f"of 1 of 3 chunks, {D} coefficients were cut to the range of the vocabulary and 0 dropped",
+    ):
         processor(chunks)
 
 
@@ -203,7 +209,7 @@ def test_text_of_every_id_holds_its_coefficients(processor: FastProcessor, token
 
 def test_text_of_ids_outside_the_vocabulary(tokenizer: FastTokenizer) -> None:
     view = FastProcessor(tokenizer).bpe_tokenizer
-    with pytest.warns(DecodeRepairWarning, match=r"dropped 2 of 4 ids, which lie outside 0\.\.255"):
+    with pytest.warns(DecodeRepairWarning, match="repaired 4 ids: 2 unknown ids dropped, 0 broken characters"):
         assert view.decode([3, -1, 256, 4]) == view.decode([3, 4])
     with pytest.raises(ValueError, match="256"):
         FastProcessor(tokenizer, errors="strict").bpe_tokenizer.decode([3, 256])
@@ -298,3 +304,93 @@ def test_well_formed_use_warns_of_nothing(processor: FastProcessor) -> None:
         warnings.simplefilter("error")
         processor.decode(processor(walks(2)))
         processor.bpe_tokenizer.decode(processor(walks(1))[0])
+
+
+# ---- Over published artefacts ----------------------------------------------------------------------------
+
+
+def golden(shared_data: Path, artefact: str) -> Iterator[tuple[str, NDArray[np.floating], list[list[int]]]]:
+    """Name, chunks in the dtype they were encoded in, and the published processor's ids."""
+    for file in sorted((shared_data / "golden").glob(f"{artefact}__*.npz")):
+        with np.load(file) as data:
+            ids = np.split(data["ids"], data["offsets"][1:-1])
+            yield file.stem, data["chunks"].astype(file.stem.rsplit("__")[-1]), [i.tolist() for i in ids]
+
+
+ARTEFACTS = ("fast_plus", "fast_calvin_a10_s50", "fast_libero_act_c50")
+
+
+@pytest.mark.parametrize("artefact", ARTEFACTS)
+@pytest.mark.filterwarnings("ignore::fast_tokenizer.EncodeLossWarning")
+def test_published_ids_from_numpy_and_torch(artefact: str, shared_data: Path) -> None:
+    processor = FastProcessor.from_pretrained(shared_data / "fast_artifacts" / artefact)
+    files = 0
+    for name, chunks, ids in golden(shared_data, artefact):
+        assert processor(chunks) == processor(torch.from_numpy(chunks)) == ids, name
+        assert [processor(chunk) for chunk in chunks[:5]] == [[i] for i in ids[:5]], name
+        files += 1
+    assert files >= 6
+
+
+def test_lost_coefficients_of_a_published_vocabulary_are_reported(shared_data: Path) -> None:
+    processor = FastProcessor.from_pretrained(shared_data / "fast_artifacts" / "fast_libero_act_c50")
+    (chunks,) = (c for name, c, _ in golden(shared_data, "fast_libero_act_c50") if "edge_cases" in name)
+    batch = processor.tokenizer.encode(chunks)
+    lost = f"{batch.saturated.sum()} coefficients were cut to .* and {batch.dropped.sum()} dropped"
+    assert batch.saturated.sum() > 0
+    assert batch.dropped.sum() > 0
+    with pytest.warns(EncodeLossWarning, match=lost):
+        processor(chunks)
+
+
+def test_attributes_of_fast_plus(shared_data: Path) -> None:
+    processor = FastProcessor.from_pretrained(shared_data / "fast_artifacts" / "fast_plus", errors="strict")
+    assert (processor.scale, processor.min_token, processor.vocab_size) == (10, -354, 2048)
+    assert (processor.time_horizon, processor.action_dim, processor.errors) == (None, None, "strict")
+
+
+def test_text_of_fast_plus_is_what_tokenizers_writes(shared_data: Path) -> None:
+    folder = shared_data / "fast_artifacts" / "fast_plus"
+    published = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    view = FastProcessor.from_pretrained(folder, errors="strict").bpe_tokenizer
+    whole = 0
+    for _, _, sequences in golden(shared_data, "fast_plus"):
+        for ids in sequences:
+            assert view.decode(ids) == published.decode(ids)
+            whole += 1
+    assert whole > 100
+
+
+def test_bytes_that_are_no_text_become_coefficient_0(shared_data: Path) -> None:
+    """One stray byte is U+FFFD to the published decoder: coefficient 65179."""
+    folder = shared_data / "fast_artifacts" / "fast_plus"
+    processor = FastProcessor.from_pretrained(folder)
+    spec = processor.tokenizer.spec
+    assert isinstance(spec, PublishedSpec)
+    part = next(i for i, b in enumerate(spec.token_bytes) if b == b"\xc5")
+    ids = [*processor(np.zeros((1, 4, 1)))[0], part]
+    assert "\ufffd" in Tokenizer.from_file(str(folder / "tokenizer.json")).decode(ids)
+    with pytest.warns(DecodeRepairWarning, match="1 broken characters replaced by coefficient 0"):
+        text = processor.bpe_tokenizer.decode(ids)
+    assert [ord(ch) + processor.min_token for ch in text] == [0] * 5
+    with pytest.raises(ValueError, match="1 characters in part only"):
+        FastProcessor(processor.tokenizer, errors="strict").bpe_tokenizer.decode(ids)
+    with pytest.raises(ValueError, match="errors must be 'strict' or 'repair', got 'zeros'"):
+        processor.tokenizer.coefficients(ids, errors="zeros")  # type: ignore[arg-type]
+
+
+def test_text_of_any_ids_stays_within_the_fitted_range(shared_data: Path) -> None:
+    """What is no text as a whole is not believed in its other parts either."""
+    processor = FastProcessor.from_pretrained(shared_data / "fast_artifacts" / "fast_plus")
+    low, high = processor.tokenizer.spec.coefficient_range
+    rng = np.random.default_rng(0)
+    repaired = 0
+    for _ in range(200):
+        ids = rng.integers(-2, 2050, 20)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            coefficients = [ord(ch) + processor.min_token for ch in processor.bpe_tokenizer.decode(ids)]
+        if caught:
+            assert low <= min(coefficients) <= max(coefficients) <= high
+            repaired += 1
+    assert repaired > 100

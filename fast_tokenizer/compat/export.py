@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from fast_tokenizer import format as artefact
+from fast_tokenizer.compat.artefact import PROCESSOR_FILE, TOKENIZER_FILE, TOKENIZER_FOLDER
+from fast_tokenizer.compat.published import PublishedSpec
 from fast_tokenizer.spec import TokenizerSpec
-from fast_tokenizer.tokenizer import FastTokenizer
+from fast_tokenizer.tokenizer import FastTokenizer, Spec
 
-PROCESSOR_CONFIG = "processor_config.json"
 STUB = "processing_fast_tokenizer.py"
-#: transformers 5 looks for the tokenizer of a processor in a folder of the attribute's name, 4.x at the root.
-TOKENIZER_FOLDER = "bpe_tokenizer"
 
 _Json = dict[str, Any]
 
@@ -86,7 +86,7 @@ def push_to_hub(
     return str(commit)
 
 
-def single_scale(spec: Any) -> float:
+def single_scale(spec: Spec) -> float:
     """The scale, where all dimensions have the same."""
     scales = {spec.scale} if isinstance(spec.scale, float) else set(spec.scale)
     if len(scales) > 1:
@@ -103,10 +103,9 @@ def _files(tokenizer: FastTokenizer) -> dict[str, bytes]:
             "the published format has no normalizer: whoever loads the folder would feed it actions that are "
             "normalised already. Fit on normalised chunks instead, or use save()"
         )
-    native = isinstance(spec, TokenizerSpec)
-    model = _plain_text_bpe(spec) if native else _byte_level_bpe(spec)
+    model = _plain_text_bpe(spec) if isinstance(spec, TokenizerSpec) else _byte_level_bpe(spec)
     tokenizer_files = {
-        "tokenizer.json": _json_bytes(model),
+        TOKENIZER_FILE: _json_bytes(model),
         "tokenizer_config.json": _json_bytes(
             {
                 "added_tokens_decoder": {},
@@ -127,10 +126,11 @@ def _files(tokenizer: FastTokenizer) -> dict[str, bytes]:
         "vocab_size": spec.vocab_size,
     }
     files = {STUB: resources.files("fast_tokenizer.compat").joinpath(STUB).read_bytes()}
-    if native:
+    if isinstance(spec, TokenizerSpec):
         files[artefact.FILE_NAME] = artefact.to_bytes(spec)
+    # transformers 5 looks for the tokenizer of a processor in a folder of the attribute's name, 4.x at the root.
     files |= {f"{TOKENIZER_FOLDER}/{name}": content for name, content in tokenizer_files.items()}
-    return files | tokenizer_files | {PROCESSOR_CONFIG: _json_bytes(config)}
+    return files | tokenizer_files | {PROCESSOR_FILE: _json_bytes(config)}
 
 
 def _plain_text_bpe(spec: TokenizerSpec) -> _Json:
@@ -143,7 +143,7 @@ def _plain_text_bpe(spec: TokenizerSpec) -> _Json:
     return _tokenizer_json(texts, merges, pre_tokenizer=None, post_processor=None, decoder={"type": "Fuse"})
 
 
-def _byte_level_bpe(spec: Any) -> _Json:
+def _byte_level_bpe(spec: PublishedSpec) -> _Json:
     """`tokenizer.json` of a published one, as it was trained."""
 
     def byte_level(add_prefix_space: bool, trim_offsets: bool) -> _Json:
@@ -159,7 +159,7 @@ def _byte_level_bpe(spec: Any) -> _Json:
     )
 
 
-def _tokenizer_json(texts: Any, merges: list[list[str]], **parts: _Json | None) -> _Json:
+def _tokenizer_json(texts: Sequence[str], merges: list[list[str]], **parts: _Json | None) -> _Json:
     return {
         "version": "1.0",
         "truncation": None,

@@ -10,15 +10,14 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_tokenizer import format as artefact
+from fast_tokenizer._arguments import check_errors
 from fast_tokenizer.compat.export import export_hf, push_to_hub, single_scale
-from fast_tokenizer.errors import DecodeRepairWarning, SaturationWarning
+from fast_tokenizer.errors import EncodeLossWarning
 from fast_tokenizer.spec import TokenizerSpec
 from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
@@ -50,17 +49,11 @@ class BpeTokenizerView:
             token_ids: List, array or tensor of n ids.
 
         Raises:
-            ValueError: With ``errors="strict"``, an id outside the vocabulary. Otherwise it is dropped, with a
-                `DecodeRepairWarning`.
+            ValueError: With ``errors="strict"``, ids outside the vocabulary or part of a character. Otherwise they are
+                repaired, with a `DecodeRepairWarning`; see `FastTokenizer.coefficients`.
         """
-        ids = TokenBatch.from_lists([_array(token_ids)]).ids
-        known = (ids >= 0) & (ids < self.vocab_size)
-        if self._errors == "repair" and not known.all():
-            message = f"dropped {int((~known).sum())} of {len(ids)} ids, which lie outside 0..{self.vocab_size - 1}"
-            warnings.warn(message, DecodeRepairWarning, stacklevel=2)
-            ids = ids[known]
-        characters = self._tokenizer.coefficients(ids) - self._tokenizer.spec.min_coefficient
-        return "".join(map(chr, characters.tolist()))
+        coefficients = self._tokenizer.coefficients(_array(token_ids), errors=self._errors)
+        return "".join(map(chr, (coefficients - self._tokenizer.spec.min_coefficient).tolist()))
 
 
 class FastProcessor:
@@ -86,8 +79,7 @@ class FastProcessor:
     """
 
     def __init__(self, tokenizer: FastTokenizer, *, errors: Errors = "repair") -> None:
-        if errors not in ("strict", "repair"):
-            raise ValueError(f"errors must be 'strict' or 'repair', got {errors!r}")
+        check_errors(errors)
         self.tokenizer, self.errors = tokenizer, errors
         spec = tokenizer.spec
         self.time_horizon: int | None = spec.time_horizon
@@ -135,12 +127,9 @@ class FastProcessor:
         Args:
             pretrained_model_name_or_path: Folder, or id of a model repository.
             errors: See the class.
-            hub_options: `revision`, `token` and so on, for `FastTokenizer.from_pretrained`.
+            hub_options: `revision` and `local_files_only`, for `FastTokenizer.from_pretrained`.
         """
         options = {k: v for k, v in hub_options.items() if k not in _OF_AUTO_PROCESSOR and v is not None}
-        native = Path(pretrained_model_name_or_path) / artefact.FILE_NAME
-        if native.is_file():
-            return cls(FastTokenizer.load(native), errors=errors)
         return cls(FastTokenizer.from_pretrained(pretrained_model_name_or_path, **options), errors=errors)
 
     @classmethod
@@ -221,14 +210,8 @@ class FastProcessor:
         """
         actions = _actions(action_chunk)
         batch = self._any_shape.encode(actions[None] if actions.ndim == 2 else actions)
-        cut = batch.saturated > 0
-        if cut.any():
-            warnings.warn(
-                f"{int(batch.saturated.sum())} coefficients of {int(cut.sum())} of {len(batch)} chunks lie outside the "
-                "fitted range and were cut to it: are the actions normalised as those of the fit?",
-                SaturationWarning,
-                stacklevel=2,
-            )
+        if batch.saturated.any() or batch.dropped.any():
+            warnings.warn(_lost(batch), EncodeLossWarning, stacklevel=2)
         return batch.to_list()
 
     def decode(
@@ -254,6 +237,15 @@ class FastProcessor:
             self.action_dim if action_dim is None else action_dim,
             errors=self.errors,
         )
+
+
+def _lost(batch: TokenBatch) -> str:
+    chunks = int(((batch.saturated > 0) | (batch.dropped > 0)).sum())
+    return (
+        f"of {chunks} of {len(batch)} chunks, {batch.saturated.sum()} coefficients were cut to the range of the "
+        f"vocabulary and {batch.dropped.sum()} dropped as it has no tokens for them; are the actions normalised as "
+        "those it was fitted on?"
+    )
 
 
 def _of_any_shape(tokenizer: FastTokenizer) -> FastTokenizer:

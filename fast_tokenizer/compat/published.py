@@ -192,15 +192,8 @@ class PublishedCodec:
         return self.core.decode(ids, offsets, horizons, action_dim, num_threads)
 
     def expand(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Code points that ids stand for.
-
-        Raises:
-            ValueError: Some ids are parts of no whole character.
-        """
-        text = self.core.expand(ids)
-        if (text < 0).any():
-            raise ValueError(f"the ids hold {int((text < 0).sum())} characters in part only")
-        return text
+        """Code points that ids stand for; -1 for each character of which they hold a part only."""
+        return self.core.expand(ids)
 
     def expansion_lengths(self) -> NDArray[np.int32]:
         """(V,) characters that begin in each id."""
