@@ -35,4 +35,4 @@ class DecodeRepairWarning(UserWarning):
 
 
 class EncodeLossWarning(UserWarning):
-    """Coefficients were cut to the fitted range, or dropped, in a call that has no other way to tell their number."""
+    """A call that returns no counts lost something on the way to tokens. The message says what, and how much."""

@@ -211,7 +211,7 @@ class FastProcessor:
         actions = _actions(action_chunk)
         batch = self._any_shape.encode(actions[None] if actions.ndim == 2 else actions)
         if batch.saturated.any() or batch.dropped.any():
-            warnings.warn(_lost(batch), EncodeLossWarning, stacklevel=2)
+            warnings.warn(lost(batch.saturated, batch.dropped), EncodeLossWarning, stacklevel=2)
         return batch.to_list()
 
     def decode(
@@ -239,12 +239,13 @@ class FastProcessor:
         )
 
 
-def _lost(batch: TokenBatch) -> str:
-    chunks = int(((batch.saturated > 0) | (batch.dropped > 0)).sum())
+def lost(saturated: NDArray[np.integer], dropped: NDArray[np.integer]) -> str:
+    """What encoding lost of N chunks, from the (N,) counts of their batch."""
+    chunks = np.count_nonzero(saturated + dropped)
     return (
-        f"of {chunks} of {len(batch)} chunks, {batch.saturated.sum()} coefficients were cut to the range of the "
-        f"vocabulary and {batch.dropped.sum()} dropped as it has no tokens for them; are the actions normalised as "
-        "those it was fitted on?"
+        f"of {chunks} of {len(saturated)} chunks, {saturated.sum()} coefficients were cut to the range of the "
+        f"vocabulary and {dropped.sum()} dropped as it has no tokens for them; are the actions normalised as those it "
+        "was fitted on?"
     )
 
 
