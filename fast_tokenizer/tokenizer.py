@@ -231,7 +231,12 @@ class FastTokenizer:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | os.PathLike[str], *, revision: str | None = None, local_files_only: bool = False
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
     ) -> FastTokenizer:
         """A tokenizer from a folder or from the Hugging Face hub: published (FAST+ and its like), or of this library.
 
@@ -242,6 +247,7 @@ class FastTokenizer:
             name_or_path: A folder, which is read offline; or a hub id such as ``"physical-intelligence/fast"``, which
                 needs `huggingface_hub` and goes through its cache.
             revision: Branch, tag or commit, of a hub id.
+            token: Access token for a hub id; None: the one that was logged in with.
             local_files_only: Take a hub id from the cache only.
 
         Raises:
@@ -255,7 +261,8 @@ class FastTokenizer:
         if not path.is_dir() and str(name_or_path).count("/") <= 1 and not path.is_absolute():
             from fast_tokenizer.compat.artefact import download
 
-            path = download(str(name_or_path), revision=revision, local_files_only=local_files_only)
+            options = {"revision": revision, "token": token, "local_files_only": local_files_only}
+            path = download(str(name_or_path), **options)
         return cls.load(path)
 
     @classmethod

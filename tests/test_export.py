@@ -227,6 +227,21 @@ def test_auto_processor_without_remote_code(folder: Path, tokenizer: FastTokeniz
             assert loaded.tokenizer == tokenizer
 
 
+def test_auto_processor_passes_options_of_the_hub_on(
+    tokenizer: FastTokenizer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_auto_processor()
+    asked: dict[str, object] = {}
+
+    def from_pretrained(name: object, **options: object) -> FastTokenizer:
+        asked.update(options)
+        return tokenizer
+
+    monkeypatch.setattr(FastTokenizer, "from_pretrained", from_pretrained)
+    AutoProcessor.from_pretrained(folder, token="secret", local_files_only=True)
+    assert asked == {"token": "secret", "local_files_only": True}
+
+
 class PublishedProcessor(ProcessorMixin):
     """The published processor's way of loading and decoding, from its description."""
 
@@ -336,9 +351,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]]:
             calls.append(("create_repo", {"repo_id": repo_id, **options}))
             return SimpleNamespace(repo_id=f"owner/{repo_id}")
 
-        def upload_folder(self, *, folder_path: str, **options: object) -> str:
+        def upload_folder(self, *, folder_path: str, **options: object) -> SimpleNamespace:
             calls.append(("upload_folder", {**options, "files": files_in(Path(folder_path))}))
-            return "address of the commit"
+            return SimpleNamespace(commit_url="address of the commit")
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     return calls
@@ -351,7 +366,15 @@ def test_pushing_uploads_the_folder(wrap, hub, tokenizer: FastTokenizer, folder:
     assert hub == [
         ("HfApi", {"token": "secret"}),
         ("create_repo", {"repo_id": "robot", "private": True, "exist_ok": True}),
-        ("upload_folder", {"repo_id": "owner/robot", "commit_message": "Fitted", "files": files_in(folder)}),
+        (
+            "upload_folder",
+            {
+                "repo_id": "owner/robot",
+                "commit_message": "Fitted",
+                "delete_patterns": "fast_tokenizer.json",
+                "files": files_in(folder),
+            },
+        ),
     ]
 
 
@@ -361,8 +384,11 @@ def test_pushing_asks_the_real_api_for_what_it_has() -> None:
 
     api = huggingface_hub.HfApi
     assert {"repo_id", "private", "exist_ok"} <= set(signature(api.create_repo).parameters)
-    assert {"repo_id", "folder_path", "commit_message"} <= set(signature(api.upload_folder).parameters)
+    assert {"repo_id", "folder_path", "commit_message", "delete_patterns"} <= set(
+        signature(api.upload_folder).parameters
+    )
     assert "token" in signature(api).parameters
+    assert "commit_url" in huggingface_hub.CommitInfo.__annotations__
 
 
 def test_what_cannot_be_exported_is_not_pushed(hub) -> None:

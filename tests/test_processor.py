@@ -2,6 +2,8 @@
 
 import inspect
 import pickle
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -304,6 +306,20 @@ def test_well_formed_use_warns_of_nothing(processor: FastProcessor) -> None:
         warnings.simplefilter("error")
         processor.decode(processor(walks(2)))
         processor.bpe_tokenizer.decode(processor(walks(1))[0])
+
+
+def test_numpy_in_loads_neither_torch_nor_transformers() -> None:
+    code = """
+import sys, numpy as np
+from fast_tokenizer import FastTokenizer
+from fast_tokenizer.compat import export, openpi
+from fast_tokenizer.compat.processor import FastProcessor
+processor = FastProcessor(FastTokenizer.default())
+processor.bpe_tokenizer.decode(processor(np.zeros((5, 2)))[0])
+print(sorted({"torch", "transformers", "tokenizers", "huggingface_hub", "sentencepiece"} & set(sys.modules)))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.stdout == "[]\n", result.stderr
 
 
 # ---- Over published artefacts ----------------------------------------------------------------------------

@@ -463,11 +463,14 @@ def test_a_hub_id_goes_through_the_cache_of_huggingface_hub(folders, tokenizers,
         return str(folders["fast_plus"])
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    tok = FastTokenizer.from_pretrained("physical-intelligence/fast", revision="main", local_files_only=True)
+    tok = FastTokenizer.from_pretrained(
+        "physical-intelligence/fast", revision="main", token="secret", local_files_only=True
+    )
     assert tok == tokenizers["fast_plus"]
     assert asked == {
         "repository": "physical-intelligence/fast",
         "revision": "main",
+        "token": "secret",
         "local_files_only": True,
         "allow_patterns": ["*.json"],
     }

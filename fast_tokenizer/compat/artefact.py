@@ -23,8 +23,12 @@ MAX_BYTES = 64 * 2**20
 _Json = dict[str, Any]
 
 
-def download(repository: str, *, revision: str | None, local_files_only: bool) -> Path:
+def download(repository: str, **options: Any) -> Path:
     """The folder, in the hub's cache, of a repository's artefact. Only its JSON files are fetched.
+
+    Args:
+        repository: Its id.
+        options: `revision`, `token` and `local_files_only`, as `FastTokenizer.from_pretrained` has them.
 
     Raises:
         FileNotFoundError: There is no such repository, or it is not in the cache and may not be fetched.
@@ -38,9 +42,7 @@ def download(repository: str, *, revision: str | None, local_files_only: bool) -
             f"{repository!r} is no folder, and a hub id needs huggingface_hub: pip install 'fast-tokenizer[hub]'"
         ) from None
     try:
-        folder = snapshot_download(
-            repository, revision=revision, local_files_only=local_files_only, allow_patterns=["*.json"]
-        )
+        folder = snapshot_download(repository, allow_patterns=["*.json"], **options)
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise FileNotFoundError(f"{repository!r} is no folder, and the hub does not give it: {error}") from error
     return Path(folder)

@@ -81,9 +81,12 @@ def push_to_hub(
         api = HfApi(token=token)
         made = api.create_repo(repo_id, private=private, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=made.repo_id, folder_path=folder, commit_message=commit_message or "Upload FAST tokenizer"
+            repo_id=made.repo_id,
+            folder_path=folder,
+            commit_message=commit_message or "Upload FAST tokenizer",
+            delete_patterns=artefact.FILE_NAME,  # where it is not uploaded, as below
         )
-    return str(commit)
+    return commit.commit_url
 
 
 def single_scale(spec: Spec) -> float:

@@ -53,7 +53,8 @@ class BpeTokenizerView:
                 repaired, with a `DecodeRepairWarning`; see `FastTokenizer.coefficients`.
         """
         coefficients = self._tokenizer.coefficients(_array(token_ids), errors=self._errors)
-        return "".join(map(chr, (coefficients - self._tokenizer.spec.min_coefficient).tolist()))
+        characters = coefficients - self._tokenizer.spec.min_coefficient
+        return characters.astype("<u4").tobytes().decode("utf-32-le")
 
 
 class FastProcessor:
@@ -127,7 +128,7 @@ class FastProcessor:
         Args:
             pretrained_model_name_or_path: Folder, or id of a model repository.
             errors: See the class.
-            hub_options: `revision` and `local_files_only`, for `FastTokenizer.from_pretrained`.
+            hub_options: `revision`, `token` and `local_files_only`, for `FastTokenizer.from_pretrained`.
         """
         options = {k: v for k, v in hub_options.items() if k not in _OF_AUTO_PROCESSOR and v is not None}
         return cls(FastTokenizer.from_pretrained(pretrained_model_name_or_path, **options), errors=errors)
