@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fast_tokenizer import ArtefactError, FastTokenizer, Normalizer, TokenizerSpec, tokenizer
+from fast_tokenizer import ArtefactError, FastTokenizer, Normalizer, TokenizerSpec, spec
 from fast_tokenizer import format as artefact
 
 KINDS = ("quantile", "min-max", "mean-std", "identity")
@@ -234,7 +234,7 @@ def refusal(tmp_path, monkeypatch):
         path = tmp_path / FILE_NAME
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         if not by_core:
-            monkeypatch.setattr(tokenizer, "Codec", build_nothing)
+            monkeypatch.setattr(spec, "Codec", build_nothing)
         start = time.perf_counter()
         with pytest.raises(ArtefactError) as caught:
             FastTokenizer.load(tmp_path)
