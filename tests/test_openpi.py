@@ -148,7 +148,7 @@ def test_states_and_actions_that_do_not_fit_are_reported(of_the_input) -> None:
     inside = of_the_input.tokenize(prompt, np.clip(state, -1, 1), None)[0]
     outside = state.copy()
     outside[:2] = -1.5, 7
-    with pytest.warns(EncodeLossWarning, match=r"2 values of the state lie outside \[-1, 1\]"):
+    with pytest.warns(EncodeLossWarning, match=r"2 values of the state outside \[-1, 1\] got"):
         assert of_the_input.tokenize(prompt, outside, None)[0].tolist() == inside.tolist()
     with pytest.warns(EncodeLossWarning, match="coefficients were cut to the range"):
         of_the_input.tokenize(prompt, state, actions - 60)

@@ -105,10 +105,8 @@ def test_bad_actions_are_refused(processor: FastProcessor) -> None:
 def test_saturation_is_reported(processor: FastProcessor) -> None:
     chunks = walks(3)
     chunks[1] += 1000
-    with pytest.warns(
-        EncodeLossWarning,
-        match=f"of 1 of 3 chunks, {D} coefficients were cut to the range of the vocabulary and 0 dropped",
-    ):
+    loss = f"of 1 of 3 chunks, {D} coefficients were cut to the range of the vocabulary, 0 dropped"
+    with pytest.warns(EncodeLossWarning, match=loss):
         processor(chunks)
 
 
@@ -263,6 +261,14 @@ def test_a_normalizer_works_but_not_through_text() -> None:
         _ = processor.bpe_tokenizer
 
 
+def test_what_the_normalizer_clips_is_reported() -> None:
+    processor = FastProcessor(FastTokenizer.fit(walks(200), 256, normalize="min-max", clip=1.0))
+    chunks = walks(2)
+    chunks[0, 5, 1] = 100
+    with pytest.warns(EncodeLossWarning, match="of 1 of 2 chunks, .* and 1 values clipped by the normalizer"):
+        processor(chunks)
+
+
 # ---- Fitting -------------------------------------------------------------------------------------------
 
 
@@ -352,7 +358,7 @@ def test_lost_coefficients_of_a_published_vocabulary_are_reported(shared_data: P
     processor = FastProcessor.from_pretrained(shared_data / "fast_artifacts" / "fast_libero_act_c50")
     (chunks,) = (c for name, c, _ in golden(shared_data, "fast_libero_act_c50") if "edge_cases" in name)
     batch = processor.tokenizer.encode(chunks)
-    lost = f"{batch.saturated.sum()} coefficients were cut to .* and {batch.dropped.sum()} dropped"
+    lost = f"{batch.saturated.sum()} coefficients were cut to .*, {batch.dropped.sum()} dropped"
     assert batch.saturated.sum() > 0
     assert batch.dropped.sum() > 0
     with pytest.warns(EncodeLossWarning, match=lost):

@@ -87,18 +87,12 @@ class OpenpiFastTokenizer:
         chunks = None if actions is None else np.asarray(actions)[None]
         states = np.asarray(state)[None]
         batch = self._builder.build([prompt], states, chunks, max_len=self._max_len, overlong=self._overlong)
-        losses = []
+        losses = [lost(batch)]
         if batch.cut[0]:
-            losses.append(
-                f"{batch.cut[0]} tokens beyond max_len {self._max_len} were cut off; the rest decodes to nothing"
-            )
+            losses.append(f"{batch.cut[0]} tokens beyond max_len {self._max_len} were cut off")
         if batch.state_clipped[0]:
-            losses.append(
-                f"{batch.state_clipped[0]} values of the state lie outside [-1, 1]; they got the outermost bin"
-            )
-        if batch.saturated[0] or batch.dropped[0]:
-            losses.append(lost(batch.saturated, batch.dropped))
-        for loss in losses:
+            losses.append(f"{batch.state_clipped[0]} values of the state outside [-1, 1] got the outermost bins")
+        for loss in filter(None, losses):
             warnings.warn(loss, EncodeLossWarning, stacklevel=2)
         return batch.tokens[0], batch.token_mask[0], batch.ar_mask[0], batch.loss_mask[0]
 

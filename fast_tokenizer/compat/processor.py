@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fast_tokenizer._arguments import check_errors
 from fast_tokenizer.compat.export import export_hf, push_to_hub, single_scale
 from fast_tokenizer.errors import EncodeLossWarning
+from fast_tokenizer.prompt import PromptBatch
 from fast_tokenizer.spec import TokenizerSpec
 from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
@@ -211,8 +212,8 @@ class FastProcessor:
         """
         actions = _actions(action_chunk)
         batch = self._any_shape.encode(actions[None] if actions.ndim == 2 else actions)
-        if batch.saturated.any() or batch.dropped.any():
-            warnings.warn(lost(batch.saturated, batch.dropped), EncodeLossWarning, stacklevel=2)
+        if loss := lost(batch):
+            warnings.warn(loss, EncodeLossWarning, stacklevel=2)
         return batch.to_list()
 
     def decode(
@@ -240,13 +241,15 @@ class FastProcessor:
         )
 
 
-def lost(saturated: NDArray[np.integer], dropped: NDArray[np.integer]) -> str:
-    """What encoding lost of N chunks, from the (N,) counts of their batch."""
-    chunks = np.count_nonzero(saturated + dropped)
+def lost(batch: TokenBatch | PromptBatch) -> str | None:
+    """What encoding lost of N chunks, by the counts of their batch; None when nothing."""
+    chunks = np.count_nonzero(batch.saturated + batch.dropped + batch.clipped)
+    if chunks == 0:
+        return None
     return (
-        f"of {chunks} of {len(saturated)} chunks, {saturated.sum()} coefficients were cut to the range of the "
-        f"vocabulary and {dropped.sum()} dropped as it has no tokens for them; are the actions normalised as those it "
-        "was fitted on?"
+        f"of {chunks} of {len(batch.saturated)} chunks, {batch.saturated.sum()} coefficients were cut to the range of "
+        f"the vocabulary, {batch.dropped.sum()} dropped as it has no tokens for them, and {batch.clipped.sum()} values "
+        "clipped by the normalizer; are the actions normalised as those it was fitted on?"
     )
 
 
