@@ -35,7 +35,8 @@ def export_hf(tokenizer: FastTokenizer, directory: str | os.PathLike[str]) -> No
 
     Args:
         tokenizer: Native or published.
-        directory: Made where it is missing; in one that exists, only these files are replaced.
+        directory: Made where it is missing. In one that exists only these files are replaced, and a
+            ``fast_tokenizer.json`` beside a published export removed, because it would be read instead.
 
     Raises:
         ValueError: The format cannot express the tokenizer: a normalizer, or scales that differ between dimensions.
@@ -205,7 +206,7 @@ def _write_folder(files: dict[str, bytes], target: Path) -> None:
             staged.rename(target)
             return
         (target / TOKENIZER_FOLDER).mkdir(exist_ok=True)
-        if artefact.FILE_NAME not in files:  # of an earlier export: it would be read instead of this one
+        if artefact.FILE_NAME not in files:
             (target / artefact.FILE_NAME).unlink(missing_ok=True)
         for name in files:
             (staged / name).replace(target / name)
