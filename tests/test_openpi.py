@@ -166,3 +166,10 @@ def test_bad_options_are_refused(kwargs: dict[str, object]) -> None:
         OpenpiFastTokenizer(MAX_LEN, errors="zeros", **kwargs)
     with pytest.raises(FileNotFoundError):
         OpenpiFastTokenizer(MAX_LEN, **{**kwargs, "text_tokenizer": "no such file"})
+
+
+def test_a_tokenizer_that_normalises_is_refused(kwargs: dict[str, object], tmp_path: Path) -> None:
+    chunks = np.random.default_rng(0).normal(0, 5, (50, 10, 3))
+    FastTokenizer.fit(chunks, 512, normalize="quantile").save(tmp_path)
+    with pytest.raises(ValueError, match="has a normalizer: openpi's actions are normalised already"):
+        OpenpiFastTokenizer(MAX_LEN, **{**kwargs, "fast_tokenizer_path": tmp_path})

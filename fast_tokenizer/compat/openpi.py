@@ -59,12 +59,14 @@ class OpenpiFastTokenizer:
                 ("strict").
 
         Raises:
-            ValueError: As `PromptBuilder`.
+            ValueError: As `PromptBuilder`; or the tokenizer has a normalizer, and openpi normalises itself.
             FileNotFoundError: No such model file, folder or repository.
         """
         check_errors(errors)
         self._max_len, self._overlong, self._errors = max_len, overlong, errors
         self._tokenizer = FastTokenizer.from_pretrained(fast_tokenizer_path)
+        if self._tokenizer.spec.normalizer is not None:
+            raise ValueError(f"{fast_tokenizer_path} has a normalizer: openpi's actions are normalised already")
         vlm = VlmVocab.paligemma(self._tokenizer.vocab_size, anchor=fast_skip_tokens)
         self._builder = PromptBuilder(text_tokenizer, vlm, tokenizer=self._tokenizer)
 
