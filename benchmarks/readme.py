@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks import tokens
@@ -42,12 +43,21 @@ def blocks(about: dict[str, Any], rows: Sequence[Row]) -> dict[str, str]:
     return found
 
 
-def update(about: dict[str, Any], rows: Sequence[Row]) -> None:
-    """Rewrites the README."""
+def update(about: dict[str, Any], rows: Sequence[Row], folder: Path) -> None:
+    """Rewrites the README, from the rows and the tables in the folder."""
     text = README.read_text()
-    for name, block in blocks(about, rows).items():
+    robustness = folder / "robustness.md"
+    found = {"robustness": fast_plus_lines(robustness.read_text())} if robustness.exists() else {}
+    for name, block in (blocks(about, rows) | found).items():
         text = replace_between(text, name, block)
     README.write_text(text)
+
+
+def fast_plus_lines(robustness: str) -> str:
+    """Of the table that `benchmarks.robustness` writes: one id replaced or missing, on FAST+."""
+    lines = [line for line in robustness.splitlines() if line.startswith("|")]
+    shown = [line for line in lines[2:] if line.startswith(("| substitution | FAST+", "| deletion | FAST+"))]
+    return "\n".join([*lines[:2], *shown])
 
 
 def _caption(about: dict[str, Any]) -> str:

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=results.QUESTIONS, help="ask these; keep the others' results")
     arguments = parser.parse_args()
     if arguments.readme:
-        readme.update(*results.read(arguments.out))
+        readme.update(*results.read(arguments.out), arguments.out)
         return
     measure(SIZES[arguments.sizes], arguments.only or results.QUESTIONS, arguments.out, Console())
 

@@ -267,7 +267,7 @@ def test_markers_must_be_there_once_and_in_order(text):
 
 def test_the_readme_has_the_markers():
     text = readme.README.read_text()
-    for name in ("measured", "recorded"):
+    for name in ("measured", "recorded", "robustness"):
         assert readme.replace_between(text, name, "new") != text
 
 

@@ -20,9 +20,12 @@ def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("chunk 0: too few symbols: got ")
-    assert printed[0].endswith("decode_with_status() decode it all the same")
-    assert re.fullmatch(r"chunk 0: \d+ of 350 symbols missing, filled with 0", printed[1])
+    assert printed[0] == "2048 action tokens on VLM ids 254976..257023 of 257152"
+    assert any(line.startswith("recommended max_len ") for line in printed)
+    refused, repaired = printed[-2:]
+    assert refused.startswith("chunk 0: too few symbols: got ")
+    assert refused.endswith("decode_with_status() decode it all the same")
+    assert re.fullmatch(r"chunk 0: \d+ of 350 symbols missing, filled with 0", repaired)
     assert FastTokenizer.load("my_robot").spec.time_horizon == 50
 
 

@@ -1,7 +1,7 @@
 """The published FAST world: its artefacts, exactly, and objects that are called like its processor.
 
-`FastTokenizer.from_pretrained`, `FastTokenizer.fit(compat="published")` and `FastTokenizer.save_pretrained` are the ways
-in and out; what else there is for openpi, lerobot and `transformers` is here.
+`FastTokenizer.from_pretrained`, `FastTokenizer.fit(compat="published")` and `FastTokenizer.save_pretrained` are the
+ways in and out; what else there is for openpi, lerobot and `transformers` is here.
 """
 
 from fast_tokenizer.compat.export import export_hf, push_to_hub
