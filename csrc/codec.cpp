@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "block_ids.hpp"
 #include "parallel.hpp"
 
 namespace fast_tokenizer {
@@ -15,23 +16,16 @@ namespace {
 /// nearest cache.
 constexpr size_t kSymbolsTogether = 1 << 12;
 
-/// What one thread needs to encode, and what it has encoded.
+/// What one thread needs to encode.
 struct Worker {
   Quantizer quantizer;
   EncodeScratch scratch;
   Uninitialized<Symbol> symbols;
   Uninitialized<TokenId> tokens;
-  std::vector<TokenId> ids;
 };
 
 /// Stands for the saturated coefficients of a chunk that cannot be encoded.
 constexpr int32_t kNotFinite = -1;
-
-/// Where the ids of a block are.
-struct Piece {
-  int thread;
-  size_t begin, end;
-};
 
 }  // namespace
 
@@ -52,7 +46,7 @@ EncodedBatch Codec::encode(const ChunkBatch& batch, int num_threads) const {
   const auto dims = static_cast<size_t>(batch.action_dim), values = static_cast<size_t>(batch.total_rows()) * dims;
   const size_t together = std::max<size_t>(1, kSymbolsTogether * batch.count / values);
   std::vector<std::optional<Worker>> workers(static_cast<size_t>(threads));
-  std::vector<Piece> pieces((batch.count + together - 1) / together);
+  BlockIds<TokenId> encoded((batch.count + together - 1) / together, threads);
   std::atomic<bool> all_finite = true;
   parallel_blocks(batch.count, together, threads, [&](size_t begin, size_t end, size_t block, int thread) {
     auto& worker = workers[static_cast<size_t>(thread)];
@@ -74,33 +68,21 @@ EncodedBatch Codec::encode(const ChunkBatch& batch, int num_threads) const {
       out.offsets[i + 1] = static_cast<int64_t>(of_chunk);
       count += of_chunk;
     }
-    // Room for this thread's share, if all blocks are like its first: to grow would touch fresh memory again and again.
-    if (worker->ids.empty()) worker->ids.reserve(count * (pieces.size() / workers.size() + 1) * 9 / 8);
-    pieces[block] = {thread, worker->ids.size(), worker->ids.size() + count};
-    worker->ids.insert(worker->ids.end(), tokens, tokens + count);
+    encoded.add(block, thread, tokens, count);
   });
   if (!all_finite)
     throw_not_finite(batch, static_cast<size_t>(std::find(out.saturated.begin(), out.saturated.end(), kNotFinite) -
                                                 out.saturated.begin()));
-  for (size_t i = 0; i < batch.count; ++i) out.offsets[i + 1] += out.offsets[i];
-  out.ids.reserve(static_cast<size_t>(out.offsets.back()));
-  for (const Piece& piece : pieces) {
-    const auto ids = workers[static_cast<size_t>(piece.thread)]->ids.begin();
-    out.ids.insert(out.ids.end(), ids + static_cast<ptrdiff_t>(piece.begin), ids + static_cast<ptrdiff_t>(piece.end));
-  }
+  out.ids = encoded.joined(out.offsets);
   return out;
 }
 
 void Codec::decode(RaggedView<int32_t> ids, std::span<const int64_t> horizons, int action_dim, double* out,
                    DecodeCounts* counts, int num_threads) const {
-  const size_t n = ids.size();
-  if (n == 0) return;
-  const bool uniform = horizons.size() == 1;
-  std::vector<int64_t> first_rows(uniform ? 0 : n + 1);
-  for (size_t i = 0; i < n && !uniform; ++i) first_rows[i + 1] = first_rows[i] + horizons[i];
-  const ChunkBatch shape = {nullptr, false, action_dim, n, horizons[0], first_rows, 0};
-  const BatchPlans plans(horizons);
-  parallel_for(n, batch_threads(shape, num_threads), [&](size_t begin, size_t end, int) {
+  if (ids.size() == 0) return;
+  const DecodedBatch batch(ids.size(), horizons, action_dim);
+  const ChunkBatch& shape = batch.shape;
+  parallel_for(shape.count, batch_threads(shape, num_threads), [&](size_t begin, size_t end, int) {
     Quantizer quantizer(spec_, action_dim, kernels_);
     const Symbol zero = quantizer.zero_symbol();
     std::vector<Symbol> symbols;
@@ -123,7 +105,7 @@ void Codec::decode(RaggedView<int32_t> ids, std::span<const int64_t> horizons, i
       }
       c.missing = static_cast<int64_t>(expected - filled);
       std::fill(symbols.begin() + static_cast<ptrdiff_t>(filled), symbols.end(), zero);
-      quantizer.dequantize(symbols.data(), plans[shape.rows(i)], out + shape.first_row(i) * action_dim);
+      quantizer.dequantize(symbols.data(), batch.plans[shape.rows(i)], out + shape.first_row(i) * action_dim);
       counts[i] = c;
     }
   });

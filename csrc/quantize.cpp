@@ -100,6 +100,14 @@ const DctPlan& BatchPlans::operator[](int64_t horizon) const {
   return *found->second;
 }
 
+DecodedBatch::DecodedBatch(size_t count, std::span<const int64_t> horizons, int action_dim)
+    : first_rows(horizons.size() == 1 ? 0 : count + 1),
+      shape{nullptr, false, action_dim, count, horizons[0], {}, 0},
+      plans(horizons) {
+  for (size_t i = 0; i + 1 < first_rows.size(); ++i) first_rows[i + 1] = first_rows[i] + horizons[i];
+  shape.row_offsets = first_rows;
+}
+
 Quantizer::Quantizer(const QuantizerSpec& spec, int action_dim, const Kernels& kernels)
     : kernels_(kernels),
       action_dim_(action_dim),

@@ -73,6 +73,17 @@ class BatchPlans {
   std::vector<std::pair<int64_t, std::shared_ptr<const DctPlan>>> plans_;  ///< by horizon, ascending
 };
 
+/// Where the chunks of a batch to decode lie: chunk i has horizons[i] steps, or all have horizons[0] if there is one.
+struct DecodedBatch {
+  DecodedBatch(size_t count, std::span<const int64_t> horizons, int action_dim);
+  DecodedBatch(const DecodedBatch&) = delete;  // `shape` points into it
+  DecodedBatch& operator=(const DecodedBatch&) = delete;
+
+  std::vector<int64_t> first_rows;
+  ChunkBatch shape;  ///< without data
+  BatchPlans plans;
+};
+
 /// A quantizer bound to a number of dimensions, with the scratch of one thread.
 class Quantizer {
  public:

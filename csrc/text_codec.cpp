@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "block_ids.hpp"
 #include "parallel.hpp"
 
 namespace fast_tokenizer {
@@ -72,43 +73,33 @@ EncodedTexts TextCodec::encode(RaggedView<int32_t> texts, int num_threads) const
   EncodedTexts out;
   out.offsets.assign(texts.size() + 1, 0);
   out.dropped.assign(texts.size(), 0);
-  struct Piece {
-    int thread;
-    size_t begin, end;
+  BlockIds<int32_t> encoded((texts.size() + kBlock - 1) / kBlock, threads);
+  struct Worker {
+    TextScratch scratch;
+    std::vector<int32_t> ids;
   };
-  std::vector<Piece> pieces((texts.size() + kBlock - 1) / kBlock);
-  std::vector<std::vector<int32_t>> ids(static_cast<size_t>(threads));
-  std::vector<TextScratch> scratch(static_cast<size_t>(threads));
+  std::vector<Worker> workers(static_cast<size_t>(threads));
   parallel_blocks(texts.size(), kBlock, threads, [&](size_t begin, size_t end, size_t block, int thread) {
-    auto& mine = ids[static_cast<size_t>(thread)];
-    const size_t first = mine.size();
+    auto& [scratch, ids] = workers[static_cast<size_t>(thread)];
+    ids.clear();
     for (size_t i = begin; i < end; ++i) {
-      const size_t before = mine.size();
-      out.dropped[i] = static_cast<int32_t>(bpe_.encode(texts[i], mine, scratch[static_cast<size_t>(thread)]));
-      out.offsets[i + 1] = static_cast<int64_t>(mine.size() - before);
+      const size_t before = ids.size();
+      out.dropped[i] = static_cast<int32_t>(bpe_.encode(texts[i], ids, scratch));
+      out.offsets[i + 1] = static_cast<int64_t>(ids.size() - before);
     }
-    pieces[block] = {thread, first, mine.size()};
+    encoded.add(block, thread, ids.data(), ids.size());
   });
-  for (size_t i = 0; i < texts.size(); ++i) out.offsets[i + 1] += out.offsets[i];
-  out.ids.reserve(static_cast<size_t>(out.offsets.back()));
-  for (const Piece& piece : pieces) {
-    const auto from = ids[static_cast<size_t>(piece.thread)].begin();
-    out.ids.insert(out.ids.end(), from + static_cast<ptrdiff_t>(piece.begin), from + static_cast<ptrdiff_t>(piece.end));
-  }
+  out.ids = encoded.joined(out.offsets);
   return out;
 }
 
 void TextCodec::decode(RaggedView<int32_t> ids, std::span<const int64_t> horizons, int action_dim, double* out,
                        DecodeCounts* counts, int num_threads) const {
-  const size_t n = ids.size();
-  if (n == 0) return;
-  const bool uniform = horizons.size() == 1;
-  std::vector<int64_t> first_rows(uniform ? 0 : n + 1);
-  for (size_t i = 0; i < n && !uniform; ++i) first_rows[i + 1] = first_rows[i] + horizons[i];
-  const ChunkBatch shape = {nullptr, false, action_dim, n, horizons[0], first_rows, 0};
-  const BatchPlans plans(horizons);
-  const size_t together = uniform ? kBlock : 1;  // transformed by one call
-  parallel_for(n, batch_threads(shape, num_threads), [&](size_t begin, size_t end, int) {
+  if (ids.size() == 0) return;
+  const DecodedBatch batch(ids.size(), horizons, action_dim);
+  const ChunkBatch& shape = batch.shape;
+  const size_t together = horizons.size() == 1 ? kBlock : 1;  // transformed by one call
+  parallel_for(shape.count, batch_threads(shape, num_threads), [&](size_t begin, size_t end, int) {
     std::vector<uint8_t> bytes;
     std::vector<double> coefficients;
     for (size_t first = begin; first < end; first += together) {
@@ -116,7 +107,7 @@ void TextCodec::decode(RaggedView<int32_t> ids, std::span<const int64_t> horizon
       coefficients.clear();
       for (size_t i = first; i < last; ++i)
         counts[i] = append_coefficients(ids[i], shape.rows(i) * action_dim, coefficients, bytes);
-      transform_chunks(plans[shape.rows(first)], Direction::kInverse, kernels_, last - first, action_dim,
+      transform_chunks(batch.plans[shape.rows(first)], Direction::kInverse, kernels_, last - first, action_dim,
                        coefficients.data(), out + shape.first_row(first) * action_dim, 1);
     }
   });
