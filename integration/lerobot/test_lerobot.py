@@ -62,10 +62,8 @@ class PublishedProcessor:
     """The published processor's call contract over the published pipeline, rebuilt from its description."""
 
     def __init__(self, folder: Path) -> None:
-        config = json.loads((folder / "processor_config.json").read_text())
-        self.scale, self.min_token = config["scale"], config["min_token"]
-        bpe = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.pipeline = PublishedFast.over(bpe, self.scale, self.min_token)
+        self.pipeline = PublishedFast.of_folder(folder)
+        self.scale, self.min_token = self.pipeline.scale, self.pipeline.min_token
         self.bpe_tokenizer = self.pipeline.bpe
 
     def __call__(self, action_chunk: torch.Tensor) -> list[list[int]]:
