@@ -260,8 +260,14 @@ class ChunkSample:
                 self._parts.append((keys[stays], block.take(stays)))
 
 
-def one_block(chunks: ChunksLike, *, horizon: int | None = None, action_dim: int | None = None) -> ChunkBlock:
-    """All chunks as one block. Raises ValueError as `chunk_blocks` does, and when there are no chunks."""
+def one_block(
+    chunks: ChunksLike, *, horizon: int | None = None, action_dim: int | None = None, one_dtype: bool = False
+) -> ChunkBlock:
+    """All chunks as one block, in the wider type where they differ, which `one_dtype` refuses.
+
+    Raises:
+        ValueError: As `chunk_blocks`; or there are no chunks.
+    """
     # The training loop's case, without a detour.
     if type(chunks) is np.ndarray and chunks.ndim == 3 and chunks.dtype in _NATIVE_FLOATS and len(chunks) > 0:
         _check_shape(chunks.shape, 0, horizon, action_dim)
@@ -269,6 +275,12 @@ def one_block(chunks: ChunksLike, *, horizon: int | None = None, action_dim: int
     blocks = list(chunk_blocks(chunks, horizon=horizon, action_dim=action_dim))
     if not blocks:
         raise ValueError("got no chunks")
+    for block in blocks:
+        if one_dtype and block.values.dtype != blocks[0].values.dtype:
+            raise ValueError(
+                f"chunk {block.first} is {block.values.dtype}, chunk 0 {blocks[0].values.dtype}: a published tokenizer "
+                "rounds ties as the dtype has it; give chunks of one dtype"
+            )
     return blocks[0] if len(blocks) == 1 else _concatenate(blocks)
 
 

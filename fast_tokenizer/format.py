@@ -147,6 +147,8 @@ class _Reader:
 
     def _check_header(self) -> None:
         header = self._values.pop("format", None)
+        if header is None and ("model" in self._values or "min_token" in self._values):
+            raise ArtefactError(f"{self._where}: a part of a published tokenizer; give its folder")
         if header != "fast_tokenizer":
             raise ArtefactError(f"{self._where}: 'format' must be 'fast_tokenizer', got {_short(header)}")
         version = self._take("version", _integer)

@@ -223,7 +223,7 @@ class FastTokenizer:
             ArtefactError: It is damaged, of another version, or no training could have produced it.
         """
         file = artefact.file_in(path)
-        if not file.exists() and (Path(path) / "processor_config.json").is_file():
+        if Path(path).is_dir() and not file.exists():
             from fast_tokenizer.compat import artefact as published
 
             return cls._from_artefact(published.load(path), str(path))
@@ -236,6 +236,8 @@ class FastTokenizer:
         *,
         revision: str | None = None,
         token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
         local_files_only: bool = False,
     ) -> FastTokenizer:
         """A tokenizer from a folder or from the Hugging Face hub: published (FAST+ and its like), or of this library.
@@ -248,6 +250,8 @@ class FastTokenizer:
                 needs `huggingface_hub` and goes through its cache.
             revision: Branch, tag or commit, of a hub id.
             token: Access token for a hub id; None: the one that was logged in with.
+            cache_dir: Cache for a hub id; None: that of `huggingface_hub`.
+            force_download: Fetch a hub id anew.
             local_files_only: Take a hub id from the cache only.
 
         Raises:
@@ -261,8 +265,14 @@ class FastTokenizer:
         if not path.is_dir() and str(name_or_path).count("/") <= 1 and not path.is_absolute():
             from fast_tokenizer.compat.artefact import download
 
-            options = {"revision": revision, "token": token, "local_files_only": local_files_only}
-            path = download(str(name_or_path), **options)
+            path = download(
+                str(name_or_path),
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+            )
         return cls.load(path)
 
     @classmethod
@@ -282,9 +292,18 @@ class FastTokenizer:
             raise ArtefactError(f"{where}: {error}") from None
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Writes ``directory/fast_tokenizer.json``, replacing an old one at once or not at all."""
+        """Writes ``directory/fast_tokenizer.json``, replacing an old one at once or not at all.
+
+        Raises:
+            ValueError: A published tokenizer; or `save_pretrained` wrote another form of one into the directory.
+        """
         if not isinstance(self.spec, TokenizerSpec):
             raise ValueError("a published tokenizer is saved by save_pretrained, in its own format")
+        if (Path(directory) / "processor_config.json").exists():
+            raise ValueError(
+                f"{directory} holds a tokenizer in the published format, which would then be another one; "
+                "save_pretrained replaces both forms"
+            )
         artefact.save(self.spec, Path(directory) / artefact.FILE_NAME)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
@@ -359,7 +378,8 @@ class FastTokenizer:
                 time step and dimension.
         """
         spec = self._spec
-        block = one_block(chunks, horizon=spec.time_horizon, action_dim=spec.action_dim)
+        one_dtype = not isinstance(spec, TokenizerSpec)
+        block = one_block(chunks, horizon=spec.time_horizon, action_dim=spec.action_dim, one_dtype=one_dtype)
         return TokenBatch(*self._codec.encode(block.values, block.row_offsets, thread_count(num_threads)))
 
     def decode(

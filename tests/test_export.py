@@ -395,3 +395,42 @@ def test_what_cannot_be_exported_is_not_pushed(hub) -> None:
     with pytest.raises(ValueError, match="normalizer"):
         FastTokenizer.fit(walks(100), 512, normalize="quantile").push_to_hub("robot")
     assert hub == []
+
+
+@pytest.mark.parametrize("call", range(1, 12))
+def test_an_export_that_fails_leaves_the_old_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path, call: int
+) -> None:
+    native = FastTokenizer.default()
+    native.save_pretrained(tmp_path)
+    before = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    rename, calls = Path.rename, 0
+
+    def failing(self: Path, goal: Path) -> Path:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise OSError(28, "No space left on device")
+        return rename(self, goal)
+
+    published = FastTokenizer.from_pretrained(shared_data / "fast_artifacts" / "fast_plus")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", failing)
+        with pytest.raises(OSError, match="No space left"):
+            published.save_pretrained(tmp_path)
+    assert {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert FastTokenizer.load(tmp_path) == native
+    published.save_pretrained(tmp_path)
+    assert FastTokenizer.load(tmp_path) == published
+
+
+def test_a_folder_in_the_way_of_a_file_is_refused_first(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").mkdir()
+    with pytest.raises(IsADirectoryError, match="would be a file"):
+        FastTokenizer.default().save_pretrained(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+def test_whole_scales_are_written_as_integers(tmp_path: Path) -> None:
+    FastTokenizer.default().save_pretrained(tmp_path)
+    assert '"scale": 10,' in (tmp_path / "processor_config.json").read_text()

@@ -164,6 +164,10 @@ def test_other_skips_move_the_ids(kwargs: dict[str, object], of_the_input) -> No
 def test_bad_options_are_refused(kwargs: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="errors must be"):
         OpenpiFastTokenizer(MAX_LEN, errors="zeros", **kwargs)
+    with pytest.raises(ValueError, match="overlong must be"):
+        OpenpiFastTokenizer(MAX_LEN, overlong="nope", **kwargs)
+    with pytest.raises(ValueError, match="max_len must be an integer, got 'a'"):
+        OpenpiFastTokenizer("a", **kwargs)
     with pytest.raises(FileNotFoundError):
         OpenpiFastTokenizer(MAX_LEN, **{**kwargs, "text_tokenizer": "no such file"})
 

@@ -416,3 +416,19 @@ def test_text_of_any_ids_stays_within_the_fitted_range(shared_data: Path) -> Non
             assert low <= min(coefficients) <= max(coefficients) <= high
             repaired += 1
     assert repaired > 100
+
+
+def test_actions_in_other_forms(processor: FastProcessor) -> None:
+    grippers = np.zeros((2, 50, 7), bool)
+    assert processor(grippers) == processor(grippers.astype(np.float64))
+    tensors = [torch.zeros(50, 7, dtype=torch.bfloat16), torch.zeros(50, 7, dtype=torch.bfloat16, requires_grad=True)]
+    assert processor(tensors) == processor(np.zeros((2, 50, 7), np.float32))
+    assert processor(np.zeros((0, 50, 7))) == []
+    with pytest.raises(ValueError, match="masked array"):
+        processor(np.ma.masked_array(np.zeros((1, 50, 7)), mask=True))
+
+
+def test_the_shape_may_be_given_when_loading(tmp_path: Path) -> None:
+    FastProcessor(FastTokenizer.default()).save_pretrained(tmp_path)
+    loaded = FastProcessor.from_pretrained(tmp_path, time_horizon=20, action_dim=3, use_fast=True)
+    assert loaded.decode(loaded(np.zeros((1, 20, 3)))).shape == (1, 20, 3)

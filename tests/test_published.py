@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -169,6 +170,29 @@ def test_horizons_may_differ_and_threads_do_not_matter(tokenizers):
     assert tok.encode(large, num_threads=1).ids.tolist() == tok.encode(large, num_threads=4).ids.tolist()
     one, many = (tok.decode(tok.encode(large), 50, 3, num_threads=n) for n in (1, 4))
     assert (one == many).all()
+
+
+@pytest.mark.parametrize("min_token", [3, -20_000])
+def test_lowest_coefficients_where_no_quantizer_goes(copy, min_token):
+    """Then scipy rounds all chunks, and what it saturates is counted all the same."""
+    edit(copy / "processor_config.json", lambda j: j.update(min_token=min_token))
+    tok, peer = FastTokenizer.from_pretrained(copy), PublishedFast.of_folder(copy)
+    chunks = np.random.default_rng(0).normal(0, 1, (40, 6, 3)) * (1 if min_token > 0 else 900)
+    for form in (chunks, [*chunks, chunks[0][:3]]):
+        batch = tok.encode(form)
+        assert batch.rechecked.all()
+        below = [int((quantized(c[None], tok) < min_token).sum()) for c in form]
+        assert batch.saturated.tolist() == below
+        assert sum(below) > 0
+        assert batch.to_list() == [peer.encode(c[None])[0] for c in form]
+
+
+def test_chunks_of_two_dtypes_are_refused(tokenizers):
+    """Joined, the narrower ones would round their ties as if they had been wide."""
+    wide = np.zeros((2, 5, 3))
+    with pytest.raises(ValueError, match="chunk 2 is float32, chunk 0 float64"):
+        tokenizers["fast_plus"].encode([wide, wide.astype(np.float32)])
+    assert len(FastTokenizer.default().encode([wide, wide.astype(np.float32)])) == 4
 
 
 # ---- Text --------------------------------------------------------------------------------------------
@@ -386,6 +410,12 @@ REFUSED = {
     "a normalizer": (lambda j: j.update(normalizer={"type": "NFC"}), None, "'normalizer' must be unset"),
     "special tokens": (lambda j: j.update(added_tokens=[{"id": 1}]), None, "'added_tokens' must be unset"),
     "a template": (lambda j: j.update(post_processor={"type": "TemplateProcessing"}), None, "may add ids"),
+    "truncation": (lambda j: j.update(truncation={"max_length": 5}), None, "'truncation' must be unset"),
+    "padding": (lambda j: j.update(padding={"length": 5}), None, "'padding' must be unset"),
+    "whole words first": (lambda j: j["model"].update(ignore_merges=True), None, "'ignore_merges' must be unset"),
+    "another decoder": (lambda j: j.update(decoder={"type": "Fuse"}), None, "'decoder' must be ByteLevel"),
+    "no decoder": (lambda j: j.update(decoder=None), None, "'decoder' must be ByteLevel"),
+    "an empty token": (lambda j: j["model"]["vocab"].update({"": 1024}), None, "the empty token, id 1024"),
     "dropout": (lambda j: j["model"].update(dropout=0.1), None, "'dropout' must be unset"),
     "an unknown token": (lambda j: j["model"].update(unk_token="G"), None, "'unk_token' must be unset"),
 }
@@ -409,7 +439,9 @@ def test_what_is_no_fast_tokenizer_is_refused_with_the_reason(copy, case):
     [
         ({"scale": "10"}, "'scale' must be a number, got '10'"),
         ({"scale": None}, "'scale' must be a number, got None"),
-        ({"scale": 0}, "scale must be finite and positive, got 0"),
+        ({"scale": 0}, r"scale must lie in 1e-100..1e100, got 0"),
+        ({"scale": 10**400}, "int too large to convert to float"),
+        ({"scale": 1e300}, r"scale must lie in 1e-100..1e100, got 1e\+300"),
         ({"scale": True}, "'scale' must be a number, got True"),
         ({"min_token": None}, "'min_token' must be an integer of 32 bits, got None"),
         ({"min_token": 0.5}, "'min_token' must be an integer"),
@@ -435,8 +467,25 @@ def test_a_recorded_shape_is_kept(copy):
 @pytest.mark.parametrize("name", ["processor_config.json", "tokenizer.json"])
 def test_a_missing_file_is_named(copy, name):
     (copy / name).unlink()
-    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
+    with pytest.raises(FileNotFoundError, match=re.escape(name)):
         FastTokenizer.from_pretrained(copy)
+
+
+def test_one_file_of_an_artefact_is_not_enough(copy):
+    for name in ("processor_config.json", "tokenizer.json"):
+        with pytest.raises(ArtefactError, match="a part of a published tokenizer; give its folder"):
+            FastTokenizer.load(copy / name)
+
+
+def test_a_file_that_is_too_large_is_not_read(copy, monkeypatch):
+    monkeypatch.setattr(artefact, "MAX_BYTES", 1000)
+    with pytest.raises(ArtefactError, match="larger than 1000 bytes"):
+        FastTokenizer.from_pretrained(copy)
+
+
+def test_saving_beside_an_exported_tokenizer_is_refused(copy):
+    with pytest.raises(ValueError, match="holds a tokenizer in the published format"):
+        FastTokenizer.default().save(copy)
 
 
 def test_what_is_neither_folder_nor_repository_is_said_to_be_neither(tmp_path, monkeypatch):
@@ -472,7 +521,11 @@ def test_a_hub_id_goes_through_the_cache_of_huggingface_hub(folders, tokenizers,
         "revision": "main",
         "token": "secret",
         "local_files_only": True,
-        "allow_patterns": ["*.json"],
+        "cache_dir": None,
+        "force_download": False,
+        "allow_patterns": [
+            *("fast_tokenizer.json", "processor_config.json", "tokenizer.json", "bpe_tokenizer/tokenizer.json")
+        ],
     }
 
 
@@ -533,6 +586,7 @@ def test_compat_mode_takes_chunks_of_any_form_and_reports(recorded_chunks):
         ({"memory_budget": 5}, "memory_budget cannot be set"),
         ({"scale": [10.0, 5.0, 1.0, 1.0]}, "scale must be one number"),
         ({"vocab_size": 5}, r"span -?\d+..\d+, which does not fit vocab_size=5"),
+        ({"scale": 1e9}, "for which published tokenizers have no character"),
         ({"compat": "huggingface"}, "compat must be 'published' or None"),
     ],
 )

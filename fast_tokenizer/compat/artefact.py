@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fast_tokenizer import format as artefact
 from fast_tokenizer.compat.published import PublishedSpec
 from fast_tokenizer.errors import ArtefactError
 
@@ -17,6 +18,7 @@ PROCESSOR_FILE = "processor_config.json"
 TOKENIZER_FILE = "tokenizer.json"
 #: Where `transformers` 5 puts and looks for the tokenizer's files.
 TOKENIZER_FOLDER = "bpe_tokenizer"
+_WANTED = [artefact.FILE_NAME, PROCESSOR_FILE, TOKENIZER_FILE, f"{TOKENIZER_FOLDER}/{TOKENIZER_FILE}"]
 #: Larger files are no vocabulary of at most 16,384 tokens.
 MAX_BYTES = 64 * 2**20
 
@@ -24,11 +26,11 @@ _Json = dict[str, Any]
 
 
 def download(repository: str, **options: Any) -> Path:
-    """The folder, in the hub's cache, of a repository's artefact. Only its JSON files are fetched.
+    """The folder, in the hub's cache, of a repository's artefact. Only what is read is fetched.
 
     Args:
         repository: Its id.
-        options: `revision`, `token` and `local_files_only`, as `FastTokenizer.from_pretrained` has them.
+        options: As `FastTokenizer.from_pretrained` has them.
 
     Raises:
         FileNotFoundError: There is no such repository, or it is not in the cache and may not be fetched.
@@ -42,9 +44,10 @@ def download(repository: str, **options: Any) -> Path:
             f"{repository!r} is no folder, and a hub id needs huggingface_hub: pip install 'fast-tokenizer[hub]'"
         ) from None
     try:
-        folder = snapshot_download(repository, allow_patterns=["*.json"], **options)
+        folder = snapshot_download(repository, allow_patterns=_WANTED, **options)
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise FileNotFoundError(f"{repository!r} is no folder, and the hub does not give it: {error}") from error
+        reason = str(error).strip().partition("\n")[0]
+        raise FileNotFoundError(f"{repository!r} is no folder, and the hub does not give it: {reason}") from error
     return Path(folder)
 
 
@@ -58,6 +61,8 @@ def load(folder: str | os.PathLike[str]) -> PublishedSpec:
     """
     root = Path(folder)
     config_file = root / PROCESSOR_FILE
+    if not config_file.is_file():
+        raise FileNotFoundError(f"{root} holds neither {artefact.FILE_NAME} nor {PROCESSOR_FILE}")
     config = _read(config_file)
     tokenizer_file, tokenizer = _tokenizer(root)
     tokens, merges = _vocabulary(tokenizer, str(tokenizer_file))
@@ -112,6 +117,8 @@ def _vocabulary(tokenizer: _Json, where: str) -> tuple[tuple[str, ...], NDArray[
     vocab = model.get("vocab")
     if not isinstance(vocab, dict) or not all(type(i) is int for i in vocab.values()):
         raise ArtefactError(f"{where}: 'vocab' must map tokens to ids")
+    if "" in vocab:
+        raise ArtefactError(f"{where}: the empty token, id {vocab['']}, stands for nothing")
     tokens = sorted(vocab, key=vocab.__getitem__)
     if [vocab[t] for t in tokens] != list(range(len(tokens))):
         raise ArtefactError(f"{where}: the {len(tokens)} ids must be 0..{len(tokens) - 1}, each once")
@@ -146,6 +153,9 @@ def _check_pipeline(tokenizer: _Json, where: str) -> None:
     expected = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
     if not isinstance(pre, dict) or any(pre.get(k, True) != v for k, v in expected.items()):
         raise ArtefactError(f"{where}: 'pre_tokenizer' must be {expected}, as FAST's, got {pre!r}")
+    decoder = tokenizer.get("decoder")
+    if not isinstance(decoder, dict) or decoder.get("type") != "ByteLevel":
+        raise ArtefactError(f"{where}: 'decoder' must be ByteLevel, as FAST's, got {decoder!r}")
     post = tokenizer.get("post_processor")
     if post is not None and (not isinstance(post, dict) or post.get("type") != "ByteLevel"):
         raise ArtefactError(f"{where}: 'post_processor' must be absent or ByteLevel, as FAST's: {post!r} may add ids")

@@ -194,6 +194,9 @@ def _write_folder(files: dict[str, bytes], target: Path) -> None:
     """Writes beside the target first, so that a failure leaves it as it was."""
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"{target} is no folder")
+    for name in files:
+        if (target / name).is_dir():
+            raise IsADirectoryError(f"{target / name} is a folder, and would be a file")
     exists = target.exists()
     (target if exists else target.parent).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target if exists else target.parent, prefix=".export-") as beside:
@@ -202,11 +205,25 @@ def _write_folder(files: dict[str, bytes], target: Path) -> None:
             file = staged / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
-        if not exists:
+        if exists:
+            # A native file of an earlier export would be read instead of a published one.
+            _replace_files(staged, target, Path(beside) / "old", sorted({*files, artefact.FILE_NAME}))
+        else:
             staged.rename(target)
-            return
-        (target / TOKENIZER_FOLDER).mkdir(exist_ok=True)
-        if artefact.FILE_NAME not in files:
-            (target / artefact.FILE_NAME).unlink(missing_ok=True)
-        for name in files:
-            (staged / name).replace(target / name)
+
+
+def _replace_files(staged: Path, target: Path, old: Path, names: Sequence[str]) -> None:
+    """Moves files from `staged`, those in their way to `old`; puts everything back where a move fails."""
+    for folder in (target, old):
+        (folder / TOKENIZER_FOLDER).mkdir(parents=True, exist_ok=True)
+    moved: list[tuple[Path, Path]] = []  # to where, from where
+    try:
+        for name in names:
+            for source, goal in ((target / name, old / name), (staged / name, target / name)):
+                if source.exists():
+                    source.rename(goal)
+                    moved.append((goal, source))
+    except BaseException:
+        for goal, source in reversed(moved):
+            goal.rename(source)
+        raise

@@ -21,6 +21,8 @@ from fast_tokenizer.fitting import FitOptions, FitSummary, Progress
 
 _MIN_FREQUENCY = 2
 _MAX_TOKEN_LENGTH = 10_000
+#: There are not twice as many characters.
+_MAX_COEFFICIENT = 0x10FFFF
 
 
 def fit_published(chunks: ChunksLike, options: FitOptions, progress: Progress) -> tuple[PublishedSpec, FitSummary]:
@@ -103,11 +105,21 @@ def _quantized(chunks: ChunksLike, scale: float, progress: Progress) -> tuple[li
     for block in chunk_blocks(chunks):
         block.require_finite()
         extent.add(block)
-        found += [quantize(values, scale).astype(np.int32) for values in _rectangles(block)]
+        found += [_as_integers(quantize(values, scale), extent.chunks) for values in _rectangles(block)]
         progress("quantize", extent.chunks, None)
     if not found:
         raise ValueError("got no chunks to fit on")
     return found, extent
+
+
+def _as_integers(coefficients: NDArray[np.floating], read: int) -> NDArray[np.int32]:
+    highest = float(np.abs(coefficients).max())
+    if highest > _MAX_COEFFICIENT:
+        raise ValueError(
+            f"a quantized coefficient of the first {read} chunks is {highest:g}, for which published tokenizers have "
+            "no character; normalise the actions, or lower scale"
+        )
+    return coefficients.astype(np.int32)
 
 
 def _rectangles(block: ChunkBlock) -> list[NDArray[np.floating]]:

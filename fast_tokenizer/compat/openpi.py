@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fast_tokenizer._arguments import check_errors
+from fast_tokenizer._arguments import check_errors, integer
 from fast_tokenizer.compat.processor import Errors, lost
 from fast_tokenizer.errors import DecodeError, DecodeRepairWarning, EncodeLossWarning
 from fast_tokenizer.prompt import Overlong, PromptBuilder
@@ -63,7 +63,10 @@ class OpenpiFastTokenizer:
             FileNotFoundError: No such model file, folder or repository.
         """
         check_errors(errors)
-        self._max_len, self._overlong, self._errors = max_len, overlong, errors
+        if overlong not in get_args(Overlong):
+            raise ValueError(f"overlong must be 'refuse' or 'cut', got {overlong!r}")
+        self._max_len = integer("max_len", max_len, 1, 2**20, "positive")
+        self._overlong, self._errors = overlong, errors
         self._tokenizer = FastTokenizer.from_pretrained(fast_tokenizer_path)
         if self._tokenizer.spec.normalizer is not None:
             raise ValueError(f"{fast_tokenizer_path} has a normalizer: openpi's actions are normalised already")

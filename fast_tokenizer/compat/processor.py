@@ -24,7 +24,7 @@ from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
 
 #: What `AutoProcessor` passes on, or needs for its own search, and we do not.
-_OF_AUTO_PROCESSOR = frozenset({"trust_remote_code", "_from_auto", "code_revision"})
+_OF_AUTO_PROCESSOR = frozenset({"trust_remote_code", "_from_auto", "code_revision", "use_fast", "proxies"})
 
 Errors = Literal["strict", "repair"]
 
@@ -129,10 +129,15 @@ class FastProcessor:
         Args:
             pretrained_model_name_or_path: Folder, or id of a model repository.
             errors: See the class.
-            hub_options: `revision`, `token` and `local_files_only`, for `FastTokenizer.from_pretrained`.
+            hub_options: For `FastTokenizer.from_pretrained`: `revision`, `token`, `cache_dir` and the like; and
+                `time_horizon` and `action_dim`, which replace what the folder records.
         """
         options = {k: v for k, v in hub_options.items() if k not in _OF_AUTO_PROCESSOR and v is not None}
-        return cls(FastTokenizer.from_pretrained(pretrained_model_name_or_path, **options), errors=errors)
+        shape = {name: options.pop(name) for name in ("time_horizon", "action_dim") if name in options}
+        processor = cls(FastTokenizer.from_pretrained(pretrained_model_name_or_path, **options), errors=errors)
+        for name, value in shape.items():
+            setattr(processor, name, value)
+        return processor
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
@@ -140,6 +145,8 @@ class FastProcessor:
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Writes a folder for `AutoProcessor`, `PreTrainedTokenizerFast`, `tokenizers` and `from_pretrained`.
+
+        To upload it, call the method `push_to_hub`.
 
         Raises:
             ValueError: The published format cannot express this tokenizer; see `export_hf`. Nothing is written.
@@ -211,6 +218,8 @@ class FastProcessor:
             ValueError: Not finite, empty or of another rank; names chunk, time step and dimension.
         """
         actions = _actions(action_chunk)
+        if actions.ndim == 3 and len(actions) == 0:
+            return []
         batch = self._any_shape.encode(actions[None] if actions.ndim == 2 else actions)
         if loss := lost(batch):
             warnings.warn(loss, EncodeLossWarning, stacklevel=2)
@@ -274,11 +283,15 @@ def _array(values: Any) -> NDArray[Any]:
 
 
 def _actions(values: Any) -> NDArray[np.floating]:
-    """Actions in a dtype that the tokenizer takes: half precision and integers are exact in the next wider one."""
+    """Actions in a dtype that the tokenizer takes: half precision, integers and booleans are exact in a wider one."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise ValueError("actions are a masked array; what stands under the mask cannot be encoded")
+    if isinstance(values, list | tuple) and values and hasattr(values[0], "detach"):
+        values = [_array(chunk) for chunk in values]
     actions = _array(values)
     if actions.dtype == np.float16:
         return actions.astype(np.float32)
-    return actions.astype(np.float64) if actions.dtype.kind in "iu" else actions
+    return actions.astype(np.float64) if actions.dtype.kind in "iub" else actions
 
 
 def _rows(tokens: Any) -> Sequence[Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_tokenizer._core import TextCodec
+from fast_tokenizer._core import MAX_MAGNITUDE, TextCodec
 from fast_tokenizer.compat.byte_level import BYTE_CHARACTERS, character_classes, token_bytes
 
 _MAX_CODE_POINT = 0x10FFFF
@@ -41,9 +41,9 @@ class PublishedSpec:
     action_dim: int | None = None
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.scale) and self.scale > 0):
-            raise ValueError(f"scale must be finite and positive, got {self.scale}")
         object.__setattr__(self, "scale", float(self.scale))
+        if not 1 / MAX_MAGNITUDE <= self.scale <= MAX_MAGNITUDE:
+            raise ValueError(f"scale must lie in 1e-100..1e100, got {self.scale:g}")
         for name in ("time_horizon", "action_dim"):
             value = getattr(self, name)
             if value is not None and value < 1:
