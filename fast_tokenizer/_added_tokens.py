@@ -15,7 +15,8 @@ def add_range(tokenizer: Any, size: int, token_format: str, embedding_size: int 
     Raises:
         ValueError: See `VlmVocab.add_to_tokenizer`. The tokenizer is then as it was.
     """
-    if not (hasattr(tokenizer, "get_vocab") and hasattr(tokenizer, "add_tokens") and hasattr(tokenizer, "init_kwargs")):
+    # By what is used of it; a `tokenizers.Tokenizer` has all but init_kwargs.
+    if not all(hasattr(tokenizer, name) for name in ("get_vocab", "add_tokens", "init_kwargs")):
         raise ValueError(f"expected a transformers tokenizer, got {type(tokenizer).__name__}")
     names = [_name(token_format, i) for i in range(size + 1)]
     if names[0] == names[1]:
@@ -36,14 +37,22 @@ def add_range(tokenizer: Any, size: int, token_format: str, embedding_size: int 
     trial = copy.deepcopy(tokenizer)
     _add(trial, names)
     result = _checked(trial.get_vocab(), names, embedding_size)
+    highest = max(vocab.values(), default=-1)
+    if result[0] <= highest:
+        raise ValueError(
+            f"{names[0]!r} would get id {result[0]}, which is not above the tokenizer's highest, {highest}: its ids "
+            "have holes, and what looks free there may be in use (image placeholders, reserved ids)"
+        )
     _add(tokenizer, names)
     return result
 
 
 def _name(token_format: str, i: int) -> str:
+    if not isinstance(token_format, str):
+        raise ValueError(f"token_format must be a text with {{i}}, got {token_format!r}")
     try:
         return token_format.format(i=i)
-    except (IndexError, KeyError, ValueError):
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise ValueError(f"token_format must have {{i}} as its only field, got {token_format!r}") from None
 
 

@@ -162,7 +162,9 @@ class VlmVocab:
         """Adds one special token per token id to a `transformers` tokenizer (Qwen-VL, SmolVLM, Molmo), in place.
 
         Where the tokenizer has the very range already, say because it was saved with it, nothing is added. The model's
-        embedding must have `vlm_vocab_size` rows afterwards: ``model.resize_token_embeddings(vlm.vlm_vocab_size)``.
+        embedding must have `vlm_vocab_size` rows or more afterwards. Only where it has fewer, call
+        ``model.resize_token_embeddings(vlm.vlm_vocab_size)``: many are padded (Qwen-VL to 151936 rows and more), and
+        the call would shrink those.
 
         Args:
             tokenizer: A `transformers` tokenizer, fast or slow. Not changed when it is refused.
@@ -172,8 +174,9 @@ class VlmVocab:
             embedding_size: Rows of the model's embedding, when it is not to be resized any more.
 
         Raises:
-            ValueError: The ids are, or would be, not one rising range of their own; the tokenizer has some of the
-                tokens only, or more of them; it has ids beyond `embedding_size`.
+            ValueError: The ids are, or would be, not one rising range of their own; the range would begin in a hole
+                below ids in use; the tokenizer has some of the tokens only, or more of them; it has ids beyond
+                `embedding_size`.
 
         Example:
             >>> from tokenizers import Tokenizer, models

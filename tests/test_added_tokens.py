@@ -104,8 +104,8 @@ def test_an_embedding_may_have_more_rows_than_the_tokenizer_has_ids():
 # ---- Refused, and left as they were ------------------------------------------------------------------
 
 
-def with_tokens(names):
-    tokenizer = plain_words()
+def with_tokens(names, vocab=None):
+    tokenizer = plain_words() if vocab is None else words(vocab)
     tokenizer.add_tokens(names)
     return tokenizer
 
@@ -131,10 +131,21 @@ REFUSED = {
         {},
         "the tokenizer has '<robot_action_4>', too: it was made for more than 4 action tokens",
     ),
-    "holes": (
-        lambda: words({"<unk>": 0, "pick": 1, "up": 5}),
+    "an id given twice, at an earlier time": (
+        lambda: with_tokens([f"<robot_action_{i}>" for i in range(4)], {"<unk>": 0, "pick": 1, "up": 5}),
         {},
         "id 5 belongs to 'up' and to '<robot_action_2>': the tokenizer's ids have holes",
+    ),
+    "in a hole": (
+        lambda: words({"<unk>": 0, "pick": 1, "up": 500}),
+        {},
+        "'<robot_action_0>' would get id 3, which is not above the tokenizer's highest, 500: its ids have holes, and "
+        "what looks free there may be in use (image placeholders, reserved ids)",
+    ),
+    "in a hole and beyond": (
+        lambda: words({"<unk>": 0, "pick": 1, "up": 3}),
+        {},
+        "id 3 belongs to 'up' and to '<robot_action_0>': the tokenizer's ids have holes",
     ),
     "small embedding": (
         plain_words,
@@ -156,6 +167,17 @@ REFUSED = {
         {"token_format": "<{name}>"},
         "token_format must have {i} as its only field, got '<{name}>'",
     ),
+    "attribute of the field": (
+        plain_words,
+        {"token_format": "<{i.foo}>"},
+        "token_format must have {i} as its only field, got '<{i.foo}>'",
+    ),
+    "item of the field": (
+        plain_words,
+        {"token_format": "<{i[0]}>"},
+        "token_format must have {i} as its only field, got '<{i[0]}>'",
+    ),
+    "no text": (plain_words, {"token_format": 3}, "token_format must be a text with {i}, got 3"),
 }
 
 
