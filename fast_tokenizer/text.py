@@ -1,7 +1,12 @@
-"""One way to call the text tokenizers that VLMs come with: text in, ids out, no special tokens on their own."""
+"""One way to call the text tokenizers that VLMs come with: text in, ids out, and no special tokens.
+
+None of their own accord, and none for their names in a text either: SentencePiece takes ``<eos>`` in a prompt for five
+letters, which is openpi's rule, and the others are told to.
+"""
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +22,8 @@ class TextEncoder:
     """A text tokenizer, as a prompt needs it. `text_encoder` makes one; any other tokenizer can be put into it by hand.
 
     Attributes:
-        encode: N texts -> N lists of ids, without BOS, EOS, padding or truncation.
+        encode: N texts -> N lists of ids, without BOS, EOS, padding or truncation, and with special tokens in a text
+            taken as text.
         bos_id: Id that begins a sequence.
         eos_id: Id that ends one.
     """
@@ -28,7 +34,7 @@ class TextEncoder:
 
 
 def text_encoder(source: Any, *, bos_id: int | None = None, eos_id: int | None = None) -> TextEncoder:
-    """Adapts a text tokenizer.
+    """Adapts a text tokenizer, as it is now: of a ``tokenizers`` or `transformers` one, a copy is used.
 
     Args:
         source: A SentencePiece model (path, bytes, or ``SentencePieceProcessor``), a ``tokenizers.Tokenizer``, a
@@ -37,7 +43,8 @@ def text_encoder(source: Any, *, bos_id: int | None = None, eos_id: int | None =
         eos_id: Likewise.
 
     Raises:
-        ValueError: None of these, no SentencePiece model, or BOS or EOS is neither named nor given.
+        ValueError: None of these, no SentencePiece model, one that cannot be copied, or BOS or EOS is neither named
+            nor given.
         FileNotFoundError: No file at the path.
     """
     known = isinstance(source, TextEncoder)
@@ -61,9 +68,11 @@ def _adapted(source: Any) -> _Adapted:
     # By the packages that its classes come from, so that none has to be imported.
     packages = {c.__module__.partition(".")[0] for c in type(source).__mro__}
     if "transformers" in packages and hasattr(source, "convert_tokens_to_ids"):
-        return partial(_encode_with_transformers, source), source.bos_token_id, source.eos_token_id
+        own = _copied(source)
+        own.split_special_tokens = True  # slow tokenizers of transformers 4 look here, not at the call
+        return partial(_encode_with_transformers, own), source.bos_token_id, source.eos_token_id
     if "tokenizers" in packages and hasattr(source, "encode_batch"):
-        return partial(_encode_with_tokenizers, _without_cutting(source)), None, None
+        return _PlainTokenizer(_copied(source)), None, None
     if "sentencepiece" in packages:
         return _from_sentencepiece(source)
     raise ValueError(
@@ -90,17 +99,15 @@ def _from_sentencepiece(processor: Any) -> _Adapted:
     return partial(_encode_with_sentencepiece, processor), None if bos < 0 else bos, None if eos < 0 else eos
 
 
-def _without_cutting(tokenizer: Any) -> Any:
-    """A tokenizer that was saved with truncation would cut texts silently."""
-    if tokenizer.truncation is None and tokenizer.padding is None:
-        return tokenizer
-    copy = type(tokenizer).from_str(tokenizer.to_str())
-    copy.no_truncation()
-    copy.no_padding()
-    return copy
+def _copied(tokenizer: Any) -> Any:
+    """Ours to set options on; `transformers` changes those of the tokenizer that it calls, too."""
+    try:
+        return copy.deepcopy(tokenizer)
+    except Exception as error:  # what `tokenizers` raises for parts written in Python
+        raise ValueError(f"{type(tokenizer).__name__} cannot be copied, use a TextEncoder: {error}") from None
 
 
-# Functions, not closures: a builder must reach the spawned workers of a data loader.
+# Functions and a class, not closures: a builder must reach the spawned workers of a data loader.
 
 
 def _encode_with_sentencepiece(processor: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -110,8 +117,20 @@ def _encode_with_sentencepiece(processor: Any, texts: Sequence[str]) -> list[lis
     return ids
 
 
-def _encode_with_tokenizers(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    return [encoding.ids for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+class _PlainTokenizer:
+    """A ``tokenizers.Tokenizer`` of ours, without truncation, which would cut texts silently, padding and specials."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
+        self._tokenizer = tokenizer
+
+    def __reduce__(self) -> tuple[type[_PlainTokenizer], tuple[Any]]:
+        return _PlainTokenizer, (self._tokenizer,)  # set anew: pickling loses encode_special_tokens
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
 def _encode_with_transformers(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -119,5 +138,5 @@ def _encode_with_transformers(tokenizer: Any, texts: Sequence[str]) -> list[list
         return []
     # verbose: what is too long for the model is the prompt's to say.
     plain = {"add_special_tokens": False, "padding": False, "truncation": False, "verbose": False}
-    ids: list[list[int]] = tokenizer(list(texts), **plain)["input_ids"]
+    ids: list[list[int]] = tokenizer(list(texts), split_special_tokens=True, **plain)["input_ids"]
     return ids

@@ -6,10 +6,10 @@ import re
 
 import pytest
 import sentencepiece
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fast_tokenizer.text import TextEncoder, text_encoder
-from tests.text_tokenizers import BOS, EOS, sentencepiece_model, tokenizers_bpe, transformers_bpe
+from tests.text_tokenizers import BOS, EOS, PAD, UNK, sentencepiece_model, tokenizers_bpe, transformers_bpe
 
 TEXTS = ["Action: ", "|", "Task: pick up the red cup, State: 1 2 255;\n", "", " 日本\0 e\u0301", "x" * 300]
 
@@ -56,6 +56,53 @@ def test_texts_become_plain_ids_one_by_one(make, specials):
     assert [encoder.encode([text])[0] for text in TEXTS] == expected
     assert encoder.encode([]) == []
     assert max(map(len, expected)) > 20, "some text is longer than what cuts would leave"
+
+
+NAMES = ["pick <eos> up", "<bos>", "<pad><unk> cup"]
+
+
+@pytest.mark.parametrize(("make", "specials"), SOURCES.values(), ids=SOURCES)
+def test_the_name_of_a_special_token_is_text(make, specials):
+    encoder = text_encoder(make(), **specials)
+    for encode in (encoder.encode, pickle.loads(pickle.dumps(encoder)).encode):
+        ids = encode(NAMES)
+        assert all(len(i) > 2 for i in ids), "a few characters a token"
+        assert not {PAD, EOS, BOS, UNK} & {i for row in ids for i in row}
+
+
+def state(tokenizer):
+    """What a call may change of a tokenizer; its JSON does not have all of it."""
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    attributes = {k: repr(v) for k, v in vars(tokenizer).items()} if backend is not tokenizer else {}
+    return backend.to_str(), backend.encode_special_tokens, attributes, tokenizer.get_vocab()
+
+
+def cutting_transformers():
+    tokenizer = transformers_bpe()
+    tokenizer("pick up the cup", truncation=True, max_length=3, padding="max_length")
+    return tokenizer
+
+
+@pytest.mark.parametrize("make", [tokenizers_bpe, cutting_bpe, transformers_bpe, cutting_transformers])
+def test_a_tokenizer_s_own_state_is_as_it_was(make):
+    source = make()
+    before = state(source)
+    encoder = text_encoder(source, bos_id=BOS, eos_id=EOS)
+    encoder.encode(NAMES)
+    assert state(source) == before
+    encoded = source.encode("pick <eos> up")
+    assert EOS in getattr(encoded, "ids", encoded)[1:-1], "the caller's own still knows it"
+
+
+def test_a_tokenizer_that_cannot_be_copied_is_refused():
+    class Whole:
+        def pre_tokenize(self, text):
+            pass
+
+    source = tokenizers_bpe()
+    source.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Whole())
+    with pytest.raises(ValueError, match=r"^Tokenizer cannot be copied, use a TextEncoder: "):
+        text_encoder(source, bos_id=BOS, eos_id=EOS)
 
 
 @pytest.mark.parametrize(("make", "specials"), SOURCES.values(), ids=SOURCES)
