@@ -5,6 +5,9 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fast_tokenizer.normalize import Normalizer
 
 #: Bounds on what a call may ask for: far beyond use, below what overflows.
@@ -35,6 +38,8 @@ def thread_count(num_threads: int | None) -> int:
 def integer(name: str, value: int, lowest: int, highest: int, rule: str) -> int:
     """`value`, if it is an integer within the bounds, which `rule` puts into words."""
     try:
+        if isinstance(value, bool):  # a flag in the wrong place, not 0 or 1; NumPy's has no index at all
+            raise TypeError
         number = operator.index(value)
     except TypeError:
         raise ValueError(f"{name} must be an integer, got {value!r}") from None
@@ -43,6 +48,23 @@ def integer(name: str, value: int, lowest: int, highest: int, rule: str) -> int:
     if not lowest <= number <= highest:
         raise ValueError(f"{name} must {'lie' if rule.startswith('in ') else 'be'} {rule}, got {number}")
     return number
+
+
+def as_array(values: Any) -> NDArray[Any]:
+    """As NumPy, without importing torch: tensors of any device, with or without gradient, bfloat16 as float32."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        if values.is_floating_point() and values.element_size() < 4:
+            values = values.float()
+        return np.asarray(values.numpy())
+    return np.asarray(values)
+
+
+def without_tensors(values: Any) -> Any:
+    """A tensor, or tensors in a list, by `as_array`; anything else as it is."""
+    if isinstance(values, list | tuple):
+        return [as_array(v) if hasattr(v, "detach") else v for v in values]
+    return as_array(values) if hasattr(values, "detach") else values
 
 
 def check_errors(errors: str) -> None:

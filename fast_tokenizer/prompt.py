@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fast_tokenizer._arguments import integer
+from fast_tokenizer._arguments import integer, without_tensors
 from fast_tokenizer.chunk import ChunksLike
 from fast_tokenizer.state import OutOfRange, state_bins
 from fast_tokenizer.text import text_encoder
@@ -27,6 +27,9 @@ Overlong = Literal["refuse", "cut"]
 
 ACTION_MARKER = "Action: "
 END_MARKER = "|"
+
+#: Far beyond any context, and below what takes the machine's memory for a slip.
+MAX_LEN = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,11 +179,11 @@ class PromptBuilder:
         """Sequences of prompt, state and actions.
 
         Args:
-            prompts: N texts.
-            states: (N, S), normalised to [-1, 1].
+            prompts: N texts. A special token's name in one is text like any other, never that token.
+            states: (N, S), normalised to [-1, 1]; NumPy or torch.
             actions: Token ids of N chunks; or N chunks, which the builder's tokenizer encodes; or None for the prefix
                 alone, from which the model generates.
-            max_len: Width L; None: the longest sequence. `recommend_max_len` finds one.
+            max_len: Width L, at most 2**20; None: the longest sequence. `recommend_max_len` finds one.
             overlong: Sequences longer than `max_len` are refused, or lose their end ("cut"), which is counted.
 
         Raises:
@@ -192,7 +195,7 @@ class PromptBuilder:
         prefix, postfix, state_clipped = self._sequences(prompts, states, actions)
         lengths = prefix.lengths + postfix.lengths
         longest = int(lengths.max(initial=0))
-        width = longest if max_len is None else integer("max_len", max_len, 1, 2**31 - 1, "positive")
+        width = longest if max_len is None else integer("max_len", max_len, 1, MAX_LEN, "positive")
         too_long = lengths > width
         if too_long.any() and overlong == "refuse":
             i = int(lengths.argmax())
@@ -292,7 +295,7 @@ class PromptBuilder:
             return actions
         if self._tokenizer is None:
             raise ValueError("chunks need PromptBuilder(..., tokenizer=...); a TokenBatch does not")
-        return self._tokenizer.encode(actions)
+        return self._tokenizer.encode(without_tensors(actions))
 
 
 def clean_prompt(prompt: str) -> str:
@@ -307,6 +310,11 @@ def _checked_prompts(prompts: Sequence[str]) -> list[str]:
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"prompt {i}: expected a text, got {text!r}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            surrogate = f"{text[error.start]!r} at {error.start}"
+            raise ValueError(f"prompt {i}: is no Unicode text: lone surrogate {surrogate}") from None
     return texts
 
 

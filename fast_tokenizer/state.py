@@ -7,6 +7,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fast_tokenizer._arguments import without_tensors
+
 OutOfRange = Literal["clip", "refuse"]
 
 #: Lower edges of the bins; all are exact in float64 and float32.
@@ -19,7 +21,7 @@ def state_bins(states: ArrayLike, out_of_range: OutOfRange = "clip") -> tuple[ND
     openpi does not clip: a value below -1 gets bin -1, which is text that the model has otherwise never seen.
 
     Args:
-        states: (N, S).
+        states: (N, S), NumPy or torch.
         out_of_range: Values outside [-1, 1] go to bin 0 or 255 and are counted, or are refused.
 
     Returns:
@@ -35,7 +37,12 @@ def state_bins(states: ArrayLike, out_of_range: OutOfRange = "clip") -> tuple[ND
     """
     if out_of_range not in get_args(OutOfRange):
         raise ValueError(f"out_of_range must be 'clip' or 'refuse', got {out_of_range!r}")
-    array = np.asarray(states)
+    try:
+        array = np.asarray(without_tensors(states))
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged, or tensors within tensors
+        raise ValueError(f"expected states of shape (N, S), got no array of numbers: {error}") from None
+    if array.shape == (0,):  # an empty batch, of which a list does not say S
+        array = array.reshape(0, 0)
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         hint = "; for one state pass [state]" if array.ndim == 1 else ""
         raise ValueError(f"expected states of shape (N, S), got {array.dtype} of shape {array.shape}{hint}")

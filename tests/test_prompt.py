@@ -14,7 +14,7 @@ from fast_tokenizer import FastTokenizer, PromptBuilder, TokenBatch, VlmVocab
 from fast_tokenizer.prompt import clean_prompt
 from fast_tokenizer.state import state_bins
 from fast_tokenizer.text import TextEncoder
-from tests.text_tokenizers import BOS, EOS, sentencepiece_model, tokenizers_bpe, transformers_bpe
+from tests.text_tokenizers import BOS, EOS, PAD, sentencepiece_model, tokenizers_bpe, transformers_bpe
 
 V = 50
 VLM = VlmVocab(V, 1000, first_id=999 - 128, step=-1)
@@ -194,11 +194,48 @@ def test_a_state_that_is_not_finite_is_refused_always(value, out_of_range):
         ([[True]], "expected states of shape (N, S), got bool of shape (1, 1)"),
         ([["0.5"]], "expected states of shape (N, S), got <U3 of shape (1, 1)"),
         (np.zeros((2, 3)), "got 1 prompts, but states of shape (2, 3)"),
+        ([], "got 1 prompts, but states of shape (0, 0)"),
     ],
 )
 def test_states_of_another_form_are_refused(states, message):
     with pytest.raises(ValueError, match=exact_match(message)):
         PromptBuilder(LETTERS, WIDE).build(["a"], states)
+
+
+def test_ragged_states_are_refused():
+    with pytest.raises(ValueError, match=r"^expected states of shape \(N, S\), got no array of numbers: "):
+        PromptBuilder(LETTERS, WIDE).build(["a", "b"], [[0.0], [0.0, 0.5]])
+
+
+@kinds
+def test_an_empty_batch_is_a_batch(kind):
+    for actions in (None, TokenBatch.from_lists([])):
+        batch = BUILDERS[kind].build([], [], actions, max_len=5)
+        assert (batch.tokens.shape, batch.cut.shape, batch.state_clipped.shape) == ((0, 5), (0,), (0,))
+        assert BUILDERS[kind].lengths([], [], actions).shape == (0,)
+
+
+@kinds
+def test_the_name_of_a_special_token_in_a_prompt_is_text(kind):
+    batch = BUILDERS[kind].build(["pick <eos> up <pad>"], [[0.0]])
+    ids = batch.tokens[0, 1:]  # without BOS
+    assert not np.isin([PAD, EOS, BOS], ids).any()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+@pytest.mark.parametrize("as_list", [False, True])
+def test_tensors_are_taken(dtype, as_list):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    states, chunks = (
+        torch.tensor(rng.uniform(-0.9, 0.9, shape)).to(getattr(torch, dtype)) for shape in ((4, 3), (4, 16, 3))
+    )
+    tok = FastTokenizer.default()
+    builder = PromptBuilder(LETTERS, VlmVocab(tok.vocab_size, 2**21, first_id=2**20 + 2**18), tokenizer=tok)
+    expected = builder.build(["a"] * 4, states.double().numpy(), chunks.double().numpy())
+    states.requires_grad_()
+    given = (list(states), list(chunks)) if as_list else (states, chunks)
+    assert builder.build(["a"] * 4, *given).tokens.tolist() == expected.tokens.tolist()
 
 
 # ---- Length ------------------------------------------------------------------------------------------
@@ -255,6 +292,7 @@ def test_chunks_are_encoded_by_the_builder_s_tokenizer_and_its_counts_kept():
         ("go", None, "expected a sequence of prompts, got one text; for one prompt pass [prompt]"),
         (["go", 5], None, "prompt 1: expected a text, got 5"),
         (["go", b"go"], None, "prompt 1: expected a text, got b'go'"),
+        (["go", "up \ud800"], None, "prompt 1: is no Unicode text: lone surrogate '\\ud800' at 3"),
         (["go"], None, "got 1 prompts, but states of shape (2, 1)"),
         (["go", "on"], TokenBatch.from_lists([[1]]), "got 2 prompts, but 1 chunks"),
         (["go", "on"], TokenBatch.from_lists([[1], [2, V]]), f"token id {V} at chunk 1, position 1 is outside 0..49"),
@@ -274,6 +312,7 @@ def test_what_does_not_go_together_is_refused(prompts, actions, message):
         ({"out_of_range": "ignore"}, {}, "out_of_range must be 'clip' or 'refuse', got 'ignore'"),
         ({}, {"overlong": "truncate"}, "overlong must be 'refuse' or 'cut', got 'truncate'"),
         ({}, {"max_len": 0}, "max_len must be positive, got 0"),
+        ({}, {"max_len": 2**20 + 1}, "max_len must be at most 1048576, got 1048577"),
         ({}, {"max_len": 9.5}, "max_len must be an integer, got 9.5"),
         ({"tokenizer": FastTokenizer.default()}, {}, "the tokenizer has 2048 tokens, the VLM room for 50"),
     ],

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_tokenizer._arguments import check_errors
+from fast_tokenizer._arguments import as_array, check_errors, without_tensors
 from fast_tokenizer.compat.export import export_hf, push_to_hub, single_scale
 from fast_tokenizer.errors import EncodeLossWarning
 from fast_tokenizer.prompt import PromptBatch
@@ -53,7 +53,7 @@ class BpeTokenizerView:
             ValueError: With ``errors="strict"``, ids outside the vocabulary or part of a character. Otherwise they are
                 repaired, with a `DecodeRepairWarning`; see `FastTokenizer.coefficients`.
         """
-        coefficients = self._tokenizer.coefficients(_array(token_ids), errors=self._errors)
+        coefficients = self._tokenizer.coefficients(as_array(token_ids), errors=self._errors)
         characters = coefficients - self._tokenizer.spec.min_coefficient
         return characters.astype("<u4").tobytes().decode("utf-32-le")
 
@@ -272,23 +272,11 @@ def _of_any_shape(tokenizer: FastTokenizer) -> FastTokenizer:
     return FastTokenizer(replace(spec, time_horizon=None, action_dim=None))
 
 
-def _array(values: Any) -> NDArray[Any]:
-    """As NumPy, without importing torch: tensors of any device, with or without gradient, bfloat16 as float32."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        if values.is_floating_point() and values.element_size() < 4:
-            values = values.float()
-        return np.asarray(values.numpy())
-    return np.asarray(values)
-
-
 def _actions(values: Any) -> NDArray[np.floating]:
     """Actions in a dtype that the tokenizer takes: half precision, integers and booleans are exact in a wider one."""
     if isinstance(values, np.ma.MaskedArray):
         raise ValueError("actions are a masked array; what stands under the mask cannot be encoded")
-    if isinstance(values, list | tuple) and values and hasattr(values[0], "detach"):
-        values = [_array(chunk) for chunk in values]
-    actions = _array(values)
+    actions = np.asarray(without_tensors(values))
     if actions.dtype == np.float16:
         return actions.astype(np.float32)
     return actions.astype(np.float64) if actions.dtype.kind in "iub" else actions
@@ -297,5 +285,5 @@ def _actions(values: Any) -> NDArray[np.floating]:
 def _rows(tokens: Any) -> Sequence[Any]:
     if isinstance(tokens, TokenBatch):
         return tokens
-    rows = _array(tokens) if hasattr(tokens, "detach") else tokens
-    return [np.empty(0, np.int32) if row is None else _array(row) for row in rows]
+    rows = as_array(tokens) if hasattr(tokens, "detach") else tokens
+    return [np.empty(0, np.int32) if row is None else as_array(row) for row in rows]
