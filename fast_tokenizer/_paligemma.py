@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fast_tokenizer._arguments import integer
 
@@ -37,11 +37,21 @@ def first_id(anchor: str | int, vocab_size: int) -> int:
     return VOCAB_SIZE - 1 - skip
 
 
-def refuse_collisions(slots: Mapping[str, range], co_training: Sequence[str]) -> None:
-    """`slots`: token ids by the block that they lie on."""
-    for task in co_training:
-        if task not in CO_TRAINING:
+def known_tasks(co_training: str | Sequence[str]) -> tuple[str, ...]:
+    """The tasks, if they are known ones; one may be named alone."""
+    if isinstance(co_training, str):
+        co_training = (co_training,)
+    if not isinstance(co_training, Iterable):
+        raise ValueError(f"co_training must be a sequence of tasks, got {co_training!r}")
+    tasks = tuple(co_training)
+    for task in tasks:
+        if not isinstance(task, str) or task not in CO_TRAINING:
             raise ValueError(f"co-training task must be one of {sorted(CO_TRAINING)}, got {task!r}")
+    return tasks
+
+
+def refuse_collisions(slots: Mapping[str, range], co_training: Sequence[str]) -> None:
+    """`slots`: token ids by the block that they lie on. `co_training`: known tasks."""
     taken = {task: [block for block in CO_TRAINING[task] if block in slots] for task in co_training}
     collisions = [
         f"token ids {slots[block][0]}..{slots[block][-1]} lie on {block}, which co-training on {task} answers in"

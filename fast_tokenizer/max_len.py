@@ -90,6 +90,8 @@ def recommend_max_len(
     step = integer("multiple", multiple, 1, 2**20, "positive")
     more = [integer("candidates", c, 1, 2**31 - 1, "positive") for c in candidates]
     counts = np.zeros(0, np.int64)
+    if isinstance(lengths, str) or not isinstance(lengths, Iterable):
+        raise ValueError(f"expected arrays of lengths, got {lengths!r}")
     parts: Iterable[Any] = [lengths] if hasattr(lengths, "__array__") else lengths
     for i, part in enumerate(parts):
         new = _histogram(part, i)
@@ -110,11 +112,14 @@ def recommend_max_len(
 
 
 def _histogram(lengths: ArrayLike, part: int) -> NDArray[np.int64]:
-    array = np.asarray(lengths)
+    try:
+        array = np.asarray(lengths)
+    except ValueError as error:  # ragged
+        raise ValueError(f"lengths, part {part}: not an array of numbers: {error}") from None
     if array.size == 0:
         return np.zeros(0, np.int64)
     if array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 2**24:
-        got = f"{array.dtype} {array.min()}..{array.max()}"
+        got = f"{array.dtype} {array.min()}..{array.max()}" if array.dtype.kind in "iuf" else f"dtype {array.dtype}"
         raise ValueError(f"lengths, part {part}: expected numbers of tokens in 0..2**24, got {got}")
     return np.bincount(array.reshape(-1).astype(np.int64))
 

@@ -85,8 +85,9 @@ class VlmVocab:
         for name, lowest in (("vocab_size", 1), ("vlm_vocab_size", 1), ("first_id", 0)):
             rule = "positive" if lowest else "0 or more"
             object.__setattr__(self, name, integer(name, getattr(self, name), lowest, 2**31 - 1, rule))
-        if self.step not in (1, -1):
+        if isinstance(self.step, float) or self.step not in (1, -1):  # 1.0 would make float ids
             raise ValueError(f"step must be 1 or -1, got {self.step!r}")
+        object.__setattr__(self, "step", integer("step", self.step, -1, 1, "1 or -1"))
         ids = self._range
         if ids.start < 0 or ids.stop > self.vlm_vocab_size:
             raise ValueError(
@@ -97,10 +98,12 @@ class VlmVocab:
         if not starts or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)):
             raise ValueError(f"blocks must rise from id 0, got {starts}")
         specials = {n: v for n in ("pad_id", "bos_id", "eos_id") if (v := getattr(self, n)) is not None}
-        for name, value in specials.items():
+        rule = f"in the VLM's vocabulary 0..{self.vlm_vocab_size - 1}"
+        for name, given in specials.items():
+            specials[name] = value = integer(name, given, 0, self.vlm_vocab_size - 1, rule)
+            object.__setattr__(self, name, value)
             if value in ids:
                 raise ValueError(f"{name} {value} is also the VLM id of token id {self.step * (value - self.first_id)}")
-            integer(name, value, 0, self.vlm_vocab_size - 1, f"in the VLM's vocabulary 0..{self.vlm_vocab_size - 1}")
         if len(set(specials.values())) < len(specials):
             raise ValueError(f"pad, BOS and EOS need an id each, got {specials}")
 
@@ -145,8 +148,8 @@ class VlmVocab:
         smallest = _paligemma.VOCAB_SIZE
         rows = integer("embedding_size", embedding_size, smallest, 2**31 - 1, f"{smallest} or more")
         vocab = cls(size, rows, _paligemma.first_id(anchor, size), -1, blocks=_paligemma.BLOCKS)
+        tasks = _paligemma.known_tasks(co_training)
         if not allow_collision:
-            tasks = (co_training,) if isinstance(co_training, str) else tuple(co_training)
             _paligemma.refuse_collisions({s.name: s.token_ids for s in vocab.slots}, tasks)
         return vocab
 

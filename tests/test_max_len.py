@@ -94,6 +94,10 @@ def test_the_table_says_what_it_is_asked():
         ([[3], [-1]], {}, "lengths, part 1: expected numbers of tokens in 0..2**24, got int64 -1..-1"),
         ([[3.5]], {}, "lengths, part 0: expected numbers of tokens in 0..2**24, got float64 3.5..3.5"),
         ([[2**24 + 1]], {}, "lengths, part 0: expected numbers of tokens in 0..2**24, got int64 16777217..16777217"),
+        ("abc", {}, "expected arrays of lengths, got 'abc'"),
+        (5, {}, "expected arrays of lengths, got 5"),
+        (["abc"], {}, "lengths, part 0: expected numbers of tokens in 0..2**24, got dtype <U3"),
+        ([[3], None], {}, "lengths, part 1: expected numbers of tokens in 0..2**24, got dtype object"),
         ([[3]], {"max_truncated": 1.0}, "max_truncated must lie in [0, 1), got 1.0"),
         ([[3]], {"max_truncated": -0.1}, "max_truncated must lie in [0, 1), got -0.1"),
         ([[3]], {"multiple": 0}, "multiple must be positive, got 0"),
@@ -103,6 +107,11 @@ def test_the_table_says_what_it_is_asked():
 def test_bad_lengths_and_options_are_refused(lengths, options, message):
     with pytest.raises(ValueError, match=exact_match(message)):
         recommend_max_len(lengths, **options)
+
+
+def test_ragged_lengths_are_refused():
+    with pytest.raises(ValueError, match=r"^lengths, part 1: not an array of numbers: "):
+        recommend_max_len([[3], [[1], [2, 3]]])
 
 
 def test_bad_questions_to_a_report_are_refused():

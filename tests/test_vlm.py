@@ -105,9 +105,18 @@ def test_seg_alone_does_not_collide_with_detection():
         VlmVocab.paligemma(129, anchor=0, co_training=["detection"])
 
 
-def test_an_unknown_task_is_refused():
-    with pytest.raises(ValueError, match=r"must be one of \['detection', 'segmentation'\], got 'caption'"):
-        VlmVocab.paligemma(10, anchor="loc", co_training=["detection", "caption"])
+@pytest.mark.parametrize("allowed", [False, True])
+@pytest.mark.parametrize("unknown", ["caption", None, ["detection"]])
+def test_an_unknown_task_is_refused_whatever_is_allowed(unknown, allowed):
+    message = f"co-training task must be one of ['detection', 'segmentation'], got {unknown!r}"
+    with pytest.raises(ValueError, match=exact_match(message)):
+        VlmVocab.paligemma(10, anchor="loc", co_training=["detection", unknown], allow_collision=allowed)
+
+
+@pytest.mark.parametrize("other", [None, 5])
+def test_what_is_no_list_of_tasks_is_refused(other):
+    with pytest.raises(ValueError, match=f"^co_training must be a sequence of tasks, got {other}$"):
+        VlmVocab.paligemma(10, anchor="loc", co_training=other)
 
 
 # ---- Mapping -----------------------------------------------------------------------------------------
@@ -255,6 +264,10 @@ def test_special_ids_of_a_private_embedding_are_no_token(vocab_size):
         ({"first_id": -1}, "first_id must be 0 or more, got -1"),
         ({"first_id": 0.5}, "first_id must be an integer, got 0.5"),
         ({"first_id": 0, "step": 2}, "step must be 1 or -1, got 2"),
+        ({"first_id": 0, "step": 1.0}, "step must be 1 or -1, got 1.0"),
+        ({"first_id": 0, "step": True}, "step must be an integer, got True"),
+        ({"first_id": 0, "pad_id": True}, "pad_id must be an integer, got True"),
+        ({"first_id": 0, "bos_id": 15.0}, "bos_id must be an integer, got 15.0"),
         ({"first_id": 0, "pad_id": 0}, "pad_id 0 is also the VLM id of token id 0"),
         ({"first_id": 12, "step": -1, "bos_id": 4}, "bos_id 4 is also the VLM id of token id 8"),
         ({"first_id": 0, "eos_id": 20}, "eos_id must lie in the VLM's vocabulary 0..19, got 20"),
@@ -275,4 +288,6 @@ def test_equal_placements_are_equal_wherever_they_come_from():
     assert vlm == pickle.loads(pickle.dumps(vlm)) == VlmVocab.paligemma(2048, anchor=128)
     assert hash(vlm) == hash(VlmVocab.paligemma(2048))
     assert type(vlm.vocab_size) is int
+    numpy = VlmVocab(10, 20, 0, np.int64(1), pad_id=np.int64(15))
+    assert [type(v) for v in (numpy.step, numpy.pad_id)] == [int, int]
     assert vlm != VlmVocab.paligemma(2048, anchor="loc")
