@@ -177,3 +177,10 @@ def test_a_tokenizer_that_normalises_is_refused(kwargs: dict[str, object], tmp_p
     FastTokenizer.fit(chunks, 512, normalize="quantile").save(tmp_path)
     with pytest.raises(ValueError, match="has a normalizer: openpi's actions are normalised already"):
         OpenpiFastTokenizer(MAX_LEN, **{**kwargs, "fast_tokenizer_path": tmp_path})
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int64, bool])
+def test_actions_of_any_number_type_are_taken(of_the_input, dtype: type) -> None:
+    actions = np.zeros((10, 3), dtype)
+    tokens = of_the_input.tokenize("fold it", np.zeros(2), actions)[0]
+    np.testing.assert_array_equal(tokens, of_the_input.tokenize("fold it", np.zeros(2), np.zeros((10, 3)))[0])

@@ -9,8 +9,8 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fast_tokenizer._arguments import check_errors, integer
-from fast_tokenizer.compat.processor import Errors, lost
+from fast_tokenizer._arguments import as_array, check_errors, integer
+from fast_tokenizer.compat.processor import Errors, as_actions, lost
 from fast_tokenizer.errors import DecodeError, DecodeRepairWarning, EncodeLossWarning
 from fast_tokenizer.prompt import Overlong, PromptBuilder
 from fast_tokenizer.tokenizer import FastTokenizer
@@ -89,8 +89,8 @@ class OpenpiFastTokenizer:
         Raises:
             ValueError: The state or an action is not finite; a sequence is too long, where that is refused.
         """
-        chunks = None if actions is None else np.asarray(actions)[None]
-        states = np.asarray(state)[None]
+        chunks = None if actions is None else as_actions(actions)[None]
+        states = as_array(state)[None]
         batch = self._builder.build([prompt], states, chunks, max_len=self._max_len, overlong=self._overlong)
         losses = [lost(batch)]
         if batch.cut[0]:

@@ -112,7 +112,7 @@ class FastProcessor:
         Raises:
             ValueError: As `FastTokenizer.fit`; or the chunks have another shape than was said.
         """
-        processor = cls(FastTokenizer.fit([_actions(chunk) for chunk in action_data], vocab_size, scale))
+        processor = cls(FastTokenizer.fit([as_actions(chunk) for chunk in action_data], vocab_size, scale))
         for name, given in (("time_horizon", time_horizon), ("action_dim", action_dim)):
             fitted = getattr(processor, name)
             if given is not None and fitted is not None and given != fitted:
@@ -217,7 +217,7 @@ class FastProcessor:
         Raises:
             ValueError: Not finite, empty or of another rank; names chunk, time step and dimension.
         """
-        actions = _actions(action_chunk)
+        actions = as_actions(action_chunk)
         if actions.ndim == 3 and len(actions) == 0:
             return []
         batch = self._any_shape.encode(actions[None] if actions.ndim == 2 else actions)
@@ -272,7 +272,7 @@ def _of_any_shape(tokenizer: FastTokenizer) -> FastTokenizer:
     return FastTokenizer(replace(spec, time_horizon=None, action_dim=None))
 
 
-def _actions(values: Any) -> NDArray[np.floating]:
+def as_actions(values: Any) -> NDArray[np.floating]:
     """Actions in a dtype that the tokenizer takes: half precision, integers and booleans are exact in a wider one."""
     if isinstance(values, np.ma.MaskedArray):
         raise ValueError("actions are a masked array; what stands under the mask cannot be encoded")
