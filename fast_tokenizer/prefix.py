@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fast_tokenizer._arguments import integer
 from fast_tokenizer._core import dct3
 from fast_tokenizer.errors import DecodeError
 from fast_tokenizer.metrics import normalized_unit
@@ -47,7 +48,7 @@ def decode_prefix(
 
     Raises:
         DecodeError: Tokens that begin no chunk: unknown ones, more symbols than a chunk has, broken characters.
-        ValueError: A negative k; T or D is missing, or contradicts the artefact.
+        ValueError: A k that is negative or no integer; T or D is missing, or contradicts the artefact.
 
     Example:
         >>> from fast_tokenizer.prefix import decode_prefix
@@ -57,8 +58,7 @@ def decode_prefix(
         >>> [round(float(abs(decode_prefix(tok, tokens, k, 50, 7)[0] - chunk).max()), 2) for k in (0, 10, 20, 40)]
         [1.0, 0.88, 0.26, 0.05]
     """
-    if k < 0:
-        raise ValueError(f"k must not be negative, got {k}")
+    k = integer("k", k, 0, 2**62, "at least 0")
     horizon, dims = _shape(tokenizer, time_horizon, action_dim)
     batch = TokenBatch.coerce(tokens)
     coefficients = np.zeros((len(batch), horizon * dims))
@@ -136,11 +136,12 @@ def prefix_errors(tokenizer: FastTokenizer, chunks: Iterable[NDArray[np.floating
 
     Args:
         tokenizer: Any tokenizer.
-        chunks: Arrays (N_i, T_i, D), in the units that the tokenizer takes; read one at a time.
+        chunks: Arrays (N_i, T_i, D), in the units that the tokenizer takes; read one at a time. N_i may be 0.
 
     Raises:
         ValueError: There are no chunks, or the tokenizer does not take them.
-        DecodeError: A published tokenizer dropped part of a chunk, so that its tokens are none.
+        DecodeError: A published tokenizer dropped part of a chunk, so that its tokens are none. Names the chunk within
+            its array.
 
     Example:
         >>> from fast_tokenizer.prefix import prefix_errors
@@ -152,7 +153,11 @@ def prefix_errors(tokenizer: FastTokenizer, chunks: Iterable[NDArray[np.floating
     lengths: list[int] = []
     by_tokens, by_fraction = _Sums(), _Sums()
     for block in chunks:
+        if not len(block):
+            continue
         tokens = tokenizer.encode(block)
+        # Strictly: the beginnings of what is no chunk would each be taken for a beginning of one.
+        tokenizer.decode(tokens, *block.shape[1:])
         for chunk, ids in zip(block, tokens, strict=True):
             prefixes = decode_prefixes(tokenizer, ids, *chunk.shape)
             unit = normalized_unit(tokenizer, chunk.shape[1])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.fft import idct
 
-from fast_tokenizer import DecodeError, FastTokenizer, metrics
+from fast_tokenizer import DecodeError, FastTokenizer, TokenizerSpec, metrics
 from fast_tokenizer.prefix import FRACTIONS, decode_prefix, decode_prefixes, prefix_errors
 from tests.byte_level import ByteLevel
 
@@ -112,8 +112,11 @@ def test_tokens_that_begin_no_chunk_are_refused(case):
         with pytest.raises(DecodeError, match=f"^{re.escape(reason)}"):
             decode_prefix(tok, bad, 10**6, T, D)
     assert decode_prefix(tok, [[0, V]], 1, T, D).shape == (1, T, D), "what is not read is not checked"
-    with pytest.raises(ValueError, match=r"^k must not be negative, got -1$"):
+    with pytest.raises(ValueError, match=r"^k must be at least 0, got -1$"):
         decode_prefix(tok, batch, -1, T, D)
+    for k in (2.5, None, np.arange(2)):
+        with pytest.raises(ValueError, match=rf"^k must be an integer, got {re.escape(repr(k))}$"):
+            decode_prefix(tok, batch, k, T, D)
     with pytest.raises(ValueError, match="expected rank 1"):
         decode_prefixes(tok, batch[:1] * 2, T, D)
 
@@ -173,3 +176,37 @@ def test_the_curve_is_the_errors_of_all_values(case):
 def test_no_chunks_have_no_errors():
     with pytest.raises(ValueError, match="got no chunks to measure on"):
         prefix_errors(FastTokenizer.default(), [])
+
+
+def test_blocks_without_chunks_are_passed_over():
+    tok = FastTokenizer.default()
+    errors = prefix_errors(tok, [NORMALIZED[:0], NORMALIZED[:3], NORMALIZED[:0], NORMALIZED[3:5]])
+    np.testing.assert_array_equal(
+        errors.by_tokens.actions_rmse, prefix_errors(tok, [NORMALIZED[:5]]).by_tokens.actions_rmse
+    )
+    with pytest.raises(ValueError, match="got no chunks to measure on"):
+        prefix_errors(tok, [NORMALIZED[:0]])
+
+
+def test_a_share_of_the_tokens_is_rounded_up_but_not_beyond_a_whole_one():
+    """0.55 * 20 is 11.000000000000002 in floating point: eleven tokens, not twelve."""
+    tok = FastTokenizer(TokenizerSpec(np.array(10.0), -40, 40, np.empty((0, 2), np.int32)))
+    chunks = np.random.default_rng(0).normal(0, 0.3, (5, 20, 1))  # an id a symbol
+    errors = prefix_errors(tok, [chunks])
+    assert errors.lengths.tolist() == [20] * 5
+    np.testing.assert_array_equal(errors.by_fraction.decoded_rmse, errors.by_tokens.decoded_rmse)
+    assert len(set(errors.by_tokens.decoded_rmse)) > 15
+
+
+def test_chunks_that_the_vocabulary_dropped_part_of_are_refused():
+    """What is left decodes to something for each of its beginnings, but it is no chunk."""
+    rng = np.random.default_rng(0)
+    tok = FastTokenizer.fit(np.cumsum(rng.laplace(0, 0.01, (300, 16, 3)), 1), vocab_size=256, compat="published")
+    chunks = np.cumsum(rng.laplace(0, 0.05, (200, 16, 3)), 1)
+    dropped = tok.encode(chunks).dropped > 0
+    assert 0 < dropped.sum() < len(chunks)
+    whole = chunks[~dropped]
+    assert len(prefix_errors(tok, [whole]).lengths) == len(whole)
+    for chunk in chunks[dropped][:20]:
+        with pytest.raises(DecodeError, match=r"^chunk 1: (too few symbols|broken characters)"):
+            prefix_errors(tok, [np.stack([whole[0], chunk])])
