@@ -8,13 +8,13 @@ The mask for language models is `fast_tokenizer.generation.ActionLogitsProcessor
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fast_tokenizer._arguments import integer
 from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch, TokensLike
 
@@ -50,15 +50,18 @@ class TokenGrammar:
             max_coefficient: Of a published one, the highest quantized coefficient to allow.
 
         Raises:
-            ValueError: A bound that no character has, or one for a native vocabulary.
+            ValueError: No `FastTokenizer`; a bound that no character has, or one for a native vocabulary.
         """
+        _check_tokenizer(tokenizer)
         token_bytes = getattr(tokenizer.spec, "token_bytes", None)
         if token_bytes is None:
             if max_coefficient is not None:
                 raise ValueError("a native vocabulary has no coefficients beyond its fitted range: no max_coefficient")
             return cls.of_lengths(tokenizer.expansion_lengths)
-        lowest = tokenizer.spec.min_coefficient
-        return cls.of_bytes(token_bytes, None if max_coefficient is None else max_coefficient - lowest)
+        if max_coefficient is None:
+            return cls.of_bytes(token_bytes)
+        highest = integer("max_coefficient", max_coefficient, -(2**62), 2**62, "an integer")
+        return cls.of_bytes(token_bytes, highest - tokenizer.spec.min_coefficient)
 
     @classmethod
     def of_lengths(cls, lengths: NDArray[np.integer]) -> TokenGrammar:
@@ -106,6 +109,8 @@ class TokenGrammar:
 class GrammarStates:
     """Where B sequences stand. ``states[rows]`` picks, repeats or reorders them, as beam search does.
 
+    Nothing here writes to the arrays once it has handed them out.
+
     Attributes:
         node: (B,) int64, of `TokenGrammar`.
         remaining: (B,) int64, symbols that have not begun.
@@ -140,7 +145,8 @@ class ActionGrammar:
         max_tokens: Most ids of a chunk, the end not counted. None: as many as it takes.
 
     Raises:
-        ValueError: No sequence of the vocabulary has so many symbols, or none of at most `max_tokens` ids.
+        ValueError: No sequence of the vocabulary has so many symbols, or none of at most `max_tokens` ids; or a number
+            that is no integer.
 
     Example:
         >>> from fast_tokenizer.constrained import ActionGrammar
@@ -158,9 +164,7 @@ class ActionGrammar:
     __slots__ = ("_class_of", "_classes", "_fewest", "_max_tokens", "_symbols", "_tokens")
 
     def __init__(self, tokens: TokenGrammar, symbols: int, max_tokens: int | None = None) -> None:
-        self._tokens, self._symbols = tokens, operator.index(symbols)
-        if self._symbols < 1:
-            raise ValueError(f"a chunk has at least one symbol, got {symbols}")
+        self._tokens, self._symbols = tokens, integer("symbols", symbols, 1, 2**31 - 1, "positive")
         # Ids that do the same share a column: a few hundred instead of thousands.
         columns = np.vstack([tokens.next_node, tokens.begun])
         columns, class_of = np.unique(columns, axis=1, return_inverse=True)
@@ -172,7 +176,9 @@ class ActionGrammar:
             raise ValueError(f"no sequence of ids of this vocabulary stands for exactly {symbols} symbols")
         # A symbol takes an id at least, or four of a byte each: no sequence is longer.
         most = self._symbols * (1 if len(tokens.next_node) == 1 else 4)
-        self._max_tokens = most if max_tokens is None else min(operator.index(max_tokens), most)
+        self._max_tokens = (
+            most if max_tokens is None else min(integer("max_tokens", max_tokens, 0, 2**62, "at least 0"), most)
+        )
         if self._max_tokens < fewest:
             raise ValueError(f"a chunk of {symbols} symbols takes at least {fewest} ids, max_tokens is {max_tokens}")
 
@@ -198,8 +204,9 @@ class ActionGrammar:
                 thousands of times the range of an action, should a model that is off its track write one.
 
         Raises:
-            ValueError: T or D is missing, or contradicts the artefact; or as for the constructor.
+            ValueError: No `FastTokenizer`; T or D is missing, or contradicts the artefact; or as for the constructor.
         """
+        _check_tokenizer(tokenizer)
         horizon = tokenizer._shape("time_horizon", time_horizon, tokenizer.spec.time_horizon)
         dims = tokenizer._shape("action_dim", action_dim, tokenizer.spec.action_dim)
         return cls(TokenGrammar.of(tokenizer, max_coefficient), horizon * dims, max_tokens)
@@ -305,7 +312,7 @@ class ActionGrammar:
         return self._state_after(TokenBatch.coerce(tokens))
 
     def _state_after(self, batch: TokenBatch) -> GrammarStates:
-        states = self.start(len(batch))
+        states = self.start(len(batch))  # of its own until it returns: it may write to their arrays
         for position in range(int(batch.lengths.max(initial=0))):
             rows = np.flatnonzero(batch.lengths > position)
             ids = batch.ids[batch.offsets[rows] + position]
@@ -339,6 +346,11 @@ class ActionGrammar:
             return bool(self.done(self._state_after(batch))[0])
         except ValueError:
             return False
+
+
+def _check_tokenizer(tokenizer: FastTokenizer) -> None:
+    if not isinstance(tokenizer, FastTokenizer):
+        raise ValueError(f"expected a FastTokenizer, got {type(tokenizer).__name__}")
 
 
 def _fewest_tokens(classes: TokenGrammar, symbols: int) -> NDArray[np.int32]:
@@ -417,6 +429,7 @@ def _bounded(highest: int) -> list[list[int]]:
 
     UTF-8 sorts as code points do. The nodes of its own bytes are appended, those that need fewer bytes first.
     """
+    highest = integer("highest", highest, -(2**63), 2**63, "a code point")
     if not 0 <= highest <= 0x10FFFF or 0xD800 <= highest <= 0xDFFF:
         raise ValueError(f"there is no character {highest}: they are 0..1114111, without 55296..57343")
     table = [list(row) for row in _AFTER]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fast_tokenizer import FastTokenizer, TokenBatch
+from fast_tokenizer.compat import FastProcessor
 from fast_tokenizer.constrained import UNREACHABLE, ActionGrammar, TokenGrammar
 from tests.byte_level import ARTEFACTS, ByteLevel
 
@@ -373,7 +374,33 @@ def test_shapes_come_from_the_tokenizer_or_the_call(small, any_shape):
         ActionGrammar.of(any_shape)
     with pytest.raises(ValueError, match="fitted for 3"):
         ActionGrammar.of(small, T, 4)
-    with pytest.raises(ValueError, match="at least one symbol, got 0"):
+    with pytest.raises(ValueError, match="symbols must be positive, got 0"):
         ActionGrammar(TokenGrammar.of(small), 0)
     with pytest.raises(ValueError, match=r"expected \(V,\) lengths of at least 1"):
         TokenGrammar.of_lengths(np.array([1, 0]))
+
+
+def test_without_a_bound_a_chunk_takes_an_id_a_symbol_or_an_id_a_byte(small):
+    assert ActionGrammar.of(small).max_tokens == T * D
+    assert ActionGrammar.of(small, max_tokens=10**6).max_tokens == T * D
+    assert ActionGrammar(TokenGrammar.of_bytes([bytes([byte]) for byte in range(256)]), 5).max_tokens == 20
+
+
+def test_arguments_that_are_no_integers_are_refused(small, shared_data):
+    with pytest.raises(ValueError, match=r"^max_tokens must be an integer, got 2\.5$"):
+        ActionGrammar.of(small, max_tokens=2.5)
+    with pytest.raises(ValueError, match=r"^max_tokens must be at least 0, got -1$"):
+        ActionGrammar.of(small, max_tokens=-1)
+    with pytest.raises(ValueError, match=r"^symbols must be an integer, got 2\.0$"):
+        ActionGrammar(TokenGrammar.of(small), 2.0)
+    with pytest.raises(ValueError, match=r"^highest must be an integer, got 97\.0$"):
+        TokenGrammar.of_bytes([b"a"], 97.0)
+    published = FastTokenizer.from_pretrained(shared_data / "fast_artifacts" / "fast_plus")
+    with pytest.raises(ValueError, match=r"^max_coefficient must be an integer, got 3\.5$"):
+        ActionGrammar.of(published, T, D, max_coefficient=3.5)
+
+
+def test_what_is_no_tokenizer_is_refused(small):
+    for of in (ActionGrammar.of, TokenGrammar.of):
+        with pytest.raises(ValueError, match=r"^expected a FastTokenizer, got FastProcessor$"):
+            of(FastProcessor(small))
