@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fast_tokenizer._arguments import integer
 from fast_tokenizer.constrained import UNREACHABLE, ActionGrammar
 from fast_tokenizer.vlm import VlmVocab
 
@@ -89,16 +90,22 @@ class ActionLogitsProcessor(_Base):
 
     Args:
         grammar: Of the chunk to write.
-        vlm_ids: A `VlmVocab`; or a range or an array (V,), the VLM id of each token id.
+        vlm_ids: A `VlmVocab`, which may have room for more than V tokens; or a range or an array (V,), the VLM id of
+            each token id.
         end: VLM ids that end the chunk, e.g. those of "|" and EOS.
         prompt_length: Columns of `input_ids` before what is generated, left padding included: ``input_ids.shape[1]`` of
             the call to `generate`; 0 when that is given embeddings. None: the actions begin after the last place where
-            the row has the `marker`, wherever that is, and a row without it is left as it is.
+            the row has the `marker`, wherever that is, and a row without it is left as it is. So is a row whose last
+            marker belongs to a chunk of an earlier turn: one that has its whole `end`, and after that any id that is
+            not `pad_id`. It is free until a new marker comes. (A row that stops at its end, or pads, is over.)
         marker: VLM ids that come before the actions, e.g. those of "Action: ".
-        pad_id: VLM id after the end; None: the last of `end`.
+        pad_id: VLM id after the end; None: that of the `VlmVocab` if it has one, else the last of `end`. It must be the
+            `pad_token_id` of `generate`, which fills finished rows with that: without `prompt_length` another id there
+            reads as the next turn.
 
     Raises:
-        ValueError: Ids that are negative, repeated, outside the VLM vocabulary, or both an action and an end; or none.
+        ValueError: Ids that are no integers, negative, repeated, outside the VLM vocabulary, or both an action and an
+            end; or none.
 
     Example:
         >>> import torch
@@ -127,18 +134,22 @@ class ActionLogitsProcessor(_Base):
         pad_id: int | None = None,
     ) -> None:
         vocab_size = vlm_ids.vlm_vocab_size if isinstance(vlm_ids, VlmVocab) else None
-        self._vlm_ids = np.asarray(vlm_ids.action_ids if isinstance(vlm_ids, VlmVocab) else vlm_ids)
+        if isinstance(vlm_ids, VlmVocab):
+            pad_id = vlm_ids.pad_id if pad_id is None else pad_id
+            vlm_ids = vlm_ids.action_ids[: grammar.vocab_size]
+        self._vlm_ids = np.asarray(vlm_ids)
         _check_action_ids(self._vlm_ids, grammar.vocab_size)
         self._vlm_ids = self._vlm_ids.astype(np.int64)
-        self._grammar, self._prompt_length = grammar, prompt_length
-        self._marker, self._end = tuple(map(int, marker)), tuple(map(int, end))
+        self._grammar = grammar
+        self._marker, self._end = _other_ids("marker", marker), _other_ids("end", end)
         if not self._end:
             raise ValueError("end needs at least one VLM id, such as EOS")
         if prompt_length is None and not self._marker:
             raise ValueError("without prompt_length, the marker says where actions begin: it needs at least one id")
-        if prompt_length is not None and prompt_length < 0:
-            raise ValueError(f"prompt_length must not be negative, got {prompt_length}")
-        self._pad = self._end[-1] if pad_id is None else int(pad_id)
+        if prompt_length is not None:
+            prompt_length = integer("prompt_length", prompt_length, 0, 2**62, "at least 0")
+        self._prompt_length = prompt_length
+        self._pad = self._end[-1] if pad_id is None else _other_ids("pad_id", [pad_id])[0]
         if prompt_length is None and not {*self._marker} - {*self._vlm_ids.tolist(), *self._end, self._pad}:
             raise ValueError(f"the marker {self._marker} could occur among actions, ends and pads: give prompt_length")
         self._check_other_ids(vocab_size)
@@ -147,8 +158,6 @@ class ActionLogitsProcessor(_Base):
     def _check_other_ids(self, vocab_size: int | None) -> None:
         others = {*self._marker, *self._end, self._pad}
         highest = max(int(self._vlm_ids.max()), *others)
-        if min(others) < 0:
-            raise ValueError(f"marker, end and pad must be VLM ids, got {min(others)}")
         if vocab_size is not None and highest >= vocab_size:
             raise ValueError(f"VLM id {highest} lies outside the VLM vocabulary 0..{vocab_size - 1}")
         both = sorted({*self._end, self._pad} & set(self._vlm_ids.tolist()))
@@ -176,7 +185,7 @@ class ActionLogitsProcessor(_Base):
         self._check_shapes(input_ids, scores)
         result = torch.full_like(scores, -torch.inf)
         if self._prompt_length is None:
-            start = self._after_last_marker(input_ids)
+            start = self._chunk_start(input_ids)
             self._write(result, scores, input_ids, start)
             return torch.where((start < 0)[:, None], scores, result)
         generated = input_ids[:, self._prompt_length :]
@@ -257,6 +266,23 @@ class ActionLogitsProcessor(_Base):
         columns = torch.arange(at.shape[1], device=at.device) + len(marker)
         return torch.where(at, columns, -1).amax(dim=1)
 
+    def _chunk_start(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """(B,): the column where a row's chunk begins; -1 without a marker, or when another turn follows the chunk."""
+        start = self._after_last_marker(input_ids)
+        width = input_ids.shape[1]
+        if width < len(self._marker) + len(self._end) + 1:
+            return start  # no room for a turn after an end
+        tables = self._on(input_ids.device)
+        columns = torch.arange(width, device=input_ids.device)
+        classes = tables.class_of_vlm[input_ids.clamp(0, len(tables.class_of_vlm) - 1)]
+        other = (classes == len(tables.begun) - 1) & (columns >= start[:, None])
+        written = torch.where(other, columns, width).amin(dim=1)
+        end = torch.tensor(self._end, device=input_ids.device)
+        at = written[:, None] + torch.arange(len(end), device=input_ids.device)
+        ended = (at[:, -1] < width) & (input_ids.gather(1, at.clamp_max(width - 1)) == end).all(dim=1)
+        follows = ((columns > at[:, -1:]) & (input_ids != self._pad)).any(dim=1)
+        return torch.where(ended & follows, -1, start)
+
     def _on(self, device: torch.device) -> _Tables:
         if device not in self._tables:
             self._tables[device] = _Tables.of(self._grammar, self._vlm_ids, device)
@@ -267,17 +293,25 @@ class ActionLogitsProcessor(_Base):
 
         An array of another length than the chunk's says that the row was cut off, not that something was dropped: in a
         row that was generated under this processor, ids before the end are action ids, and ids after it are not.
+
+        Without `prompt_length`, a row that has no marker, or none since a chunk of an earlier turn, has no token ids.
         """
         ids = sequences.cpu().numpy()
-        token_of = np.full(max(int(self._vlm_ids.max()), int(ids.max(initial=0))) + 1, -1, np.int32)
+        none = int(self._vlm_ids.max()) + 1
+        token_of = np.full(none + 1, -1, np.int32)
         token_of[self._vlm_ids] = np.arange(len(self._vlm_ids))
+        ids = np.where((ids < 0) | (ids > none), none, ids)
         if self._prompt_length is None:
-            starts = self._after_last_marker(sequences).cpu().numpy()
+            starts = self._chunk_start(sequences).cpu().numpy()
             starts = np.where(starts < 0, ids.shape[1], starts)
         else:
             starts = np.full(len(ids), self._prompt_length + len(self._marker))
         tokens = (token_of[row[start:]] for row, start in zip(ids, starts, strict=True))
         return [row[row >= 0] for row in tokens]
+
+
+def _other_ids(name: str, ids: Sequence[int]) -> tuple[int, ...]:
+    return tuple(integer(name, i, 0, 2**31 - 1, "VLM ids") for i in ids)
 
 
 def _check_action_ids(ids: NDArray[Any], vocab_size: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, LogitsProcessor
 
-from fast_tokenizer import FastTokenizer, TokenizerSpec
+from fast_tokenizer import DecodeError, FastTokenizer, TokenizerSpec
 from fast_tokenizer.constrained import ActionGrammar, TokenGrammar
 from fast_tokenizer.generation import ActionLogitsProcessor
 from fast_tokenizer.vlm import VlmVocab
@@ -345,6 +345,14 @@ def test_a_row_that_is_no_prefix_may_only_end_and_pad(small):
     assert finite(processor(ids, torch.zeros(1, HEAD))) == [{PAD}]
 
 
+def test_an_unfinished_character_is_not_closed():
+    """Where the ids were not written under the processor, and the budget is used up within a character."""
+    grammar = ActionGrammar(TokenGrammar.of_bytes([bytes([byte]) for byte in range(256)]), 1, max_tokens=1)
+    processor = ActionLogitsProcessor(grammar, vlm_ids(grammar), prompt_length=0, **ENDING)
+    ids = torch.tensor([[vlm_ids(grammar)[0xC3]], [vlm_ids(grammar)[0x61]]])
+    assert finite(processor(ids, torch.zeros(2, HEAD))) == [{PAD}, {BAR}]
+
+
 @pytest.mark.parametrize("bad", [-torch.inf, torch.inf, torch.nan])
 def test_scores_among_which_nothing_can_be_chosen_are_refused(small, bad):
     grammar = ActionGrammar.of(small, T, D)
@@ -376,6 +384,92 @@ def test_dtypes_and_padded_heads(small, dtype, width):
     assert finite(processor(torch.full((2, 30), 2900), scores)) == [{EOS}] * 2  # past its end: the default padding
 
 
+# ---- Several turns ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def turns(small):
+    """(processor without a prompt length, VLM ids of a chunk, its token ids, VLM ids of another)."""
+    grammar = ActionGrammar.of(small, T, D)
+    processor = ActionLogitsProcessor(grammar, vlm_ids(grammar), prompt_length=None, marker=MARKER, **ENDING)
+    ids, other = (batch.tolist() for batch in small.encode(CHUNKS))
+    return processor, [2900 - i for i in ids], ids, [2900 - i for i in other]
+
+
+CHUNKS = np.cumsum(np.random.default_rng(5).normal(0, 0.1, (2, T, D)), axis=1)
+
+
+def test_a_row_is_free_again_after_the_chunk_of_an_earlier_turn(turns):
+    processor, chunk, ids, other = turns
+    earlier = [9, *MARKER, *chunk, *END]
+    rows = {
+        "ended": ([*earlier], {PAD}, ids),
+        "padded": ([*earlier, PAD, PAD], {PAD}, ids),
+        "a new turn": ([*earlier, 11], None, []),
+        "a new turn after padding": ([*earlier, PAD, 11, PAD], None, []),
+        "a turn that begins with an action id": ([*earlier, chunk[0]], None, []),
+        "half a new marker": ([*earlier, 11, *MARKER[:2]], None, []),
+        "the first of the end again": ([*earlier, BAR], None, []),
+        "a new marker": ([*earlier, 11, *MARKER], "start", []),
+        "a new chunk": ([*earlier, 11, *MARKER, *other], {BAR}, [2900 - i for i in other]),
+        "a new chunk, ended": ([*earlier, 11, *MARKER, *other, *END, PAD], {PAD}, [2900 - i for i in other]),
+        "two turns before": ([*earlier, 11, *MARKER, *other, *END, 12], None, []),
+        "an end that is not whole": ([*earlier[:-1]], {EOS}, ids),
+        "an end that is not whole, and text": ([*earlier[:-1], 11], {PAD}, ids),
+    }
+    width = max(len(row) for row, _, _ in rows.values())
+    batch = torch.tensor([[PAD] * (width - len(row)) + row for row, _, _ in rows.values()])
+    scores = torch.randn(len(rows), HEAD)
+    out = processor(batch, scores)
+    found = processor.token_ids(batch)
+    single = [processor(torch.tensor([row]), scores[i : i + 1])[0] for i, (row, _, _) in enumerate(rows.values())]
+    for i, (name, (_, allowed, tokens)) in enumerate(rows.items()):
+        assert torch.equal(out[i], single[i]), name
+        assert found[i].tolist() == tokens, name
+        if allowed is None:
+            assert torch.equal(out[i], scores[i]), name
+        elif allowed == "start":
+            assert finite(out)[i] == expected_ids(processor._grammar, []), name
+        else:
+            assert finite(out)[i] == allowed, name
+
+
+def test_an_old_chunk_is_not_taken_for_a_new_one(small, turns):
+    processor, chunk, _, _ = turns
+    with pytest.raises(DecodeError, match=r"^chunk 0: too few symbols: got 0, expected exactly 12"):
+        small.decode(processor.token_ids(torch.tensor([[*MARKER, *chunk, *END, 11, 12]])), T, D)
+
+
+def test_a_model_answers_an_instruction_after_an_earlier_chunk(gpt2, small, turns):
+    processor, chunk, _, _ = turns
+    prompt = [9, *MARKER, *chunk, *END, 11, 12]
+
+    class Acts(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            said = input_ids.shape[1] - len(prompt)
+            scores = scores.clone()
+            scores[:, [42, *MARKER][said] if said < 4 else 42] = 1e4
+            return scores
+
+    ids = torch.tensor([prompt])
+    out = gpt2.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        logits_processor=[Acts(), processor],
+        max_new_tokens=processor.max_new_tokens + 1,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+        bos_token_id=None,
+        do_sample=False,
+    )
+    new = out[0, len(prompt) :].tolist()
+    assert new[:4] == [42, *MARKER]
+    assert new[-2:] == END
+    (found,) = processor.token_ids(out)
+    assert [2900 - i for i in found.tolist()] == new[4:-2]
+    assert small.decode([found], T, D).shape == (1, T, D)
+
+
 # ---- What it is made of --------------------------------------------------------------------------------
 
 
@@ -387,6 +481,36 @@ def test_it_takes_a_mapping_a_range_or_an_array(small):
         processor = ActionLogitsProcessor(grammar, form, end=END, prompt_length=0)
         out = processor(torch.empty((1, 0), dtype=torch.long), torch.zeros(1, HEAD))
         assert finite(out) == [expected_ids(grammar, [])]
+
+
+def test_a_private_embedding_pads_with_its_own_id(small):
+    grammar = ActionGrammar.of(small, 1, 1)
+    vlm = VlmVocab.private(64)
+    one = int(np.flatnonzero(small.expansion_lengths == 1)[0])
+    ended = torch.tensor([[one, vlm.eos_id]])
+    for pad_id, expected in ((None, vlm.pad_id), (vlm.bos_id, vlm.bos_id)):
+        processor = ActionLogitsProcessor(grammar, vlm, end=[vlm.eos_id], prompt_length=0, pad_id=pad_id)
+        assert finite(processor(ended, torch.zeros(1, vlm.vlm_vocab_size))) == [{expected}]
+
+
+def test_a_mapping_may_have_more_room(small):
+    """As for prompts: token id i is the mapping's i-th, and no model may write the ids beyond."""
+    grammar = ActionGrammar.of(small, T, D)
+    processor = ActionLogitsProcessor(grammar, VlmVocab(100, 2950, first_id=2900, step=-1), end=END, prompt_length=0)
+    out = processor(torch.empty((1, 0), dtype=torch.long), torch.zeros(1, HEAD))
+    assert finite(out) == [expected_ids(grammar, [])]
+
+
+def test_ids_of_no_vocabulary_are_no_token_ids(small):
+    processor = ActionLogitsProcessor(ActionGrammar.of(small, T, D), range(2900, 2836, -1), end=END, prompt_length=1)
+    rows = torch.tensor([[9, 2900, 2**33, -1, 2890], [9, -(2**40), -100, 2901, 2837]])
+    assert [ids.tolist() for ids in processor.token_ids(rows)] == [[0, 10], [63]]
+
+
+def test_a_native_chunk_takes_an_id_a_symbol_at_most(small):
+    grammar = ActionGrammar.of(small, T, D)
+    processor = ActionLogitsProcessor(grammar, vlm_ids(grammar), end=END, prompt_length=0, marker=MARKER)
+    assert processor.max_new_tokens == len(MARKER) + T * D + len(END)
 
 
 @pytest.mark.parametrize(
@@ -403,8 +527,17 @@ def test_it_takes_a_mapping_a_range_or_an_array(small):
             "VLM id 2901 lies outside the VLM vocabulary 0..2900",
         ),
         ({"end": []}, "end needs at least one VLM id, such as EOS"),
-        ({"marker": [-3]}, "marker, end and pad must be VLM ids, got -3"),
-        ({"prompt_length": -1}, "prompt_length must not be negative, got -1"),
+        ({"marker": [-3]}, "marker must be VLM ids, got -3"),
+        ({"end": [2**31]}, "end must be at most 2147483647, got 2147483648"),
+        (
+            {"vlm_ids": VlmVocab(63, 2950, first_id=2000)},
+            "expected 64 VLM ids, one a token id, got int32 of shape (63,)",
+        ),
+        ({"prompt_length": -1}, "prompt_length must be at least 0, got -1"),
+        ({"prompt_length": 3.0}, "prompt_length must be an integer, got 3.0"),
+        ({"end": [1.9]}, "end must be an integer, got 1.9"),
+        ({"marker": [6, 7.5]}, "marker must be an integer, got 7.5"),
+        ({"pad_id": 2.0}, "pad_id must be an integer, got 2.0"),
         ({"prompt_length": None}, "without prompt_length, the marker says where actions begin: it needs at least"),
         (
             {"prompt_length": None, "marker": [2900, BAR]},
