@@ -21,7 +21,7 @@ import torch
 from benchmarks.contest import require
 from benchmarks.measure import Call, time_in_turn
 from benchmarks.report import Table, significant
-from benchmarks.robustness import FAST_PLUS
+from benchmarks.robustness import FAST_PLUS, measured
 from fast_tokenizer import FastTokenizer
 from fast_tokenizer.constrained import ActionGrammar
 from fast_tokenizer.generation import ActionLogitsProcessor
@@ -77,7 +77,10 @@ def table(seconds: float) -> Table:
     if FAST_PLUS.is_dir():
         tokenizers["FAST+"] = FastTokenizer.from_pretrained(FAST_PLUS)
     lines = [line for name, tok in tokenizers.items() for line in measure(name, tok, seconds)]
-    note = f"Microseconds a step, one thread, torch {torch.__version__}. `benchmarks/constrained.py` says of what."
+    note = (
+        f"Microseconds a step, one thread, torch {torch.__version__}. `benchmarks/constrained.py` says of what."
+        f"\n\n{measured()}"
+    )
     header = ["vocabulary", "B", "softmax", "processor", "fill alone", "NumPy mask", "processor / softmax", "quartiles"]
     return Table("The grammar at each step of generation", note, header, lines)
 

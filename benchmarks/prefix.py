@@ -1,8 +1,9 @@
 """How good are the actions after the first tokens? `python -m benchmarks.prefix [--output FILE] [--picture FILE]`.
 
-Held-out chunks of each recorded set, normalised, through FAST+ and through a native vocabulary of as many ids that is
-fitted on the set's other episodes. Errors are root mean squares and maxima over all values of all chunks against the
-recorded actions, after a share of each chunk's own tokens; the picture has them after each token, too.
+Held-out chunks of each recorded set, normalised and clipped to [-1, 1] as the published pipelines do, through FAST+ and
+through a native vocabulary of as many ids that is fitted on the set's other episodes. Errors are root mean squares and
+maxima over all values of all chunks against the clipped actions, after a share of each chunk's own tokens; the picture
+has them after each token, too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from benchmarks import recorded
 from benchmarks.report import Table, significant
-from benchmarks.robustness import FAST_PLUS, held_out
+from benchmarks.robustness import FAST_PLUS, count, held_out, measured
 from fast_tokenizer import FastTokenizer
 from fast_tokenizer.prefix import FRACTIONS, PrefixErrors, prefix_errors
 
@@ -51,7 +52,10 @@ def table(curves: Curves) -> Table:
         ]
         lines.append([name, vocabulary, f"{errors.lengths.mean():.1f}", *cells])
     header = ["recorded set", "vocabulary", "tokens", *(f"{share:.0%}" for share in SHOWN)]
-    note = "RMSE, and in brackets the largest error, in normalised units, after that share of a chunk's tokens."
+    note = (
+        "RMSE, and in brackets the largest error, in normalised units, after that share of a chunk's tokens; actions "
+        f"are clipped to [-1, 1] first.\n\n{measured()}"
+    )
     return Table("Actions from the first tokens", note, header, lines, left=2)
 
 
@@ -84,8 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     parser.add_argument("--picture", type=Path, help="PNG file to write")
-    parser.add_argument("--fitted", type=int, default=4000, help="chunks of a set to fit on, at most")
-    parser.add_argument("--held", type=int, default=200, help="held-out chunks of a set, at most")
+    parser.add_argument("--fitted", type=count, default=4000, help="chunks of a set to fit on, at most")
+    parser.add_argument("--held", type=count, default=200, help="held-out chunks of a set, at most")
     given = parser.parse_args(arguments)
     if not recorded.sets():
         raise SystemExit(f"no recorded sets in {recorded.SHARED}; set FAST_TOKENIZER_SHARED to the shared folder")

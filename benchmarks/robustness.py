@@ -12,7 +12,8 @@ Of every decoder:
 "published" is the published decoder: zeros where the count of characters is wrong, and U+FFFD, which stands for bytes
 that are no character, is coefficient 65,179 of FAST+. "published, relaxed" is what lerobot and others do instead: cut
 what is too long, fill what is too short with coefficient 0. "ours, strict" returns what it accepts, and refuses the
-rest. "ours, repairing" returns everything, with a status. The native vocabulary has as many ids as FAST+, and is fitted
+rest. "ours, repairing" returns everything, with a status. Normalised values are clipped to [-1, 1] before they are
+encoded, as the published pipelines do. The native vocabulary has as many ids as FAST+, and is fitted
 on the other episodes of each set; published decoders cannot read it.
 """
 
@@ -30,8 +31,9 @@ from numpy.typing import NDArray
 
 from benchmarks import recorded
 from benchmarks.competitors.published import PublishedFast
+from benchmarks.machine import describe
 from benchmarks.report import Table, significant
-from fast_tokenizer import FastTokenizer
+from fast_tokenizer import DecodeError, FastTokenizer
 from fast_tokenizer.io import read
 
 FAST_PLUS = recorded.SHARED / "data" / "fast_artifacts" / "fast_plus"
@@ -69,11 +71,17 @@ def harmed(harm: str, ids: list[int], vocab_size: int, rng: np.random.Generator)
 
 
 def strict(tokenizer: FastTokenizer) -> Decoder:
-    """`decode`, chunk by chunk: it raises on what it does not accept."""
+    """`decode`, a sequence at a time: it raises on what it does not accept."""
 
     def decode(ids: Ids, horizon: int, dims: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_], Chunks]:
-        actions, status = tokenizer.decode_with_status(ids, horizon, dims)
-        return status.ok, status.ok, actions
+        actions = np.zeros((len(ids), horizon, dims))
+        accepted = np.ones(len(ids), bool)
+        for i, sequence in enumerate(ids):
+            try:
+                actions[i] = tokenizer.decode([sequence], horizon, dims)[0]
+            except DecodeError:
+                accepted[i] = False
+        return accepted, accepted, actions
 
     return decode
 
@@ -152,7 +160,10 @@ class Tally:
 
 
 def held_out(path: Path, most_fitted: int, most_held: int) -> tuple[Chunks, Chunks]:
-    """Normalised chunks (N, T, D) of one set to fit on, and held out, evenly spread over their episodes."""
+    """Normalised chunks (N, T, D) of one set to fit on, and held out, evenly spread over their episodes.
+
+    Clipped to [-1, 1], as the published pipelines do.
+    """
     parts = recorded.split(read(path))
 
     def some(blocks: Iterator[Chunks], most: int) -> Chunks:
@@ -203,20 +214,36 @@ def table(tallies: dict[tuple[str, str, str], Tally]) -> Table:
     ]
     chunks = max(tally.chunks for tally in tallies.values())
     note = (
-        f"{chunks:,} sequences a row, of {len(recorded.sets())} recorded sets, one harm each, seed {SEED}. "
-        "`benchmarks/robustness.py` says what the columns are."
+        f"{chunks:,} sequences a row, of {len(recorded.sets())} recorded sets, one harm each, seed {SEED}; actions are "
+        f"clipped to [-1, 1] first. `benchmarks/robustness.py` says what the columns are.\n\n{measured()}"
     )
     header = ["harm", "vocabulary", "decoder", "accepted", "zeros", "worst \\|action\\|", "RMSE"]
     return Table("One wrong id", note, header, lines, left=3)
+
+
+def measured() -> str:
+    """Where a table comes from."""
+    machine = describe()
+    return (
+        f"Measured {machine['date'][:10]} at commit {machine['commit']} on {machine['cpu']}, {machine['cores']} cores."
+    )
+
+
+def count(text: str) -> int:
+    """How many, on the command line: at least one."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table as Markdown, and writes it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="Markdown file to write")
-    parser.add_argument("--fitted", type=int, default=4000, help="chunks of a set to fit on, at most")
-    parser.add_argument("--held", type=int, default=100, help="held-out chunks of a set, at most")
-    parser.add_argument("--draws", type=int, default=5, help="how often each chunk is harmed")
+    parser.add_argument("--fitted", type=count, default=4000, help="chunks of a set to fit on, at most")
+    parser.add_argument("--held", type=count, default=100, help="held-out chunks of a set, at most")
+    parser.add_argument("--draws", type=count, default=5, help="how often each chunk is harmed")
     given = parser.parse_args(arguments)
     if not recorded.sets():
         raise SystemExit(f"no recorded sets in {recorded.SHARED}; set FAST_TOKENIZER_SHARED to the shared folder")

@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks import constrained, prefix, recorded, robustness
 from benchmarks.competitors.published import PublishedFast
+from benchmarks.machine import describe
 from fast_tokenizer import FastTokenizer
 
 REPLACEMENT = 0xFFFD
@@ -78,15 +79,56 @@ def test_the_scripts_write_their_tables(shared_data, monkeypatch, tmp_path, caps
     text = (tmp_path / "table.md").read_text()
     assert text.count("\n| ") == 2 + len(robustness.HARMS) * 6
     assert "8 sequences a row, of 1 recorded sets" in text
+    assert "clipped to [-1, 1]" in text
+    assert robustness.measured() in text
     assert capsys.readouterr().out.strip() == text.strip()
     monkeypatch.setattr(prefix, "FAST_PLUS", shared_data / "fast_artifacts" / "fast_plus")
     prefix.main([*few, "--picture", str(tmp_path / "curve.png")])
-    assert (tmp_path / "table.md").read_text().count("| omniglot_pen |") == 2
+    text = (tmp_path / "table.md").read_text()
+    assert text.count("| omniglot_pen |") == 2
+    assert "clipped to [-1, 1]" in text
+    assert robustness.measured() in text
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_cost_of_a_step_is_measured_next_to_a_softmax(monkeypatch):
+@pytest.mark.parametrize(
+    ("script", "option"),
+    [*((robustness, o) for o in ("--held", "--fitted", "--draws")), *((prefix, o) for o in ("--held", "--fitted"))],
+)
+def test_no_chunks_are_an_error_of_the_command_line(script, option, capsys):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        script.main([option, "0"])
+    assert f"argument {option}: must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_a_table_says_where_it_comes_from():
+    machine = describe()
+    for part in (machine["commit"], machine["cpu"], machine["date"][:10]):
+        assert part in robustness.measured()
+
+
+def test_strict_is_decode_a_sequence_at_a_time(monkeypatch):
+    tok = FastTokenizer.default()
+    calls = []
+
+    def decode(self, ids, *shape):
+        calls.append(ids)
+        return original(self, ids, *shape)
+
+    original = FastTokenizer.decode
+    monkeypatch.setattr(FastTokenizer, "decode", decode)
+    whole = tok.encode(np.zeros((1, 4, 2))).to_list()[0]
+    accepted, returned, actions = robustness.strict(tok)([whole, [*whole, *whole], [tok.vocab_size]], 4, 2)
+    assert calls == [[whole], [[*whole, *whole]], [[tok.vocab_size]]]
+    assert accepted.tolist() == returned.tolist() == [True, False, False]
+    assert actions.shape == (3, 4, 2)
+
+
+def test_the_cost_of_a_step_is_measured_next_to_a_softmax(monkeypatch, tmp_path):
     monkeypatch.setattr(constrained, "BATCHES", (2,))
-    (line,) = constrained.measure("native", FastTokenizer.default(), seconds=0.01)
+    monkeypatch.setattr(constrained, "FAST_PLUS", tmp_path / "none")
+    table = constrained.table(seconds=0.01)
+    assert robustness.measured() in table.markdown()
+    (line,) = table.lines
     assert line[:2] == ["native", "2"]
     assert float(line[6].removesuffix(" x")) > 0
