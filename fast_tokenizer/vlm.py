@@ -192,7 +192,7 @@ class VlmVocab:
             >>> vlm == VlmVocab.add_to_tokenizer(tokenizer, 1000)
             True
         """
-        size = integer("vocab_size", vocab_size, 1, 2**31 - 1, "positive")
+        size = integer("vocab_size", vocab_size, 1, 2**20, "positive")
         rows = None if embedding_size is None else integer("embedding_size", embedding_size, 1, 2**31 - 1, "positive")
         first, last_id = add_range(tokenizer, size, token_format, rows)
         rows = last_id + 1 if rows is None else rows
