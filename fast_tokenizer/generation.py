@@ -279,7 +279,7 @@ class ActionLogitsProcessor(_Base):
         written = torch.where(other, columns, width).amin(dim=1)
         end = torch.tensor(self._end, device=input_ids.device)
         at = written[:, None] + torch.arange(len(end), device=input_ids.device)
-        ended = (at[:, -1] < width) & (input_ids.gather(1, at.clamp_max(width - 1)) == end).all(dim=1)
+        ended = (input_ids.gather(1, at.clamp_max(width - 1)) == end).all(dim=1)
         follows = ((columns > at[:, -1:]) & (input_ids != self._pad)).any(dim=1)
         return torch.where(ended & follows, -1, start)
 

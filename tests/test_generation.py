@@ -416,6 +416,7 @@ def test_a_row_is_free_again_after_the_chunk_of_an_earlier_turn(turns):
         "two turns before": ([*earlier, 11, *MARKER, *other, *END, 12], None, []),
         "an end that is not whole": ([*earlier[:-1]], {EOS}, ids),
         "an end that is not whole, and text": ([*earlier[:-1], 11], {PAD}, ids),
+        "an end that is not whole, and more text": ([*earlier[:-1], 11, 12, 13], {PAD}, ids),
     }
     width = max(len(row) for row, _, _ in rows.values())
     batch = torch.tensor([[PAD] * (width - len(row)) + row for row, _, _ in rows.values()])
