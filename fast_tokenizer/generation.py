@@ -109,6 +109,7 @@ class ActionLogitsProcessor(_Base):
 
     Example:
         >>> import torch
+        >>> from fast_tokenizer import FastTokenizer
         >>> from fast_tokenizer.constrained import ActionGrammar
         >>> from fast_tokenizer.generation import ActionLogitsProcessor
         >>> from fast_tokenizer.vlm import VlmVocab
