@@ -444,9 +444,11 @@ def test_bad_storage_options_end_in_one_clear_line(episodes: Path, tmp_path: Pat
 
 #: The command line, but that it says "there" and waits when a stage begins.
 HALTED = """
-import os, sys, time
+import os, signal, sys, time
 from contextlib import contextmanager
 from fast_tokenizer.cli import app, main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests run in the background
 
 @contextmanager
 def halting():
