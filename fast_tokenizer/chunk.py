@@ -29,12 +29,20 @@ class Trajectory:
         name: Where it comes from, for messages.
         hz: Control rate, or None when not recorded.
         dimension_names: D names, or None.
+        state: (L, S) what was measured when each action was given, in raw units, or None.
+        state_names: S names, or None.
+        episode: Its number in its source, or None.
+        tasks: What was to be done, in words; several where the task changed.
     """
 
     actions: NDArray[np.floating]
     name: str = ""
     hz: float | None = None
     dimension_names: tuple[str, ...] | None = None
+    state: NDArray[np.floating] | None = None
+    state_names: tuple[str, ...] | None = None
+    episode: int | None = None
+    tasks: tuple[str, ...] = ()
 
 
 def windows(actions: NDArray[np.floating], horizon: int, stride: int = 1) -> NDArray[np.floating]:

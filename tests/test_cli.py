@@ -69,7 +69,7 @@ def test_fit_saves_a_tokenizer_and_prints_what_it_is_worth(episodes: Path, tmp_p
     out = ok("fit", episodes, "-o", tmp_path / "tok", "--vocab-size", 512)
     for expected in ("20 x 7", "p50/p99/max", "naive binning", "RMSE, raw units", "saturated", "Peak memory"):
         assert expected in out
-    assert "1 of 10 episodes are shorter than 20 steps" in out
+    assert "Episodes: 9 of 10 used; left out: 1 shorter than 20 steps" in out
     tokenizer = FastTokenizer.load(tmp_path / "tok")
     assert (tokenizer.spec.time_horizon, tokenizer.spec.action_dim, tokenizer.spec.hz) == (20, 7, 20.0)
     assert tokenizer.spec.dimension_names == ROBOTS["libero"].dimension_names
@@ -192,7 +192,7 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "empty": (folder / "empty.npz", "not a readable npz"),
         "text": (folder / "text.npz", "not a readable npz"),
         "cut": (folder / "cut.npz", "not a readable npz"),
-        "suffix": (folder / "data.parquet", "expected a file ending in .npz or .npy"),
+        "suffix": (folder / "data.parquet", "expected a folder, or a file ending in .npz, .npy"),
         "pickle": (folder / "object.npy", "not a readable npy"),
         "no actions": (npz("other", positions=actions), "expected an array 'actions' or 'chunks', got ['positions']"),
         "no ends": (npz("noends", actions=actions), "need 'episode_ends'"),

@@ -10,7 +10,8 @@ import pytest
 from fast_tokenizer.chunk import windows
 from fast_tokenizer.cli import workflow
 from fast_tokenizer.cli.workflow import count_windows, iterate_windows, open_recording, parse_bytes, split_holdout
-from fast_tokenizer.io import Trajectories, npz, read
+from fast_tokenizer.io import BrokenDataError, Trajectories, read
+from fast_tokenizer.io import dataset as datasets_module
 
 
 def episodes(*lengths, dims=3, dtype=np.float64):
@@ -126,14 +127,14 @@ def test_what_is_yielded_stays_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("at", [0, 17, 99])
 def test_a_value_that_is_not_finite_is_named_when_it_is_read(tmp_path, monkeypatch, at):
-    monkeypatch.setattr(npz, "_CHECKED_VALUES", 30)
+    monkeypatch.setattr(datasets_module, "_CHECKED_VALUES", 30)
     rows = np.zeros((100, 3))
     rows[at, 2] = np.inf
     np.save(tmp_path / "a.npy", rows)
     np.save(tmp_path / "chunks.npy", rows.reshape(20, 5, 3))
-    for name, where in (("a.npy", f"{at}, 2"), ("chunks.npy", f"{at // 5}, {at % 5}, 2")):
-        dataset = read(tmp_path / name)
-        with pytest.raises(ValueError, match=rf"{name}: actions\[{where}\] is inf; actions must be finite"):
+    for name, where in (("a.npy episode 0", f"{at}, 2"), (f"chunks.npy chunk {at // 5}", f"{at % 5}, 2")):
+        dataset = read(tmp_path / name.split()[0])
+        with pytest.raises(BrokenDataError, match=rf"{name}: actions\[{where}\] is inf; actions must be finite"):
             list(dataset.trajectories)
 
 

@@ -8,13 +8,13 @@ import sys
 def main() -> None:
     """Runs the command line. What goes wrong ends in one line on stderr.
 
-    Exit codes: 1 for bad input, 2 for bad usage, 130 for an interruption.
+    Exit codes: 1 for bad input or a missing package, 2 for bad usage, 130 for an interruption.
     """
     try:
         from fast_tokenizer.cli.app import app
 
         code = app(standalone_mode=False)
-    except (ValueError, OSError, MemoryError, OverflowError) as error:
+    except (ValueError, OSError, MemoryError, OverflowError, ImportError) as error:
         _fail(str(error) or type(error).__name__, 1)
     except KeyboardInterrupt:
         _fail("interrupted", 130)

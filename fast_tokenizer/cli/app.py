@@ -40,7 +40,7 @@ from fast_tokenizer.cli.workflow import (
     take_statistics,
 )
 from fast_tokenizer.fitting import FitOptions, FitSummary
-from fast_tokenizer.io import Dataset, Trajectories
+from fast_tokenizer.io import Trajectories, of_arrays
 from fast_tokenizer.metrics import evaluate
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
 from fast_tokenizer.statistics import NormalizerStatistics
@@ -67,6 +67,13 @@ class NormalizeChoice(StrEnum):
     none = "none"
 
 
+class OnBrokenChoice(StrEnum):
+    """Values of --on-broken."""
+
+    error = "raise"
+    skip = "skip"
+
+
 class ErrorsChoice(StrEnum):
     """Values of --errors."""
 
@@ -75,7 +82,11 @@ class ErrorsChoice(StrEnum):
 
 
 Data = Annotated[
-    list[Path], typer.Argument(help="npz (actions + episode_ends, or chunks) or npy files.", metavar="DATA")
+    list[Path],
+    typer.Argument(
+        help="LeRobot folder or hub id, HDF5, zarr, RLDS (TFRecord), CSV, npz (actions + episode_ends, or chunks), npy.",
+        metavar="DATA",
+    ),
 ]
 Model = Annotated[Path, typer.Argument(help="Folder of a saved or published tokenizer.", metavar="DIR")]
 HorizonOption = Annotated[
@@ -83,7 +94,17 @@ HorizonOption = Annotated[
     typer.Option("--horizon", help="Steps of a chunk (50) or seconds (1s). Default: 1s, or the data's own."),
 ]
 HzOption = Annotated[float | None, typer.Option("--hz", help="Control rate, where the data does not say it.")]
-DimsOption = Annotated[str | None, typer.Option("--dims", help="Dimensions to keep, e.g. 0:6,7. Default: all.")]
+DimsOption = Annotated[str | None, typer.Option("--dims", help="Dimensions to keep, e.g. 0:6,gripper. Default: all.")]
+ActionKeyOption = Annotated[
+    str | None, typer.Option("--action-key", help="Where the actions are, if not in the usual place: a or a,b to join.")
+]
+StateKeyOption = Annotated[str | None, typer.Option("--state-key", help="The same of the state; else it is not read.")]
+EpisodesOption = Annotated[
+    str | None, typer.Option("--episodes", help="Episodes to keep, of each DATA, e.g. 0:100,120. Default: all.")
+]
+OnBrokenOption = Annotated[
+    OnBrokenChoice, typer.Option("--on-broken", help="Broken data stops the run, or is left out and counted.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads. Default: all cores.")]
 
@@ -117,6 +138,10 @@ def fit(
     min_frequency: Annotated[int, typer.Option("--min-frequency", help="Rarer pairs are not merged.")] = 2,
     max_token_symbols: Annotated[int, typer.Option("--max-token-symbols", help="Longest run of one token.")] = 1024,
     dims: DimsOption = None,
+    action_key: ActionKeyOption = None,
+    state_key: StateKeyOption = None,
+    episodes: EpisodesOption = None,
+    on_broken: OnBrokenOption = OnBrokenChoice.error,
     holdout: Annotated[float, typer.Option("--holdout", help="Share of the episodes to measure on.")] = 0.2,
     max_chunks: Annotated[
         int | None, typer.Option("--max-chunks", help="Fit on a uniform sample of that many chunks. Default: all.")
@@ -141,7 +166,16 @@ def fit(
     check_output_folder(output)
     budget = None if memory_budget is None else parse_bytes(memory_budget)
     with _progress() as report:
-        recording = open_recording(data, hz, dims, report)
+        recording = open_recording(
+            data,
+            hz,
+            dims,
+            report,
+            action_key=action_key,
+            state_key=state_key,
+            episodes=episodes,
+            on_broken=on_broken.value,
+        )
         steps = horizon_steps(horizon, recording)
         result = _fit_and_measure(
             recording,
@@ -173,9 +207,7 @@ def fit(
         print(f"Fitted on {result.fit.chunks:,} of {seen:,} chunks, drawn uniformly: the others are left out.")
     if result.fit.spilled_bytes:
         print(f"{result.fit.spilled_bytes / 2**20:,.1f} MiB went to temporary files.")
-    if result.short_episodes:
-        episodes = len(recording.trajectories)
-        print(f"{result.short_episodes} of {episodes} episodes are shorter than {steps} steps: left out.")
+    print(result.episodes.lines())
     _print_peak_memory()
     print(f"Saved to {output}, fingerprint {result.tokenizer.fingerprint()[:16]}")
 
@@ -189,6 +221,10 @@ def encode(
     hz: HzOption = None,
     stride: Annotated[int | None, typer.Option("--stride", help="Steps between chunks. Default: the horizon.")] = None,
     dims: DimsOption = None,
+    action_key: ActionKeyOption = None,
+    state_key: StateKeyOption = None,
+    episodes: EpisodesOption = None,
+    on_broken: OnBrokenOption = OnBrokenChoice.error,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -196,7 +232,16 @@ def encode(
     check_output_file(output)
     tokenizer = FastTokenizer.load(model)
     with _progress() as report:
-        recording = open_recording(data, hz, dims, report)
+        recording = open_recording(
+            data,
+            hz,
+            dims,
+            report,
+            action_key=action_key,
+            state_key=state_key,
+            episodes=episodes,
+            on_broken=on_broken.value,
+        )
         _check_same_robot(tokenizer, recording)
         recorded = tokenizer.spec.time_horizon
         steps = recorded if recorded is not None and horizon is None else horizon_steps(horizon, recording)
@@ -232,7 +277,7 @@ def encode(
         "saturated": int(tokens.saturated.sum()),
         "clipped": int(tokens.clipped.sum()),
         "dropped": int(tokens.dropped.sum()),
-        "short_episodes": int((counts == 0).sum()),
+        **recording.episodes(steps).to_json(),
         "steps_left_out": rows - covered,
         "output": str(output),
     }
@@ -245,6 +290,7 @@ def encode(
             f"clipped {summary['clipped']:,}, dropped {summary['dropped']:,}; "
             f"{summary['steps_left_out']:,} of {rows:,} steps fill no chunk"
         )
+        print(recording.episodes(steps).lines())
 
 
 @app.command()
@@ -332,17 +378,22 @@ def _stands_for_zeros(tokenizer: FastTokenizer, token: int) -> bool:
 
 @app.command()
 def demo(
-    data: Annotated[list[Path] | None, typer.Argument(help="Your own npz or npy files.", metavar="[DATA]")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Argument(help="Your own data, in any format that fit takes.", metavar="[DATA]")
+    ] = None,
     horizon: HorizonOption = None,
     hz: HzOption = None,
     episodes: Annotated[int, typer.Option("--episodes", help="Generated episodes of each robot.")] = 100,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the generated episodes.")] = 0,
+    action_key: ActionKeyOption = None,
+    on_broken: OnBrokenOption = OnBrokenChoice.error,
     as_json: JsonOption = False,
 ) -> None:
     """Fit, encode and decode generated robot trajectories (or yours), and show what comes out."""
     with _progress() as report:
         if data:
-            recordings = {data[0].stem: open_recording(data, hz, None, report)}
+            opened = open_recording(data, hz, None, report, action_key=action_key, on_broken=on_broken.value)
+            recordings = {data[0].stem: opened}
         else:
             recordings = {name: _generated(name, episodes, seed) for name in ROBOTS}
         results: dict[str, Result] = {}
@@ -359,6 +410,8 @@ def demo(
     source = "your data" if data else "generated robot trajectories"
     print(f"Fitted on {source}, measured on {_measured_on(result)}")
     console.print(result_table(results))
+    if data:
+        print(result.episodes.lines())
     _print_peak_memory()
     horizon_ = result.tokenizer.spec.time_horizon
     assert horizon_ is not None
@@ -401,8 +454,7 @@ def _fit_and_measure(
     tokenizer, summary = _fit(fitted, steps, stride, kind, clip, max_chunks, told, options)
     measured = held if len(held) else fitted
     quality = evaluate(tokenizer, _reported(measured, steps, stride, told))
-    short = int((recording.trajectories.lengths < steps).sum())
-    return Result(tokenizer, summary, quality, held_out=len(held) > 0, short_episodes=short)
+    return Result(tokenizer, summary, quality, held_out=len(held) > 0, episodes=recording.episodes(steps))
 
 
 def _fit(
@@ -475,10 +527,8 @@ def _generated(name: str, episodes: int, seed: int) -> Recording:
     actions = generate_trajectories(robot, episodes, seed)
     if not actions:
         raise ValueError("--episodes must be positive")
-    lengths = np.array([len(a) for a in actions])
-    dims = actions[0].shape[1]
-    dataset = Dataset(Path(name), lengths, dims, lambda: iter(actions), robot.hz, robot.dimension_names)
-    return Recording(dataset.trajectories, dims, robot.hz, robot.dimension_names, None)
+    dataset = of_arrays(name, actions, robot.hz, robot.dimension_names)
+    return Recording(dataset.trajectories, dataset.action_dim, robot.hz, robot.dimension_names, None)
 
 
 @contextmanager

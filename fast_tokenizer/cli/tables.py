@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from fast_tokenizer.cli.workflow import EpisodeCounts
 from fast_tokenizer.fitting import FitSummary
 from fast_tokenizer.metrics import QualityReport
 from fast_tokenizer.tokenizer import FastTokenizer
@@ -23,7 +24,7 @@ class Result:
     fit: FitSummary
     quality: QualityReport
     held_out: bool
-    short_episodes: int
+    episodes: EpisodeCounts
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -41,7 +42,7 @@ class Result:
             "fit_spilled_bytes": self.fit.spilled_bytes,
             "fit_seconds": self.fit.seconds,
             "measured_on": "held-out episodes" if self.held_out else "fitted episodes",
-            "short_episodes": self.short_episodes,
+            **self.episodes.to_json(),
             **self.quality.to_json(),
         }
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fast_tokenizer.chunk import ChunkSample, Trajectory, chunk_blocks, windows
-from fast_tokenizer.io import Trajectories, read
+from fast_tokenizer.io import BrokenDataError, Dataset, Trajectories, read
 from fast_tokenizer.statistics import NormalizerStatistics
 
 #: Told of a stage, the work done and the work to do (None: not known).
@@ -32,19 +34,79 @@ class Recording:
     hz: float | None
     dimension_names: tuple[str, ...] | None
     horizon: int | None
+    left_out: tuple[BrokenDataError, ...] = ()
+
+    def episodes(self, steps: int) -> EpisodeCounts:
+        """How many are used for chunks of so many steps, and why the others are not."""
+        short = int(np.count_nonzero(self.trajectories.lengths < steps))
+        return EpisodeCounts(len(self.trajectories) - short, short, steps, self.left_out)
 
 
-def open_recording(paths: Sequence[Path], hz: float | None, dims: str | None, report: Report) -> Recording:
-    """Opens files that must agree in dimensions and, unless `hz` is given, in control rate."""
+@dataclass(frozen=True, slots=True)
+class EpisodeCounts:
+    """How many episodes are used, and why the others are not."""
+
+    used: int
+    short: int
+    steps: int
+    broken: tuple[BrokenDataError, ...]
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many, by reason."""
+        reasons = Counter({f"shorter than {self.steps} steps": self.short} if self.short else {})
+        for error in self.broken:
+            reasons[error.reason] += error.episodes
+        return dict(reasons)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"episodes": self.used, "episodes_left_out": self.left_out, "short_episodes": self.short}
+
+    def lines(self) -> str:
+        """The counts, and the first episode that each reason cost."""
+        left_out = self.left_out
+        text = f"Episodes: {self.used:,} of {self.used + sum(left_out.values()):,} used"
+        if left_out:
+            text += "; left out: " + ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+        firsts = {e.reason: str(e) for e in reversed(self.broken) if e.reason != "not chosen"}
+        return "\n".join([text, *(f"  {reason}: {message}" for reason, message in firsts.items())])
+
+
+def open_recording(
+    paths: Sequence[Path],
+    hz: float | None,
+    dims: str | None,
+    report: Report,
+    *,
+    action_key: str | None = None,
+    state_key: str | None = None,
+    episodes: str | None = None,
+    on_broken: Literal["raise", "skip"] = "raise",
+) -> Recording:
+    """Opens files that must agree in dimensions and, unless `hz` is given, in control rate.
+
+    The options are those of the command line: several keys stand with commas between them.
+    """
     if hz is not None and not (math.isfinite(hz) and 0 < hz < 1e6):
         raise ValueError(f"--hz must be a positive rate, got {hz}")
-    datasets = []
+    chosen_episodes = None if episodes is None else parse_episodes(episodes)
+    datasets: list[Dataset] = []
     seen: set[Path] = set()
     for path in paths:
         if path.resolve() in seen:
             raise ValueError(f"{path}: given twice; its episodes would be fitted on and held out at once")
         seen.add(path.resolve())
-        datasets.append(read(path))
+        datasets.append(
+            read(
+                path,
+                action_key=None if action_key is None else action_key.split(","),
+                state_key=None if state_key is None else state_key.split(","),
+                state=state_key is not None,
+                episodes=chosen_episodes,
+                on_broken=on_broken,
+            )
+        )
         report("open", len(datasets), len(paths))
     first = datasets[0]
     for other in datasets[1:]:
@@ -58,29 +120,62 @@ def open_recording(paths: Sequence[Path], hz: float | None, dims: str | None, re
         if first.dimension_names and other.dimension_names and first.dimension_names != other.dimension_names:
             theirs, ours = list(other.dimension_names), list(first.dimension_names)
             raise ValueError(f"{other.path} has the dimensions {theirs}, {first.path} has {ours}")
-    names = first.dimension_names
-    if dims is None:
-        return Recording(Trajectories(datasets), first.action_dim, hz or first.hz, names, first.horizon)
-    chosen = parse_dims(dims, first.action_dim)
-    names = None if names is None else tuple(names[d] for d in chosen)
-    return Recording(Trajectories(datasets, dimensions=chosen), len(chosen), hz or first.hz, names, first.horizon)
+    names, chosen = first.dimension_names, None
+    if dims is not None:
+        chosen = parse_dims(dims, first.action_dim, names)
+        names = None if names is None else tuple(names[d] for d in chosen)
+    return Recording(
+        Trajectories(datasets, dimensions=chosen),
+        first.action_dim if chosen is None else len(chosen),
+        hz or first.hz,
+        names,
+        first.horizon,
+        tuple(error for dataset in datasets for error in dataset.left_out),
+    )
 
 
-def parse_dims(text: str, action_dim: int) -> list[int]:
-    """Dimension indices from e.g. "0:6,7": ranges exclude their end, as slices do."""
+def parse_dims(text: str, action_dim: int, names: Sequence[str] | None = None) -> list[int]:
+    """Dimension indices from e.g. "0:6,gripper": ranges exclude their end, as slices do; a name may stand once only."""
     chosen: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?::(\d+))?\s*", part)
-        if match is None:
-            raise ValueError(f"--dims: expected indices and ranges such as 0:6,7, got {text!r}")
-        start = int(match[1])
-        end = start + 1 if match[2] is None else int(match[2])
+    for part in (p.strip() for p in text.split(",")):
+        if names is not None and part in names and not part.isdigit():
+            if names.count(part) > 1:
+                raise ValueError(f"--dims: {names.count(part)} dimensions are called {part!r}; give their indices")
+            chosen.append(names.index(part))
+            continue
+        bounds = _range(part)
+        if bounds is None:
+            known = f", or names of {list(names)}" if names else "; the data has no names"
+            raise ValueError(f"--dims: expected indices and ranges such as 0:6,7{known}; got {text!r}")
+        start, end = bounds
         if not start < end <= action_dim:
-            raise ValueError(f"--dims: {part.strip()} does not lie in the data's dimensions 0..{action_dim - 1}")
+            raise ValueError(f"--dims: {part} does not lie in the data's dimensions 0..{action_dim - 1}")
         chosen += range(start, end)
     if len(set(chosen)) != len(chosen):
         raise ValueError(f"--dims: {text!r} names a dimension twice")
     return chosen
+
+
+def parse_episodes(text: str) -> set[int]:
+    """Numbers of episodes from e.g. "0:100,120": ranges exclude their end, as slices do."""
+    chosen: set[int] = set()
+    for part in text.split(","):
+        bounds = _range(part.strip())
+        if bounds is None or not bounds[0] < bounds[1]:
+            raise ValueError(f"--episodes: expected numbers and ranges such as 0:100,120, got {text!r}")
+        if bounds[1] - bounds[0] > 100_000_000:
+            raise ValueError(f"--episodes: {part.strip()} is more than any data has")
+        chosen.update(range(*bounds))
+    return chosen
+
+
+def _range(text: str) -> tuple[int, int] | None:
+    """The bounds of "3" or "3:7"; None of anything else."""
+    match = re.fullmatch(r"(\d{1,12})(?::(\d{1,12}))?", text)
+    if match is None:
+        return None
+    start = int(match[1])
+    return start, start + 1 if match[2] is None else int(match[2])
 
 
 def check_stride(stride: int) -> None:

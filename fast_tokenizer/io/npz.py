@@ -1,7 +1,7 @@
 """NumPy files.
 
 - npz: `actions` (N, D) with `episode_ends` (E,) exclusive ends, or chunks (N, T, D) under `actions` or `chunks`;
-  optional `hz` and `action_names`.
+  optional `hz`, `action_names`, `state` (N, S) and `state_names`.
 - npy: one trajectory (L, D), or chunks (N, T, D). Memory-mapped.
 
 Nothing is unpickled.
@@ -13,51 +13,65 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_tokenizer.io import Dataset
+from fast_tokenizer.io.dataset import BrokenDataError, Dataset, Steps
+from fast_tokenizer.io.source import Source
 
-#: Values whose being finite is checked at a time.
-_CHECKED_VALUES = 1 << 20
+#: The arrays that are read: actions, and state or None.
+_Arrays: TypeAlias = "tuple[NDArray[Any], NDArray[Any] | None]"
 
 
-def read_npz(path: Path) -> Dataset:
-    """Opens an npz file. Its array of actions is read when the trajectories are, and let go after."""
+def read_npz(source: Source) -> Dataset:
+    """Opens an npz file. Its arrays are read when the trajectories are, and let go after."""
+    path = source.path
+    field, state_field = _field(source.action_keys, "action"), _field(source.state_keys, "state")
     with _reading(path, "npz"), _opened(path) as file:
         names = sorted(file.files)
-        field = next((name for name in ("actions", "chunks") if name in names), "")
+        usual = [field] if field else ["actions", "chunks"]
+        field = next((name for name in usual if name in names), "")
         shape, dtype = _header(file, field) if field else ((), np.dtype(np.float64))
-        fields = {name: file[name] for name in ("episode_ends", "hz", "action_names") if name in names}
+        if state_field in names or (state_field is None and "state" in names and source.state):
+            state_field = state_field or "state"
+            state_shape, _ = _header(file, state_field)
+        fields = {name: file[name] for name in ("episode_ends", "hz", "action_names", "state_names") if name in names}
     if not field:
-        raise ValueError(f"{path}: expected an array 'actions' or 'chunks', got {names}")
+        raise ValueError(f"{path}: expected an array {' or '.join(map(repr, usual))}, got {names}")
+    if state_field is not None and state_field not in names:
+        raise ValueError(f"{path}: expected an array {state_field!r}, got {names}")
     hz = _hz(path, fields.get("hz"))
-    dimension_names = tuple(str(n) for n in fields["action_names"].ravel()) if "action_names" in fields else None
     if len(shape) != 3 and "episode_ends" not in fields:
         raise ValueError(f"{path}: actions of shape {shape} need 'episode_ends'; chunks have rank 3 (N, T, D)")
+    if state_field is not None and (len(state_shape) != len(shape) or state_shape[:-1] != shape[:-1]):
+        raise ValueError(f"{path}: {state_field} of shape {state_shape} does not fit {field} of shape {shape}")
 
-    def load() -> NDArray[Any]:
+    def load() -> _Arrays:
         with _reading(path, "npz"), _opened(path) as file:
-            actions: NDArray[Any] = file[field]
-            return actions
+            return file[field], None if state_field is None else file[state_field]
 
-    return _dataset(path, shape, dtype, fields.get("episode_ends"), load, hz, dimension_names)
+    dataset = _dataset(path, shape, dtype, fields.get("episode_ends"), load, hz, _names(fields.get("action_names")))
+    return replace(dataset, state_names=None if state_field is None else _names(fields.get("state_names")))
 
 
-def read_npy(path: Path) -> Dataset:
+def read_npy(source: Source) -> Dataset:
     """Opens an npy file. It is memory-mapped when the trajectories are read."""
+    path = source.path
+    if keys := (*source.action_keys, *source.state_keys):
+        raise ValueError(f"{path}: an npy file holds one array without a name, so there is no {keys[0]!r}")
 
-    def load() -> NDArray[Any]:
+    def load() -> _Arrays:
         with _reading(path, "npy"):
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(mapped, np.ndarray):
             raise ValueError(f"{path}: holds several arrays; name it .npz")
-        return mapped.view(np.ndarray)
+        return mapped.view(np.ndarray), None
 
-    actions = load()
+    actions, _ = load()
     ends = np.array([len(actions)]) if actions.ndim == 2 else None
     return _dataset(path, actions.shape, actions.dtype, ends, load, None, None)
 
@@ -70,7 +84,7 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
     except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
         # NumPy's reason, unless it is the advice to unpickle what cannot be trusted.
         reason = "" if "pickle" in str(error) else f": {error}"
-        raise ValueError(f"{path}: not a readable {kind} file{reason}") from None
+        raise BrokenDataError("unreadable file", f"{path}: not a readable {kind} file{reason}") from None
 
 
 @contextmanager
@@ -100,7 +114,7 @@ def _dataset(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
     episode_ends: NDArray[Any] | None,
-    load: Callable[[], NDArray[Any]],
+    load: Callable[[], _Arrays],
     hz: float | None,
     names: tuple[str, ...] | None,
 ) -> Dataset:
@@ -119,32 +133,37 @@ def _dataset(
         bounds = _episode_bounds(path, episode_ends, shape[0])
         lengths = bounds[:, 1] - bounds[:, 0]
 
-    def trajectories() -> Iterator[NDArray[np.floating]]:
-        actions = load()
-        if (actions.shape, actions.dtype) != (shape, dtype):
-            raise ValueError(
-                f"{path}: changed while it was in use: actions were {dtype} of shape {shape}, "
-                f"are {actions.dtype} of shape {actions.shape}"
-            )
-        _require_finite(path, actions)
-        if bounds is None:
-            yield from (chunk.copy() for chunk in actions)
-        elif len(bounds) == 1:
-            yield actions
-        else:  # copies: who keeps one trajectory must not keep them all
-            yield from (actions[start:end].copy() for start, end in bounds)
+    def episodes(chosen: NDArray[np.bool_]) -> Iterator[Steps | BrokenDataError]:
+        wanted = np.flatnonzero(chosen)
+        try:
+            actions, state = load()
+            if (actions.shape, actions.dtype) != (shape, dtype):
+                raise BrokenDataError(
+                    "other length",
+                    f"{path}: changed while it was in use: actions were {dtype} of shape {shape}, "
+                    f"are {actions.dtype} of shape {actions.shape}",
+                )
+        except BrokenDataError as error:
+            yield from [BrokenDataError(error.reason, str(error))] * len(wanted)
+            return
+        if bounds is not None and len(bounds) == 1:
+            yield Steps(actions, state)
+            return
+        for i in wanted:  # copies: who keeps one trajectory must not keep them all
+            rows = i if bounds is None else slice(*bounds[i])
+            yield Steps(actions[rows].copy(), None if state is None else state[rows].copy())
 
-    return Dataset(path, lengths, shape[-1], trajectories, hz, names, horizon=shape[1] if len(shape) == 3 else None)
+    return Dataset(path, lengths, shape[-1], episodes, hz, names, horizon=shape[1] if len(shape) == 3 else None)
 
 
-def _require_finite(path: Path, actions: NDArray[Any]) -> None:
-    step = max(1, _CHECKED_VALUES * len(actions) // actions.size)
-    for first in range(0, len(actions), step):
-        finite = np.isfinite(actions[first : first + step])
-        if not finite.all():
-            row, *rest = (int(i) for i in np.argwhere(~finite)[0])
-            at = (first + row, *rest)
-            raise ValueError(f"{path}: actions[{', '.join(map(str, at))}] is {actions[at]}; actions must be finite")
+def _field(keys: tuple[str, ...], what: str) -> str | None:
+    if len(keys) > 1:
+        raise ValueError(f"an npz file has the {what} in one array, got {list(keys)}")
+    return keys[0] if keys else None
+
+
+def _names(names: NDArray[Any] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(str(n) for n in names.ravel())
 
 
 def _episode_bounds(path: Path, ends: NDArray[Any], rows: int) -> NDArray[np.int64]:

@@ -1,0 +1,277 @@
+"""What readers give: a `Dataset`, of which the outline is read, and the `Trajectories` of several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fast_tokenizer.chunk import Trajectory
+
+#: Why an episode is not read.
+Reason: TypeAlias = Literal[
+    "missing file",
+    "Git LFS pointer",
+    "unreadable file",
+    "missing column",
+    "other length",
+    "other dimensions",
+    "not finite",
+    "gap in time",
+    "not chosen",
+]
+
+#: Values whose being finite is checked at a time.
+_CHECKED_VALUES = 1 << 20
+
+
+class BrokenDataError(ValueError):
+    """Data that cannot be used.
+
+    Attributes:
+        reason: Why, in one of few words that can be counted.
+        episodes: How many episodes it costs.
+    """
+
+    def __init__(self, reason: Reason, message: str, episodes: int = 1) -> None:
+        super().__init__(message)
+        self.reason: Reason = reason
+        self.episodes = episodes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Steps:
+    """What is read of an episode. Whoever gives it has not checked the values.
+
+    Attributes:
+        actions: (L, D).
+        state: (L, S), or None.
+        frame_index: (L,) integers that rise by one where no frame was lost, or None.
+        timestamps: (L,) seconds, or None.
+        tasks: What was to be done, where only the steps say it.
+    """
+
+    actions: NDArray[np.floating]
+    state: NDArray[np.floating] | None = None
+    frame_index: NDArray[Any] | None = None
+    timestamps: NDArray[Any] | None = None
+    tasks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeInfo:
+    """What the outline says of an episode besides its length.
+
+    Attributes:
+        index: Its number in the source.
+        name: For messages, such as "demo_3".
+        tasks: What was to be done, in words.
+    """
+
+    index: int
+    name: str
+    tasks: tuple[str, ...] = ()
+
+
+#: Reads the episodes of a mask (E,), in order.
+Load: TypeAlias = Callable[[NDArray[np.bool_]], Iterator["Steps | BrokenDataError"]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """One source, of which only the outline has been read.
+
+    Attributes:
+        path: Where the trajectories come from.
+        lengths: (E,) int64: steps of each trajectory.
+        action_dim: Dimensions D.
+        load: Reads trajectories; keeps nothing between calls. An episode that cannot be read comes as the error that
+            says why, in its place.
+        hz: Control rate, or None when not recorded.
+        dimension_names: D names, or None.
+        horizon: Set when the source holds chunks already: each trajectory is one chunk of that many steps.
+        state_names: S names, or None.
+        episodes: E infos; None: they are numbered.
+        left_out: What is not among the E episodes, and why.
+    """
+
+    path: Path
+    lengths: NDArray[np.int64]
+    action_dim: int
+    load: Load
+    hz: float | None = None
+    dimension_names: tuple[str, ...] | None = None
+    horizon: int | None = None
+    state_names: tuple[str, ...] | None = None
+    episodes: tuple[EpisodeInfo, ...] | None = None
+    left_out: tuple[BrokenDataError, ...] = ()
+
+    @property
+    def trajectories(self) -> Trajectories:
+        """All trajectories."""
+        return Trajectories([self])
+
+    def episode(self, i: int) -> EpisodeInfo:
+        """The info of the i-th of the E episodes."""
+        if self.episodes is not None:
+            return self.episodes[i]
+        return EpisodeInfo(i, f"{'episode' if self.horizon is None else 'chunk'} {i}")
+
+    def select(self, chosen: NDArray[np.bool_], left_out: Iterable[BrokenDataError]) -> Dataset:
+        """Some of the episodes, (E,) bool, and the reasons why the others are not among them."""
+        kept = np.flatnonzero(chosen)
+
+        def load(mask: NDArray[np.bool_]) -> Iterator[Steps | BrokenDataError]:
+            among_all = np.zeros(len(chosen), np.bool_)
+            among_all[kept[mask]] = True
+            return self.load(among_all)
+
+        return replace(
+            self,
+            lengths=self.lengths[chosen],
+            load=load,
+            episodes=tuple(self.episode(int(i)) for i in kept),
+            left_out=(*self.left_out, *left_out),
+        )
+
+    def checked(self, chosen: NDArray[np.bool_]) -> Iterator[tuple[int, Steps | BrokenDataError]]:
+        """Reads the episodes of the mask; those whose values cannot be used come as the error that says why."""
+        numbers = np.flatnonzero(chosen)
+        for i, steps in zip(numbers, self.load(chosen), strict=True):
+            if isinstance(steps, BrokenDataError):
+                yield int(i), steps
+            else:
+                yield int(i), self._problem(int(i), steps) or steps
+
+    def _problem(self, i: int, steps: Steps) -> BrokenDataError | None:
+        where = f"{self.path} {self.episode(i).name}"
+        length, actions = int(self.lengths[i]), steps.actions
+        if actions.shape[1:] != (self.action_dim,):
+            got, expected = actions.shape[1:], self.action_dim
+            return BrokenDataError(
+                "other dimensions", f"{where}: has actions of shape (L, *{got}), expected D={expected}"
+            )
+        for name, values in (("actions", actions), ("state", steps.state)):
+            if values is None:
+                continue
+            if len(values) != length:
+                return BrokenDataError("other length", f"{where}: has {len(values)} {name}, expected {length}")
+            if at := first_not_finite(values):
+                place = f"{name}[{', '.join(map(str, at))}]"
+                return BrokenDataError("not finite", f"{where}: {place} is {values[at]}; {name} must be finite")
+        return _gap(where, steps, self.hz)
+
+
+class Trajectories:
+    """Trajectories of several datasets, read anew at every iteration: one file is in memory at a time.
+
+    Example:
+        >>> dataset = of_arrays("two", [np.zeros((5, 2)), np.ones((3, 2))])
+        >>> chosen = dataset.trajectories.select(np.array([False, True]))
+        >>> chosen.lengths, [t.name for t in chosen]
+        (array([3]), ['two episode 1'])
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[Dataset],
+        chosen: NDArray[np.bool_] | None = None,
+        dimensions: Sequence[int] | None = None,
+    ) -> None:
+        """Those that are chosen, (E,) of all datasets, their actions cut to some dimensions; None: all."""
+        self._datasets = datasets
+        self._all_lengths = np.concatenate([d.lengths for d in datasets])
+        self._chosen = np.ones(len(self._all_lengths), np.bool_) if chosen is None else chosen
+        self._dimensions = None if dimensions is None else list(dimensions)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(E,) int64: steps of each trajectory, known without reading them."""
+        return self._all_lengths[self._chosen]
+
+    def select(self, chosen: NDArray[np.bool_]) -> Trajectories:
+        """Some of these, (E,) bool."""
+        among_all = self._chosen.copy()
+        among_all[self._chosen] = chosen
+        return Trajectories(self._datasets, among_all, self._dimensions)
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self._chosen))
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        """Reads them. Raises BrokenDataError for the first that cannot be used."""
+        first = 0
+        for dataset in self._datasets:
+            chosen = self._chosen[first : first + len(dataset.lengths)]
+            first += len(dataset.lengths)
+            if chosen.any():
+                yield from self._of(dataset, chosen)
+
+    def _of(self, dataset: Dataset, chosen: NDArray[np.bool_]) -> Iterator[Trajectory]:
+        names, dimensions = dataset.dimension_names, self._dimensions
+        if names is not None and dimensions is not None:
+            names = tuple(names[d] for d in dimensions)
+        for i, steps in dataset.checked(chosen):
+            if isinstance(steps, BrokenDataError):
+                raise steps
+            info = dataset.episode(i)
+            yield Trajectory(
+                steps.actions if dimensions is None else steps.actions[:, dimensions],
+                f"{dataset.path} {info.name}",
+                dataset.hz,
+                names,
+                state=steps.state,
+                state_names=None if steps.state is None else dataset.state_names,
+                episode=info.index,
+                tasks=info.tasks or steps.tasks,
+            )
+
+
+def of_arrays(
+    name: str,
+    actions: Sequence[NDArray[np.floating]],
+    hz: float | None = None,
+    dimension_names: tuple[str, ...] | None = None,
+) -> Dataset:
+    """A dataset of trajectories (L_i, D) that are in memory."""
+
+    def load(chosen: NDArray[np.bool_]) -> Iterator[Steps]:
+        return (Steps(a) for a, is_chosen in zip(actions, chosen, strict=True) if is_chosen)
+
+    lengths = np.array([len(a) for a in actions], np.int64)
+    return Dataset(Path(name), lengths, actions[0].shape[1], load, hz, dimension_names)
+
+
+def first_not_finite(values: NDArray[np.floating]) -> tuple[int, ...]:
+    """Where the first value that is not finite stands; () where all are. Looks at a part at a time."""
+    step = max(1, _CHECKED_VALUES * len(values) // max(1, values.size))
+    for first in range(0, len(values), step):
+        finite = np.isfinite(values[first : first + step])
+        if not finite.all():
+            row, *rest = (int(i) for i in np.argwhere(~finite)[0])
+            return (first + row, *rest)
+    return ()
+
+
+def _gap(where: str, steps: Steps, hz: float | None) -> BrokenDataError | None:
+    """A frame that was lost, by the frames' numbers or, more than half a period beyond the next, by their times."""
+    if steps.frame_index is not None:
+        by_one = np.diff(steps.frame_index) == 1
+        if not by_one.all():
+            i = int(np.argmin(by_one))
+            a, b = steps.frame_index[i : i + 2]
+            return BrokenDataError("gap in time", f"{where}: step {i + 1} is frame {b}, the one before is frame {a}")
+    if steps.timestamps is not None and hz is not None:
+        passed = np.diff(np.asarray(steps.timestamps, np.float64))
+        fits = (passed > 0) & (passed < 1.5 / hz)
+        if not fits.all():
+            i = int(np.argmin(fits))
+            message = (
+                f"{where}: step {i + 1} comes {passed[i]:.4g} s after the one before; at {hz:g} Hz it is {1 / hz:.4g} s"
+            )
+            return BrokenDataError("gap in time", message)
+    return None

@@ -1,0 +1,170 @@
+"""What every reader is given, and the small questions that several of them ask."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fast_tokenizer.io.dataset import BrokenDataError, Dataset, EpisodeInfo, Steps
+
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+@dataclass(slots=True)
+class Source:
+    """What is to be read.
+
+    Attributes:
+        path: File or folder; it exists.
+        action_keys: Where the actions are; empty: in the usual place.
+        state_keys: The same of the state.
+        state: Whether the state is read, too, where there is one.
+        skip: Whether what is broken is left out; else it raises.
+        left_out: What was.
+    """
+
+    path: Path
+    action_keys: tuple[str, ...] = ()
+    state_keys: tuple[str, ...] = ()
+    state: bool = True
+    skip: bool = False
+    left_out: list[BrokenDataError] = field(default_factory=list)
+
+    def broken(self, error: BrokenDataError) -> None:
+        """Raises it, or takes note of it."""
+        if not self.skip:
+            raise error
+        self.left_out.append(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """One file's episodes, in order."""
+
+    file: Path
+    episodes: tuple[EpisodeInfo, ...]
+    lengths: tuple[int, ...]
+
+
+#: Reads the episodes at these positions of a file, in order.
+LoadFile: TypeAlias = Callable[[Outline, Sequence[int]], Iterator["Steps | BrokenDataError"]]
+
+
+def of_files(
+    source: Source, outlines: Sequence[Outline], load_file: LoadFile, action_dim: int, **facts: Any
+) -> Dataset:
+    """The dataset of several files, of which one is open at a time and those of which nothing is chosen never are.
+
+    An error while a file is read costs all its episodes that have not been given by then.
+    """
+    counts = [len(o.episodes) for o in outlines]
+    starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+    def load(chosen: NDArray[np.bool_]) -> Iterator[Steps | BrokenDataError]:
+        for outline, start, count in zip(outlines, starts[:-1], counts, strict=True):
+            wanted = [int(i) for i in np.flatnonzero(chosen[start : start + count])]
+            given = 0
+            try:
+                for steps in load_file(outline, wanted) if wanted else ():
+                    yield steps
+                    given += 1
+            except BrokenDataError as error:
+                for _ in wanted[given:]:
+                    yield BrokenDataError(error.reason, str(error))
+
+    return Dataset(
+        source.path,
+        np.array([n for o in outlines for n in o.lengths], np.int64),
+        action_dim,
+        load,
+        episodes=tuple(e for o in outlines for e in o.episodes),
+        **facts,
+    )
+
+
+def require(package: str, extra: str, path: Path) -> Any:
+    """An optional package. Raises ImportError that says how to install it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        name = package.split(".")[0]
+        raise ImportError(f"{path}: needs the package {name}: pip install 'fast-tokenizer[{extra}]'") from None
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file is what Git leaves in the place of a large one that was not fetched."""
+    if path.stat().st_size > 1024:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_LFS_POINTER)) == _LFS_POINTER
+
+
+def missing(path: Path) -> BrokenDataError | None:
+    """What is wrong with a file that should be there; None where it can be opened."""
+    if not path.is_file():
+        return BrokenDataError("missing file", f"{path}: no such file")
+    if is_lfs_pointer(path):
+        return BrokenDataError("Git LFS pointer", f"{path}: is a Git LFS pointer, not the file: run git lfs pull")
+    return None
+
+
+def natural(path: Path | str) -> list[tuple[int, str]]:
+    """Sorts names by the numbers in them: demo_2 before demo_10."""
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", str(path))]
+
+
+def last_number(name: str) -> int | None:
+    """The last number in a name."""
+    found = re.findall(r"\d+", name)
+    return int(found[-1]) if found else None
+
+
+def floats(values: NDArray[Any]) -> NDArray[np.floating]:
+    """Numbers as float32, or float64 where those would not hold them; (L,) become (L, 1).
+
+    Raises:
+        BrokenDataError: What is no array of numbers of rank 1 or 2.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub" or array.ndim not in (1, 2):
+        raise BrokenDataError(
+            "other dimensions", f"expected numbers of shape (L, D), got {array.dtype} of shape {array.shape}"
+        )
+    if array.ndim == 1:
+        array = array[:, None]
+    if array.dtype.kind == "f" and array.dtype.itemsize in (4, 8):
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
+    return array.astype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
+
+
+def joined(parts: Iterable[NDArray[Any]]) -> NDArray[np.floating]:
+    """Several (L, D_i) side by side. Raises BrokenDataError where their lengths differ, or as `floats` does."""
+    arrays = [floats(p) for p in parts]
+    if len({len(a) for a in arrays}) > 1:
+        raise BrokenDataError("other length", f"what is to be joined has {[len(a) for a in arrays]} steps")
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=1)
+
+
+def fetch(path: str | Path) -> Path:
+    """The local path: that of a file or folder, or, of a hub id, that of its copy in the hub's cache.
+
+    Raises:
+        FileNotFoundError: There is neither.
+        ImportError: It may be a hub id, but `huggingface_hub` is not installed.
+    """
+    local = Path(path)
+    if local.exists():
+        return local
+    # Only "owner/name", as it is typed; a name of its own would not be told from a misspelt file.
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)) or local.suffix in (".npz", ".npy", ".hdf5", ".h5"):
+        raise FileNotFoundError(f"{path}: no such file")
+    from fast_tokenizer.io import lerobot
+
+    return lerobot.download(str(path))

@@ -1,0 +1,118 @@
+"""Zarr replay buffers, format 2 and 3, folder or zip: `data/action` and `meta/episode_ends`.
+
+UMI's have no `action`: there its training code joins, robot by robot, position, rotation and gripper width, and so
+does this reader.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fast_tokenizer.io.dataset import BrokenDataError, Dataset, Steps
+from fast_tokenizer.io.source import Source, joined, require
+
+#: Files of which one is in every zarr group.
+MARKS = ("zarr.json", ".zgroup", ".zmetadata")
+_UMI_PARTS = ("eef_pos", "eef_rot_axis_angle", "gripper_width")
+#: Values that are read at a time, but for one episode at least.
+_BATCH_VALUES = 1 << 22
+
+
+def read_zarr(source: Source) -> Dataset:
+    """Opens a replay buffer.
+
+    Raises:
+        BrokenDataError: It is damaged.
+        ValueError: It has no such arrays; the message has those that there are.
+    """
+    zarr = require("zarr", "zarr", source.path)
+    path = source.path
+    with _opened(zarr, path) as root, _reading(path):
+        arrays = {name: array.shape for name, array in root["data"].arrays()} if "data" in root else {}
+        ends = np.asarray(root["meta/episode_ends"][:]) if "meta/episode_ends" in root else None
+    if ends is None or not arrays:
+        raise ValueError(f"{path}: expected the arrays data/action and meta/episode_ends; data has {sorted(arrays)}")
+    action_keys = source.action_keys or (("action",) if "action" in arrays else _umi_keys(arrays))
+    usual = ("state",) if "state" in arrays else ()
+    state_keys = (source.state_keys or usual) if source.state else ()
+    for key in (*(action_keys or ("action",)), *state_keys):
+        if key not in arrays or len(arrays[key]) not in (1, 2):
+            raise ValueError(f"{path}: expected an array data/{key} of shape (N, D); there are {arrays}")
+    rows = {key: arrays[key][0] for key in (*action_keys, *state_keys)}
+    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+    lengths = ends.astype(np.int64) - starts
+    if not len(ends) or (lengths < 1).any() or any(n != ends[-1] for n in rows.values()):
+        raise ValueError(
+            f"{path}: episode_ends must rise to the number of rows; they end with {ends[-3:]}, rows: {rows}"
+        )
+
+    def load(chosen: NDArray[np.bool_]) -> Iterator[Steps | BrokenDataError]:
+        wanted = np.flatnonzero(chosen)
+        given = 0
+        try:
+            with _opened(zarr, path) as root:
+                for group in _batches(wanted, lengths, action_dim):
+                    first, last = starts[group[0]], ends[group[-1]]
+                    with _reading(path):
+                        parts = [
+                            joined([root["data"][k][first:last] for k in keys]) if keys else None
+                            for keys in (action_keys, state_keys)
+                        ]
+                    for i in group:
+                        a, b = starts[i] - first, ends[i] - first
+                        yield Steps(*(None if p is None else p[a:b].copy() for p in parts))  # type: ignore[arg-type]
+                        given += 1
+        except BrokenDataError as error:
+            for _ in wanted[given:]:
+                yield BrokenDataError(error.reason, str(error))
+
+    action_dim = sum(arrays[k][1] if len(arrays[k]) == 2 else 1 for k in action_keys)
+    return Dataset(path, lengths, action_dim, load)
+
+
+def _umi_keys(arrays: dict[str, Any]) -> tuple[str, ...]:
+    robots = sorted({int(m[1]) for name in arrays if (m := re.fullmatch(r"robot(\d+)_eef_pos", name))})
+    return tuple(f"robot{r}_{part}" for r in robots for part in _UMI_PARTS if f"robot{r}_{part}" in arrays)
+
+
+def _batches(wanted: NDArray[np.intp], lengths: NDArray[np.int64], action_dim: int) -> Iterator[NDArray[np.intp]]:
+    """Runs of neighbouring episodes: a stored block holds rows of many, and is to be unpacked once."""
+    while len(wanted):
+        together = (np.cumsum(lengths[wanted]) * action_dim <= _BATCH_VALUES) & (
+            wanted - wanted[0] == np.arange(len(wanted))
+        )
+        count = max(1, int(np.argmin(together)) if not together.all() else len(wanted))
+        yield wanted[:count]
+        wanted = wanted[count:]
+
+
+@contextmanager
+def _opened(zarr: Any, path: Path) -> Iterator[Any]:
+    with _reading(path):
+        store = (
+            zarr.storage.ZipStore(path, mode="r") if path.is_file() else zarr.storage.LocalStore(path, read_only=True)
+        )
+    try:
+        with _reading(path):
+            root = zarr.open_group(store, mode="r")
+        yield root
+    finally:
+        store.close()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns what zarr and its codecs raise into one error that names the file."""
+    try:
+        yield
+    except BrokenDataError:
+        raise
+    except Exception as error:  # codecs raise what they like
+        raise BrokenDataError("unreadable file", f"{path}: not a readable zarr group: {error}") from None
