@@ -84,7 +84,7 @@ class ErrorsChoice(StrEnum):
 Data = Annotated[
     list[Path],
     typer.Argument(
-        help="LeRobot folder or hub id, HDF5, zarr, RLDS (TFRecord), CSV, npz (actions + episode_ends, or chunks), npy.",
+        help="LeRobot folder or hub id, HDF5, zarr, RLDS (TFRecord), CSV, npz (actions, episode_ends; or chunks), npy.",
         metavar="DATA",
     ),
 ]

@@ -158,11 +158,16 @@ def _floats(content: memoryview) -> NDArray[np.float32]:
 
 
 def _integers(content: memoryview) -> NDArray[np.int64]:
-    """An Int64List, packed."""
-    values = []
-    for _, packed in _fields(content, {1}):
-        at = 0
-        while at < len(packed):
-            value, at = _varint(packed, at)
-            values.append(value - (1 << 64) if value >> 63 else value)
-    return np.array(values, np.int64)
+    """An Int64List, packed: numbers of seven bits a byte, of which the last has no eighth bit."""
+    packed = np.frombuffer(b"".join(v for _, v in _fields(content, {1})), np.uint8)
+    if len(packed) == 0:
+        return np.empty(0, np.int64)
+    if packed[-1] >= 0x80:
+        raise ValueError("a number does not end")
+    ends = np.flatnonzero(packed < 0x80) + 1
+    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+    places = np.arange(len(packed)) - np.repeat(starts, ends - starts)
+    if (places > 9).any():
+        raise ValueError("a number is longer than 64 bits")
+    shifted = (packed & 0x7F).astype(np.uint64) << (7 * places).astype(np.uint64)
+    return np.bitwise_or.reduceat(shifted, starts).view(np.int64)

@@ -282,7 +282,8 @@ def _first_columns(source: Source, outlines: list[Outline], parquet: Any) -> dic
         try:
             with _reading(outlines[0].file), parquet.ParquetFile(outlines[0].file) as file:
                 schema = file.schema_arrow
-                numbers = [n for n in schema.names if n not in _OPTIONAL and _is_numbers(schema.field(n).type)]
+                others = (*_OPTIONAL, "index")
+                numbers = [n for n in schema.names if n not in others and _is_numbers(schema.field(n).type)]
                 for batch in file.iter_batches(batch_size=1, columns=numbers):
                     return {n: _numbers(batch.column(n)).size for n in numbers if batch.column(n).null_count == 0}
             problem = BrokenDataError("other length", f"{outlines[0].file}: holds no rows")

@@ -52,7 +52,7 @@ def read_rlds(source: Source) -> Dataset:
             if problem := missing(file):
                 raise problem
             for record in records(file, crc32c):
-                features = record.features(None)
+                features = record.features(None if keys is None else {*keys[0], *_COUNTS})
                 length = _length(record, features)
                 keys = keys or _keys(source, features)
                 action_dim = action_dim or sum(_width(features[k], length) for k in keys[0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,25 +53,29 @@ def read_zarr(source: Source) -> Dataset:
             f"{path}: episode_ends must rise to the number of rows; they end with {ends[-3:]}, rows: {rows}"
         )
 
+    def steps(root: Any, group: NDArray[np.intp]) -> list[Steps]:
+        first, last = starts[group[0]], ends[group[-1]]
+        with _reading(path):
+            actions, state = (
+                joined([root["data"][k][first:last] for k in keys]) if keys else None
+                for keys in (action_keys, state_keys)
+            )
+        assert actions is not None
+        rows = [slice(starts[i] - first, ends[i] - first) for i in group]
+        return [Steps(actions[r].copy(), None if state is None else state[r].copy()) for r in rows]
+
     def load(chosen: NDArray[np.bool_]) -> Iterator[Steps | BrokenDataError]:
-        wanted = np.flatnonzero(chosen)
-        given = 0
-        try:
-            with _opened(zarr, path) as root:
-                for group in _batches(wanted, lengths, action_dim):
-                    first, last = starts[group[0]], ends[group[-1]]
-                    with _reading(path):
-                        parts = [
-                            joined([root["data"][k][first:last] for k in keys]) if keys else None
-                            for keys in (action_keys, state_keys)
-                        ]
+        with _opened(zarr, path) as root:
+            for group in _batches(np.flatnonzero(chosen), lengths, action_dim):
+                try:
+                    yield from steps(root, group)
+                except BrokenDataError:  # which of them is it?
                     for i in group:
-                        a, b = starts[i] - first, ends[i] - first
-                        yield Steps(*(None if p is None else p[a:b].copy() for p in parts))  # type: ignore[arg-type]
-                        given += 1
-        except BrokenDataError as error:
-            for _ in wanted[given:]:
-                yield BrokenDataError(error.reason, str(error))
+                        try:
+                            yield from steps(root, np.array([i]))
+                        except BrokenDataError as error:
+                            message = str(error).removeprefix(f"{path}: ")
+                            yield BrokenDataError(error.reason, f"{path} episode {i}: {message}")
 
     action_dim = sum(arrays[k][1] if len(arrays[k]) == 2 else 1 for k in action_keys)
     return Dataset(path, lengths, action_dim, load)
@@ -95,16 +99,14 @@ def _batches(wanted: NDArray[np.intp], lengths: NDArray[np.int64], action_dim: i
 
 @contextmanager
 def _opened(zarr: Any, path: Path) -> Iterator[Any]:
-    with _reading(path):
-        store = (
-            zarr.storage.ZipStore(path, mode="r") if path.is_file() else zarr.storage.LocalStore(path, read_only=True)
-        )
+    store = zarr.storage.ZipStore(path) if path.is_file() else zarr.storage.LocalStore(path, read_only=True)
     try:
         with _reading(path):
             root = zarr.open_group(store, mode="r")
         yield root
     finally:
-        store.close()
+        with suppress(AttributeError):  # of a file that is no zip: it has nothing to close
+            store.close()
 
 
 @contextmanager

@@ -1,0 +1,424 @@
+"""LeRobot folders: as recorded, as public ones deviate, damaged. (As lerobot writes them: integration/lerobot.)"""
+
+import json
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fast_tokenizer.io import BrokenDataError, read
+
+NAMES = ["x", "y", "z"]
+STUB = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+def episode(number, length, dims=3):
+    rng = np.random.default_rng(number)
+    return rng.normal(size=(length, dims)).astype(np.float32), rng.normal(size=(length, 2)).astype(np.float32)
+
+
+EPISODES = [episode(i, n) for i, n in enumerate((7, 4, 9))]
+
+
+def lists(values, kind="fixed"):
+    flat = pa.array(values.ravel())
+    if kind == "fixed":
+        return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    array = {"plain": pa.ListArray, "large": pa.LargeListArray}[kind]
+    offsets = np.arange(len(values) + 1) * values.shape[1]
+    return array.from_arrays(pa.array(offsets, pa.int64() if kind == "large" else pa.int32()), flat)
+
+
+def table(number, drop=(), kind="fixed", action="action", state="observation.state"):
+    """An episode's table, as LeRobot has it."""
+    actions, states = EPISODES[number]
+    n = len(actions)
+    columns = {
+        action: lists(actions, kind),
+        state: lists(states, kind),
+        "timestamp": pa.array(np.arange(n, dtype=np.float32) / 10),
+        "frame_index": pa.array(np.arange(n)),
+        "episode_index": pa.array(np.full(n, number)),
+        "index": pa.array(100 * number + np.arange(n)),
+        "task_index": pa.array(np.full(n, number % 2)),
+    }
+    return pa.table({k: v for k, v in columns.items() if k not in drop})
+
+
+def write_info(root, version, **changes):
+    feature = {"dtype": "float32", "shape": [3], "names": NAMES}
+    info = {
+        "codebase_version": version,
+        "total_episodes": 3,
+        "chunks_size": 2,
+        "fps": 10,
+        "features": {"action": feature, "observation.state": {**feature, "shape": [2], "names": ["p", "q"]}},
+    } | changes
+    (root / "meta").mkdir(parents=True, exist_ok=True)
+    (root / "meta" / "info.json").write_text(json.dumps({k: v for k, v in info.items() if v is not None}))
+    return info
+
+
+def write_v2(root, task="tasks", data_path=None, info=None, **options):
+    write_info(root, "v2.1", data_path=data_path, **(info or {}))
+    pattern = data_path or "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+    rows = []
+    for i, (actions, _) in enumerate(EPISODES):
+        path = root / pattern.format(episode_chunk=i // 2, episode_index=i)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table(i, **options), path)
+        text = {"tasks": [f"task {i % 2}"], "task": f"task {i % 2}", None: None}[task]
+        rows.append({"episode_index": i, "length": len(actions)} | ({task: text} if task else {}))
+    (root / "meta" / "episodes.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows) + "\n")
+    tasks = "".join(json.dumps({"task_index": i, "task": f"task {i}"}) + "\n" for i in range(2))
+    (root / "meta" / "tasks.jsonl").write_text(tasks)
+    return root
+
+
+def write_v3(root, task="tasks", data_path=None, task_column="__index_level_0__", **options):
+    """Episodes 0 and 1 in the first file, 2 in the second; their tables in two files, too."""
+    write_info(root, "v3.0", data_path=data_path)
+    pattern = data_path or "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+    for file, numbers in enumerate(([0, 1], [2])):
+        path = root / pattern.format(chunk_index=0, file_index=file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.concat_tables([table(i, **options) for i in numbers]), path)
+        rows = {
+            "episode_index": numbers,
+            "length": [len(EPISODES[i][0]) for i in numbers],
+            "data/chunk_index": [0] * len(numbers),
+            "data/file_index": [file] * len(numbers),
+        } | ({task: [[f"task {i % 2}"] for i in numbers]} if task else {})
+        listed = root / "meta" / "episodes" / "chunk-000" / f"file-{file:03d}.parquet"
+        listed.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(rows), listed)
+    tasks = pa.table({"task_index": [0, 1], task_column: ["task 0", "task 1"]})
+    pq.write_table(tasks, root / "meta" / "tasks.parquet")
+    return root
+
+
+def assert_whole(dataset):
+    """All three episodes, with everything."""
+    got = list(dataset.trajectories)
+    assert dataset.lengths.tolist() == [7, 4, 9]
+    for i, (t, (actions, state)) in enumerate(zip(got, EPISODES, strict=True)):
+        np.testing.assert_array_equal(t.actions, actions)
+        np.testing.assert_array_equal(t.state, state)
+        assert t.actions.dtype == np.float32
+        assert (t.episode, t.hz, t.tasks) == (i, 10.0, (f"task {i % 2}",))
+
+
+def reasons(dataset):
+    counts = Counter()
+    for error in dataset.left_out:
+        counts[error.reason] += error.episodes
+    return dict(counts)
+
+
+# ---- As recorded -------------------------------------------------------------------------------------
+
+
+def test_a_v21_folder_has_the_episodes_that_were_recorded(shared_data: Path):
+    dataset = read(shared_data / "lerobot" / "g1_inspire_pick")
+    recorded = read(shared_data / "trajectories" / "g1_inspire_pick" / "episodes.npz")
+    assert dataset.lengths.tolist() == recorded.lengths.tolist()
+    assert (dataset.action_dim, dataset.hz, dataset.left_out) == (26, 30.0, ())
+    assert dataset.dimension_names == recorded.dimension_names
+    assert dataset.state_names == recorded.dimension_names
+    for ours, theirs in zip(dataset.trajectories, recorded.trajectories, strict=True):
+        np.testing.assert_array_equal(ours.actions, theirs.actions)
+        np.testing.assert_array_equal(ours.state, theirs.state)
+        assert ours.tasks == ("Pick up the yellow bottle on the table.",)
+
+
+def test_a_v30_folder_is_cut_where_its_own_numbers_say(shared_data: Path):
+    folder = shared_data / "lerobot" / "so101_record_test"
+    stored = pq.read_table(folder / "data" / "chunk-000" / "file-000.parquet")
+    numbers = stored["episode_index"].to_numpy()
+    dataset = read(folder)
+    assert (len(dataset.lengths), dataset.hz) == (4, 30.0)
+    assert dataset.dimension_names[0] == "shoulder_pan.pos"
+    for i, t in enumerate(dataset.trajectories):
+        for ours, column in ((t.actions, "action"), (t.state, "observation.state")):
+            np.testing.assert_array_equal(ours, np.array(stored[column].to_pylist(), np.float32)[numbers == i])
+        assert t.tasks == ("Pick the orange cube and place it in the box",)
+
+
+def test_a_v20_folder_made_of_the_v21_one_is_read_alike(shared_data: Path, tmp_path: Path):
+    source = shared_data / "lerobot" / "g1_inspire_pick"
+    shutil.copytree(source / "meta", tmp_path / "meta", copy_function=shutil.copyfile)
+    (tmp_path / "meta").chmod(0o755)
+    (tmp_path / "data").symlink_to(source / "data")
+    info = json.loads((source / "meta" / "info.json").read_text()) | {"codebase_version": "v2.0"}
+    (tmp_path / "meta" / "info.json").write_text(json.dumps(info))
+    (tmp_path / "meta" / "episodes_stats.jsonl").rename(tmp_path / "meta" / "stats.json")  # never looked at
+    new, old = read(tmp_path), read(source)
+    assert new.dimension_names == old.dimension_names
+    for a, b in zip(new.trajectories, old.trajectories, strict=True):
+        np.testing.assert_array_equal(a.actions, b.actions)
+
+
+# ---- As public ones deviate --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("write", [write_v2, write_v3])
+@pytest.mark.parametrize(
+    "deviation",
+    [
+        {},
+        {"kind": "plain"},
+        {"kind": "large"},
+        {"action": "actions", "state": "state"},
+        {"drop": ("timestamp", "frame_index", "index")},
+        {"drop": ("timestamp", "frame_index", "index", "episode_index", "task_index")},
+        {"task": "task"},
+        {"task": None},
+    ],
+    ids=str,
+)
+def test_deviations_change_nothing(tmp_path: Path, write, deviation):
+    assert_whole(read(write(tmp_path, **deviation)))
+
+
+def test_v3_s_task_texts_stand_in_either_column(tmp_path: Path):
+    assert_whole(read(write_v3(tmp_path, task=None, task_column="task")))
+
+
+def test_data_stand_where_the_description_says(tmp_path: Path):
+    assert_whole(read(write_v2(tmp_path / "2", data_path="all/{episode_chunk}/{episode_index}.parquet")))
+    assert_whole(read(write_v3(tmp_path / "3", data_path="some=where/{chunk_index}-{file_index}.parquet")))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (NAMES, ("x", "y", "z")),
+        ([NAMES], ("x", "y", "z")),
+        ({"motors": NAMES}, ("x", "y", "z")),
+        ({"z": 2, "x": 0, "y": 1}, ("x", "y", "z")),
+        ({"arm": ["x", "y"], "hand": ["z"]}, ("x", "y", "z")),
+        (None, None),
+        (["motors"], None),
+    ],
+)
+def test_names_are_found_however_they_are_nested(tmp_path: Path, names, expected):
+    features = {"action": {"dtype": "float32", "shape": [3], "names": names}}
+    dataset = read(write_v2(tmp_path, info={"features": features}))
+    assert dataset.dimension_names == expected
+    assert dataset.state_names is None
+
+
+def test_episodes_that_are_claimed_and_not_listed_are_counted_and_stop_nothing(tmp_path: Path):
+    dataset = read(write_v2(tmp_path, info={"total_episodes": 5}))
+    assert_whole(dataset)
+    assert reasons(dataset) == {"missing file": 2}
+    assert "claims 5 episodes, 3 are listed" in str(dataset.left_out[0])
+
+
+def test_keys_are_joined_and_the_state_is_left_unread(tmp_path: Path):
+    root = write_v2(tmp_path)
+    first = next(iter(read(root, action_key=["observation.state", "action"], state_key="action").trajectories))
+    np.testing.assert_array_equal(first.actions, np.concatenate(EPISODES[0][::-1], axis=1))
+    assert first.dimension_names == ("p", "q", "x", "y", "z")
+    np.testing.assert_array_equal(first.state, EPISODES[0][0])
+    assert next(iter(read(root, state=False).trajectories)).state is None
+
+
+def test_only_the_columns_that_matter_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root = write_v2(tmp_path)
+    for path in root.glob("data/**/*.parquet"):
+        pictures = pa.array([b"\xff" * 1000] * pq.read_metadata(path).num_rows)
+        pq.write_table(pq.read_table(path).append_column("image", pictures), path)
+    asked = []
+    whole = pq.ParquetFile.read
+    monkeypatch.setattr(pq.ParquetFile, "read", lambda self, columns: asked.append(columns) or whole(self, columns))
+    list(read(root, state=False).trajectories)
+    assert asked == [["action", "frame_index", "timestamp", "episode_index", "task_index"]] * 3
+
+
+def test_files_of_which_nothing_is_chosen_are_not_opened(tmp_path: Path):
+    root = write_v2(tmp_path)
+    dataset = read(root, episodes=[0, 2])
+    (root / "data" / "chunk-000" / "episode_000001.parquet").write_bytes(b"broken")
+    assert [t.episode for t in dataset.trajectories] == [0, 2]
+    assert reasons(dataset) == {"not chosen": 1}
+    with pytest.raises(ValueError, match=r"has no episode 3, 8; its 3 are 0\.\.2"):
+        read(root, episodes=[1, 3, 8])
+
+
+# ---- Damage ------------------------------------------------------------------------------------------
+
+
+def change(path, **new):
+    """Puts other columns in the place of a file's own; None: takes them out."""
+    changed = pq.read_table(path)
+    for name, column in new.items():
+        i = changed.column_names.index(name)
+        changed = changed.remove_column(i) if column is None else changed.set_column(i, name, column)
+    pq.write_table(changed, path)
+
+
+def with_value(values, at, value):
+    values = values.copy()
+    values[at] = value
+    return values
+
+
+ACTIONS = EPISODES[1][0]
+DAMAGE = {
+    "missing": (lambda p: p.unlink(), "missing file", "no such file"),
+    "pointer": (
+        lambda p: p.write_text(STUB),
+        "Git LFS pointer",
+        "is a Git LFS pointer, not the file: run git lfs pull",
+    ),
+    "empty": (lambda p: p.write_bytes(b""), "unreadable file", "not a readable parquet file"),
+    "cut": (lambda p: p.write_bytes(p.read_bytes()[:-100]), "unreadable file", "not a readable parquet file"),
+    "nan": (
+        lambda p: change(p, action=lists(with_value(ACTIONS, (2, 1), np.nan))),
+        "not finite",
+        r"actions\[2, 1\] is nan",
+    ),
+    "state": (
+        lambda p: change(p, **{"observation.state": lists(with_value(EPISODES[1][1], (3, 0), np.inf))}),
+        "not finite",
+        r"state\[3, 0\] is inf",
+    ),
+    "null row": (
+        lambda p: change(p, action=pa.array([*ACTIONS[:3].tolist(), None], pa.list_(pa.float32()))),
+        "other dimensions",
+        "rows are missing or differ in width",
+    ),
+    "ragged": (
+        lambda p: change(p, action=pa.array([[1, 2], [3, 4, 5, 6], [1, 2, 3], [1, 2, 3]], pa.list_(pa.float32()))),
+        "other dimensions",
+        "rows are missing or differ in width",
+    ),
+    "wide": (lambda p: change(p, action=lists(np.ones((4, 5)))), "other dimensions", r"expected D=3"),
+    "frames": (
+        lambda p: change(p, frame_index=pa.array([0, 1, 3, 4])),
+        "gap in time",
+        "step 2 is frame 3, the one before",
+    ),
+    "times": (
+        lambda p: change(p, timestamp=pa.array([0.0, 0.1, 0.2, 0.4])),
+        "gap in time",
+        r"step 3 comes 0\.2 s after the one before; at 10 Hz it is 0\.1 s",
+    ),
+    "back": (lambda p: change(p, timestamp=pa.array([0.0, 0.1, 0.1, 0.2])), "gap in time", "step 2 comes 0 s after"),
+    "column": (lambda p: change(p, action=None), "missing column", "has no column 'action', only"),
+    "short": (lambda p: pq.write_table(pq.read_table(p)[:3], p), "other length", "has 3 actions, expected 4"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_stops_the_run_or_is_left_out_by_choice(tmp_path: Path, kind: str):
+    damage, reason, message = DAMAGE[kind]
+    root = write_v2(tmp_path)
+    damage(root / "data" / "chunk-000" / "episode_000001.parquet")
+    with pytest.raises(BrokenDataError, match=message) as caught:
+        list(read(root).trajectories)
+    assert caught.value.reason == reason
+    assert "episode 1" in str(caught.value) or "episode_000001.parquet" in str(caught.value)
+    dataset = read(root, on_broken="skip")
+    assert [t.episode for t in dataset.trajectories] == [0, 2]
+    assert dataset.lengths.tolist() == [7, 9]
+    assert reasons(dataset) == {reason: 1}
+
+
+@pytest.mark.parametrize("kind", ["missing", "pointer", "cut"])
+def test_a_broken_first_file_of_v3_costs_its_episodes(tmp_path: Path, kind: str):
+    root = write_v3(tmp_path)
+    DAMAGE[kind][0](root / "data" / "chunk-000" / "file-000.parquet")
+    with pytest.raises(BrokenDataError, match=DAMAGE[kind][2]):
+        read(root)
+    dataset = read(root, on_broken="skip")
+    assert [t.episode for t in dataset.trajectories] == [2]
+    assert reasons(dataset) == {DAMAGE[kind][1]: 2}
+
+
+def test_an_episode_that_is_not_in_its_file_is_left_out(tmp_path: Path):
+    root = write_v3(tmp_path)
+    path = root / "data" / "chunk-000" / "file-000.parquet"
+    pq.write_table(pq.read_table(path)[:7], path)
+    dataset = read(root, on_broken="skip")
+    assert [t.episode for t in dataset.trajectories] == [0, 2]
+    assert reasons(dataset) == {"other length": 1}
+    with pytest.raises(BrokenDataError, match="holds no rows of episode 1"):
+        list(read(root).trajectories)
+
+
+def test_nothing_that_can_be_used_is_an_error(tmp_path: Path):
+    root = write_v2(tmp_path)
+    for path in root.glob("data/**/*.parquet"):
+        path.write_text(STUB)
+    with pytest.raises(ValueError, match=r"holds no episode that can be used: .*000000\.parquet: is a Git LFS pointer"):
+        read(root, on_broken="skip")
+
+
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        ({"codebase_version": "v1.6"}, r"expected codebase_version v2\.0, v2\.1 or v3\.0, got v1\.6"),
+        ({"codebase_version": None}, "is no LeRobot description: KeyError 'codebase_version'"),
+        ({"fps": -1}, "fps must be positive"),
+        ({"fps": "fast"}, "is no LeRobot description: ValueError"),
+        ({"data_path": "{video_key}.parquet"}, "asks for 'video_key'"),
+        ({"data_path": "../{episode_index}.parquet"}, "leaves the folder"),
+    ],
+)
+def test_a_description_that_is_wrong_is_named(tmp_path: Path, info, message: str):
+    write_v2(tmp_path)
+    write_info(tmp_path, **({"version": "v2.1"} | info))
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path)
+
+
+def test_columns_that_are_not_there_are_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"has no column 'actions\.arm' of numbers; there are \['action', 'obs"):
+        read(write_v2(tmp_path / "a"), action_key="actions.arm")
+    with pytest.raises(
+        ValueError, match=r"has no column 'action' or 'actions'; there are .*'velocity'.*: give an action key"
+    ):
+        read(write_v2(tmp_path / "b", action="velocity"))
+
+
+# ---- Hub and packages --------------------------------------------------------------------------------
+
+
+def test_a_hub_id_fetches_tables_and_no_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root = write_v2(tmp_path / "cached", data_path="all/{episode_chunk}/{episode_index:06d}.parquet")
+    asked = []
+
+    def snapshot(repository, *, repo_type, allow_patterns):
+        asked.append((repository, repo_type, allow_patterns))
+        return str(root)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.chdir(tmp_path)
+    assert_whole(read("someone/arm.v2"))
+    assert asked[-1] == ("someone/arm.v2", "dataset", ["meta/*", "all/*/*.parquet"])
+
+
+def test_what_the_hub_does_not_give_is_no_such_file(monkeypatch: pytest.MonkeyPatch):
+    def snapshot(*_, **__):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    with pytest.raises(FileNotFoundError, match="someone/arm: no such file, and the hub does not give it: offline"):
+        read("someone/arm")
+
+
+@pytest.mark.parametrize(("package", "path"), [("pyarrow", None), ("huggingface_hub", "someone/arm")])
+def test_a_missing_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package, path):
+    root = write_v2(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"{package}.parquet", raising=False)
+    with pytest.raises(ImportError, match=rf"needs .*{package}.*: pip install 'fast-tokenizer\[.*lerobot\]'"):
+        read(path or root)

@@ -1,0 +1,122 @@
+"""Zarr replay buffers of diffusion policy and UMI, in both formats, as folders and as zip files."""
+
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import zarr
+
+from fast_tokenizer.io import BrokenDataError, read
+from fast_tokenizer.io import zarr as reader
+
+LENGTHS = (6, 3, 8, 1, 5)
+ACTIONS = np.random.default_rng(0).normal(size=(sum(LENGTHS), 2)).astype(np.float32)
+
+
+def write(path, zarr_format=2, **arrays):
+    """A replay buffer; the arrays' chunks do not end where episodes do."""
+    store = zarr.storage.ZipStore(path, mode="w") if path.suffix == ".zip" else zarr.storage.LocalStore(path)
+    root = zarr.create_group(store, zarr_format=zarr_format)
+    data, meta = root.create_group("data"), root.create_group("meta")
+    for name, values in (arrays or {"action": ACTIONS, "state": ACTIONS + 1}).items():
+        data.create_array(name, data=values, chunks=(4, *values.shape[1:]))
+    meta.create_array("episode_ends", data=np.cumsum(LENGTHS))
+    store.close()
+    return path
+
+
+def assert_whole(dataset, actions=ACTIONS):
+    got = list(dataset.trajectories)
+    assert dataset.lengths.tolist() == list(LENGTHS)
+    assert [t.episode for t in got] == list(range(len(LENGTHS)))
+    for t, expected in zip(got, np.split(actions, np.cumsum(LENGTHS)[:-1]), strict=True):
+        np.testing.assert_array_equal(t.actions, expected)
+        assert t.actions.base is None, "no hold of its neighbours"
+    return got
+
+
+@pytest.mark.parametrize("values", [1, 20, 1 << 22])
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("name", ["pusht.zarr", "pusht.zarr.zip"])
+def test_diffusion_policy(tmp_path, monkeypatch, name, zarr_format, values):
+    monkeypatch.setattr(reader, "_BATCH_VALUES", values)
+    got = assert_whole(read(write(tmp_path / name, zarr_format)))
+    np.testing.assert_array_equal(np.concatenate([t.state for t in got]), ACTIONS + 1)
+    assert next(iter(read(tmp_path / name, state=False).trajectories)).state is None
+    some = read(tmp_path / name, episodes=[0, 2, 3]).trajectories
+    np.testing.assert_array_equal(np.concatenate([t.actions for t in some]), np.delete(ACTIONS, slice(6, 9), 0)[:15])
+
+
+@pytest.mark.parametrize("robots", [1, 2])
+def test_umi_s_actions_are_joined_robot_by_robot(tmp_path, robots):
+    rng = np.random.default_rng(1)
+    widths = {"eef_pos": 3, "eef_rot_axis_angle": 3, "gripper_width": 1}
+    parts = {f"robot{r}_{k}": rng.normal(size=(len(ACTIONS), w)) for r in range(robots) for k, w in widths.items()}
+    others = {"camera0_rgb": np.zeros((len(ACTIONS), 4, 4, 3), np.uint8), "robot0_demo_start_pose": np.zeros((23, 6))}
+    path = write(tmp_path / "umi.zarr.zip", **dict(reversed(parts.items())), **others)
+    dataset = read(path)
+    assert dataset.action_dim == 7 * robots
+    assert_whole(dataset, np.concatenate(list(parts.values()), axis=1))
+
+
+def test_arrays_are_read_by_their_keys(tmp_path):
+    path = write(tmp_path / "x.zarr", action=ACTIONS, gripper=ACTIONS[:, 0], agent_pos=ACTIONS * 2)
+    assert_whole(read(path, action_key=["action", "gripper"]), np.column_stack([ACTIONS, ACTIONS[:, 0]]))
+    got = assert_whole(read(path, state_key="agent_pos"))
+    np.testing.assert_array_equal(got[0].state, ACTIONS[:6] * 2)
+    with pytest.raises(ValueError, match=r"expected an array data/velocity .* there are .*'agent_pos': \(23, 2\)"):
+        read(path, action_key="velocity")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"velocity": ACTIONS}, "expected an array data/action of shape"),
+        ({"action": ACTIONS[:, :, None]}, "expected an array data/action of shape"),
+        ({"action": ACTIONS[:-1]}, r"episode_ends must rise to the number of rows; .*\{'action': 22\}"),
+    ],
+)
+def test_what_is_no_replay_buffer_is_refused(tmp_path, arrays, message):
+    with pytest.raises(ValueError, match=message):
+        read(write(tmp_path / "x.zarr", **arrays))
+
+
+def test_a_group_without_ends_is_refused(tmp_path):
+    shutil.rmtree(write(tmp_path / "x.zarr") / "meta" / "episode_ends")
+    with pytest.raises(ValueError, match=r"expected the arrays data/action and meta/episode_ends; data has \['action'"):
+        read(tmp_path / "x.zarr")
+
+
+def test_a_zip_that_is_none_is_refused(tmp_path):
+    (tmp_path / "x.zip").write_text("hello")
+    with pytest.raises(BrokenDataError, match=r"x\.zip: not a readable zarr group"):
+        read(tmp_path / "x.zip")
+
+
+def test_values_that_are_not_finite_cost_their_episode(tmp_path):
+    actions = ACTIONS.copy()
+    actions[7, 1] = np.nan
+    path = write(tmp_path / "x.zarr", action=actions)
+    with pytest.raises(BrokenDataError, match=r"x\.zarr episode 1: actions\[1, 1\] is nan"):
+        list(read(path).trajectories)
+    dataset = read(path, on_broken="skip")
+    assert [t.episode for t in dataset.trajectories] == [0, 2, 3, 4]
+    assert [(e.reason, e.episodes) for e in dataset.left_out] == [("not finite", 1)]
+
+
+def test_a_damaged_chunk_stops_the_run_or_costs_what_stands_in_it(tmp_path):
+    path = write(tmp_path / "x.zarr")
+    (path / "data" / "action" / "1.0").write_bytes(b"damaged")  # rows 4 to 7: episodes 0 and 1
+    with pytest.raises(BrokenDataError, match=r"x\.zarr episode 0: not a readable zarr group"):
+        list(read(path).trajectories)
+    dataset = read(path, on_broken="skip")
+    assert [t.episode for t in dataset.trajectories] == [2, 3, 4]
+    assert [e.reason for e in dataset.left_out] == ["unreadable file"] * 2
+
+
+def test_without_zarr_it_says_what_to_install(tmp_path, monkeypatch):
+    path = write(tmp_path / "x.zarr")
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(ImportError, match=r"x\.zarr: needs the package zarr: pip install 'fast-tokenizer\[zarr\]'"):
+        read(path)
