@@ -190,6 +190,13 @@ def test_v3_s_task_texts_stand_in_either_column(tmp_path: Path):
     assert_whole(read(write_v3(tmp_path, task=None, task_column="task")))
 
 
+def test_v3_s_episodes_are_found_in_another_file_than_the_one_that_is_named(tmp_path: Path):
+    root = write_v3(tmp_path)
+    for path in root.glob("meta/episodes/**/*.parquet"):
+        change(path, **{"data/file_index": pa.array([0] * pq.read_metadata(path).num_rows)})
+    assert_whole(read(root))
+
+
 def test_data_stand_where_the_description_says(tmp_path: Path):
     assert_whole(read(write_v2(tmp_path / "2", data_path="all/{episode_chunk}/{episode_index}.parquet")))
     assert_whole(read(write_v3(tmp_path / "3", data_path="some=where/{chunk_index}-{file_index}.parquet")))

@@ -1,7 +1,7 @@
 """LeRobot folders: v2.0, v2.1 (a parquet file an episode), v3.0 (many episodes a file), and how public ones deviate.
 
 - v2.x: `meta/episodes.jsonl` says which episodes there are, `data_path` of `meta/info.json` where.
-- v3.0: the tables in `meta/episodes/` say both.
+- v3.0: the tables in `meta/episodes/` say which, and in which file; the files themselves are asked, too.
 
 Only the columns of actions, state, frame numbers, times and tasks are read: no image, no video, no recorded statistics
 (`stats.json`, `episodes_stats.jsonl`).
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -178,7 +178,7 @@ def _listed_v3(layout: _Layout, parquet: Any) -> list[Outline]:
     files = sorted(folder.glob("**/*.parquet"))
     if not files:
         raise BrokenDataError("missing file", f"{folder}: holds no parquet files")
-    by_file: dict[Path, list[tuple[EpisodeInfo, int]]] = {}
+    by_file: _Listed = {}
     for path in files:
         if problem := missing(path):
             raise problem
@@ -194,11 +194,41 @@ def _listed_v3(layout: _Layout, parquet: Any) -> list[Outline]:
             by_file.setdefault(file, []).append(
                 (EpisodeInfo(index, f"episode {index}", _texts(row)), int(row["length"]))
             )
+    return _outlines(_where_they_are(layout, by_file, parquet))
+
+
+_Listed = dict[Path, list[tuple[EpisodeInfo, int]]]
+
+
+def _outlines(by_file: _Listed) -> list[Outline]:
     outlines = []
     for file, listed in by_file.items():
         listed.sort(key=lambda e: e[0].index)
         outlines.append(Outline(file, tuple(e for e, _ in listed), tuple(n for _, n in listed)))
     return sorted(outlines, key=lambda o: o.episodes[0].index)
+
+
+def _where_they_are(layout: _Layout, by_file: _Listed, parquet: Any) -> _Listed:
+    """The same by what stands in the files, where they say it.
+
+    lerobot 0.4.4's conversion from v2.1 names the wrong file for the first episode of each file but the first, and
+    lerobot does not notice, because it reads all files as one table.
+    """
+    found: dict[int, list[Path]] = {}
+    for file in sorted({*by_file, *layout.root.glob(_glob(layout.data_path))}):
+        if missing(file):
+            continue
+        with suppress(BrokenDataError), _reading(file), parquet.ParquetFile(file) as opened:
+            if "episode_index" in opened.schema_arrow.names:
+                numbers = _numbers(opened.read(columns=["episode_index"]).column("episode_index"))
+                for number in np.unique(numbers):
+                    found.setdefault(int(number), []).append(file)
+    located: _Listed = {}
+    for file, listed in by_file.items():
+        for info, length in listed:
+            files = found.get(info.index, [file])
+            located.setdefault(file if file in files else files[0], []).append((info, length))
+    return located
 
 
 def _tasks(layout: _Layout, parquet: Any) -> dict[int, str]:
