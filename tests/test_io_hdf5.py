@@ -170,6 +170,21 @@ def test_a_damaged_block_costs_its_demonstration_only(tmp_path):
     assert [t.episode for t in read(path, on_broken="skip").trajectories] == [0, 10]
 
 
+@pytest.mark.parametrize("write", [write_robomimic, lambda path: write_aloha(path.parent) / "episode_2.hdf5"])
+def test_damage_anywhere_ends_in_an_error_that_names_the_file_or_in_none(tmp_path, write):
+    path = write(tmp_path / "r.hdf5")
+    content = path.read_bytes()
+    refused = 0
+    for at in range(0, len(content), len(content) // 80):
+        path.write_bytes(content[:at] + b"\xa5\x5a\xff\x00" + content[at + 4 :])
+        try:
+            list(read(path).trajectories)
+        except ValueError as error:
+            refused += 1
+            assert path.name in str(error)  # noqa: PT017 (most damage is in pictures, which are not read)
+    assert refused
+
+
 def test_files_of_different_rates_are_refused(tmp_path):
     write_robomimic(tmp_path / "a.hdf5")
     write_robomimic(tmp_path / "b.hdf5", env_args='{"env_kwargs": {"control_freq": 10}}')

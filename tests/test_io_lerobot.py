@@ -1,6 +1,7 @@
 """LeRobot folders: as recorded, as public ones deviate, damaged. (As lerobot writes them: integration/lerobot.)"""
 
 import json
+import re
 import shutil
 import sys
 from collections import Counter
@@ -385,6 +386,65 @@ def test_a_description_that_is_wrong_is_named(tmp_path: Path, info, message: str
     write_info(tmp_path, **({"version": "v2.1"} | info))
     with pytest.raises(ValueError, match=message):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        ("episodes.jsonl", b'{"episode_index": 1}', "episode_index and length, got {'episode_index': 1}"),
+        ("episodes.jsonl", b'{"episode_index": 1, "length": 1e400}', "expected rows with episode_index and length"),
+        ("episodes.jsonl", b'{"episode_index": 1, ', "line 2 is no JSON"),
+        ("episodes.jsonl", b"[1, 2]", "line 2 is no object"),
+        ("tasks.jsonl", b"\xff\xfe", "line 2 is no JSON"),
+    ],
+)
+def test_rows_that_are_wrong_are_named(tmp_path: Path, name: str, line: bytes, message: str):
+    path = write_v2(tmp_path) / "meta" / name
+    lines = path.read_bytes().splitlines()
+    lines[1] = line
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        read(tmp_path)
+    assert name in str(caught.value)
+
+
+def test_task_numbers_that_are_none_are_passed_over(tmp_path: Path):
+    root = write_v2(tmp_path)
+    with (root / "meta" / "tasks.jsonl").open("a") as file:
+        file.write('{"task_index": [], "task": "x"}\n{"task": "y"}\n')
+    assert_whole(read(root))
+
+
+def test_rows_of_v3_that_are_wrong_are_named(tmp_path: Path):
+    root = write_v3(tmp_path)
+    path = root / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
+    change(path, length=pa.array([7, None]))
+    with pytest.raises(ValueError, match=r"file-000\.parquet: expected rows with numbers in .*'length': None"):
+        read(root)
+    change(path, length=None)
+    with pytest.raises(ValueError, match=r"file-000\.parquet: has no column 'length'"):
+        read(root)
+    shutil.rmtree(root / "meta" / "episodes")
+    with pytest.raises(BrokenDataError, match="episodes: holds no parquet files"):
+        read(root)
+
+
+def test_one_file_is_in_memory_at_a_time(tmp_path: Path):
+    rows = np.zeros((50_000, 8), np.float32)
+    write_info(tmp_path, "v2.1", total_episodes=8)
+    folder = tmp_path / "data" / "chunk-000"
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"episode_index": i, "length": len(rows)}) for i in range(8)]
+    (tmp_path / "meta" / "episodes.jsonl").write_text("\n".join(lines))
+    written = pa.table({"action": lists(rows), "picture": pa.array([i.to_bytes(8) * 25 for i in range(len(rows))])})
+    for i in range(8):
+        target = tmp_path / f"data/chunk-{i // 2:03d}/episode_{i:06d}.parquet"
+        target.parent.mkdir(exist_ok=True)
+        pq.write_table(written, target, compression="none")
+    before = pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in read(tmp_path).trajectories]
+    assert len(held) == 8
+    assert max(held) < 3 * rows.nbytes, "neither the files before nor the pictures, 6 times as large"
 
 
 def test_columns_that_are_not_there_are_named(tmp_path: Path):

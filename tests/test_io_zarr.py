@@ -21,7 +21,7 @@ def write(path, zarr_format=2, **arrays):
     data, meta = root.create_group("data"), root.create_group("meta")
     for name, values in (arrays or {"action": ACTIONS, "state": ACTIONS + 1}).items():
         data.create_array(name, data=values, chunks=(4, *values.shape[1:]))
-    meta.create_array("episode_ends", data=np.cumsum(LENGTHS))
+    meta.create_array("episode_ends", data=np.cumsum(LENGTHS).astype(np.uint64))
     store.close()
     return path
 
@@ -60,6 +60,13 @@ def test_umi_s_actions_are_joined_robot_by_robot(tmp_path, robots):
     assert_whole(dataset, np.concatenate(list(parts.values()), axis=1))
 
 
+def test_a_zip_that_holds_the_folder(tmp_path):
+    """As diffusion policy publishes them, to be unpacked."""
+    write(tmp_path / "in" / "pusht" / "replay.zarr")
+    shutil.make_archive(str(tmp_path / "pusht"), "zip", tmp_path / "in")
+    assert_whole(read(tmp_path / "pusht.zip"))
+
+
 def test_arrays_are_read_by_their_keys(tmp_path):
     path = write(tmp_path / "x.zarr", action=ACTIONS, gripper=ACTIONS[:, 0], agent_pos=ACTIONS * 2)
     assert_whole(read(path, action_key=["action", "gripper"]), np.column_stack([ACTIONS, ACTIONS[:, 0]]))
@@ -80,6 +87,14 @@ def test_arrays_are_read_by_their_keys(tmp_path):
 def test_what_is_no_replay_buffer_is_refused(tmp_path, arrays, message):
     with pytest.raises(ValueError, match=message):
         read(write(tmp_path / "x.zarr", **arrays))
+
+
+def test_ends_that_are_none_are_refused(tmp_path):
+    path = write(tmp_path / "x.zarr")
+    shutil.rmtree(path / "meta" / "episode_ends")
+    zarr.open_group(path)["meta"].create_array("episode_ends", data=np.array([2.5, 23.0]))
+    with pytest.raises(ValueError, match=r"episode_ends must be a list of integers, got float64 of shape \(2,\)"):
+        read(path)
 
 
 def test_a_group_without_ends_is_refused(tmp_path):

@@ -82,7 +82,7 @@ def read_csv(source: Source) -> Dataset:
         outlines,
         load_file,
         len(columns.actions),
-        hz=round(float(np.median(rates)), 6) if rates else None,
+        hz=float(f"{np.median(rates):.4g}") if rates else None,
         dimension_names=tuple(names[i] for i in columns.actions),
         state_names=tuple(names[i] for i in columns.state) or None,
     )

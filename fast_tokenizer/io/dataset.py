@@ -34,7 +34,7 @@ class BrokenDataError(ValueError):
 
     Attributes:
         reason: Why, in one of few words that can be counted.
-        episodes: How many episodes it costs.
+        episodes: How many episodes it costs; 1 where a damaged file does not say.
     """
 
     def __init__(self, reason: Reason, message: str, episodes: int = 1) -> None:
@@ -151,10 +151,8 @@ class Dataset:
         where = f"{self.path} {self.episode(i).name}"
         length, actions = int(self.lengths[i]), steps.actions
         if actions.shape[1:] != (self.action_dim,):
-            got, expected = actions.shape[1:], self.action_dim
-            return BrokenDataError(
-                "other dimensions", f"{where}: has actions of shape (L, *{got}), expected D={expected}"
-            )
+            message = f"{where}: has actions of shape {actions.shape}, expected D={self.action_dim}"
+            return BrokenDataError("other dimensions", message)
         for name, values in (("actions", actions), ("state", steps.state)):
             if values is None:
                 continue

@@ -109,11 +109,12 @@ def _opened(h5py: Any, file: Path) -> Iterator[Any]:
     if problem := missing(file):
         raise problem
     try:
-        root = h5py.File(file, "r")
-    except OSError as error:
+        with h5py.File(file, "r") as root:
+            yield root
+    except BrokenDataError:
+        raise
+    except (OSError, KeyError, RuntimeError) as error:
         raise BrokenDataError("unreadable file", f"{file}: not a readable HDF5 file: {error}") from None
-    with root:
-        yield root
 
 
 def _demos(root: Any) -> list[str]:

@@ -7,6 +7,7 @@ does this reader.
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,8 +37,8 @@ def read_zarr(source: Source) -> Dataset:
     path = source.path
     with _opened(zarr, path) as root, _reading(path):
         arrays = {name: array.shape for name, array in root["data"].arrays()} if "data" in root else {}
-        ends = np.asarray(root["meta/episode_ends"][:]) if "meta/episode_ends" in root else None
-    if ends is None or not arrays:
+        stored = np.asarray(root["meta/episode_ends"][:]) if "meta/episode_ends" in root else None
+    if stored is None or not arrays:
         raise ValueError(f"{path}: expected the arrays data/action and meta/episode_ends; data has {sorted(arrays)}")
     action_keys = source.action_keys or (("action",) if "action" in arrays else _umi_keys(arrays))
     usual = ("state",) if "state" in arrays else ()
@@ -46,8 +47,11 @@ def read_zarr(source: Source) -> Dataset:
         if key not in arrays or len(arrays[key]) not in (1, 2):
             raise ValueError(f"{path}: expected an array data/{key} of shape (N, D); there are {arrays}")
     rows = {key: arrays[key][0] for key in (*action_keys, *state_keys)}
+    if stored.ndim != 1 or stored.dtype.kind not in "iu":
+        raise ValueError(f"{path}: episode_ends must be a list of integers, got {stored.dtype} of shape {stored.shape}")
+    ends = stored.astype(np.int64)
     starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
-    lengths = ends.astype(np.int64) - starts
+    lengths = ends - starts
     if not len(ends) or (lengths < 1).any() or any(n != ends[-1] for n in rows.values()):
         raise ValueError(
             f"{path}: episode_ends must rise to the number of rows; they end with {ends[-3:]}, rows: {rows}"
@@ -102,11 +106,18 @@ def _opened(zarr: Any, path: Path) -> Iterator[Any]:
     store = zarr.storage.ZipStore(path) if path.is_file() else zarr.storage.LocalStore(path, read_only=True)
     try:
         with _reading(path):
-            root = zarr.open_group(store, mode="r")
+            root = zarr.open_group(store, mode="r", path=_root_in_zip(path) if path.is_file() else None)
         yield root
     finally:
         with suppress(AttributeError):  # of a file that is no zip: it has nothing to close
             store.close()
+
+
+def _root_in_zip(path: Path) -> str:
+    """The folder of the outermost group: diffusion policy's zip files are to be unpacked, and have one."""
+    with zipfile.ZipFile(path) as file:
+        folders = [n.rpartition("/")[0] for n in file.namelist() if n.rpartition("/")[2] in MARKS]
+    return min(folders, key=len, default="")
 
 
 @contextmanager

@@ -1,0 +1,213 @@
+"""`meta/` of LeRobot folders: which episodes there are, where they stand, what they are called."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from fast_tokenizer.io._parquet import column_array, reading
+from fast_tokenizer.io.dataset import BrokenDataError, EpisodeInfo
+from fast_tokenizer.io.source import Outline, missing
+
+#: Names of the columns and fields that have task texts.
+_TASK_KEYS = ("task", "tasks", "__index_level_0__")
+
+_Row: TypeAlias = Mapping[str, Any]
+#: The episodes of each file, and their lengths.
+_Listed: TypeAlias = dict[Path, list[tuple[EpisodeInfo, int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things are, by `meta/info.json`."""
+
+    root: Path
+    version: str
+    data_path: str
+    chunks_size: int
+    features: Mapping[str, Any]
+    fps: float | None
+
+    def file(self, **numbers: int) -> Path:
+        """The data file of an episode (v2.x) or of a chunk and file (v3.0)."""
+        try:
+            relative = self.data_path.format(**numbers)
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"{self.root}/meta/info.json: data_path {self.data_path!r} asks for {error}") from None
+        if PurePosixPath(relative).is_absolute() or ".." in PurePosixPath(relative).parts:
+            raise ValueError(f"{self.root}/meta/info.json: data_path {self.data_path!r} leaves the folder")
+        return self.root / relative
+
+
+def glob_of(data_path: str) -> str:
+    """The pattern of all files that a data_path can name."""
+    return "".join(text + ("*" if name is not None else "") for text, name, _, _ in string.Formatter().parse(data_path))
+
+
+def read_layout(root: Path) -> tuple[Layout, int]:
+    """What `meta/info.json` says, and how many episodes it claims."""
+    path = root / "meta" / "info.json"
+    if problem := missing(path):
+        raise problem
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        version = str(info["codebase_version"])
+        claimed = int(info.get("total_episodes") or 0)
+        fps = None if info.get("fps") is None else float(info["fps"])
+        chunks_size = int(info.get("chunks_size") or 1000)
+        features = dict(info.get("features") or {})
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{path}: is no LeRobot description: {type(error).__name__} {error}") from None
+    if fps is not None and not (np.isfinite(fps) and fps > 0):
+        raise ValueError(f"{path}: fps must be positive, got {fps}")
+    version = version if version.startswith("v") else f"v{version}"
+    if version not in ("v2.0", "v2.1", "v3.0"):
+        raise ValueError(f"{path}: expected codebase_version v2.0, v2.1 or v3.0, got {version}")
+    usual = (
+        "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+        if version == "v3.0"
+        else "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+    )
+    return Layout(root, version, str(info.get("data_path") or usual), chunks_size, features, fps), claimed
+
+
+def listed_v2(layout: Layout) -> list[Outline]:
+    """A file an episode, in the order of `meta/episodes.jsonl`."""
+    outlines = []
+    path = layout.root / "meta" / "episodes.jsonl"
+    for row in _json_lines(path):
+        try:
+            index, length = int(row["episode_index"]), int(row["length"])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise ValueError(f"{path}: expected rows with episode_index and length, got {dict(row)}") from None
+        file = layout.file(episode_index=index, episode_chunk=index // layout.chunks_size)
+        outlines.append(Outline(file, (EpisodeInfo(index, f"episode {index}", _texts(row)),), (length,)))
+    return outlines
+
+
+def listed_v3(layout: Layout, parquet: Any) -> list[Outline]:
+    """By data file, in order of their episodes."""
+    folder = layout.root / "meta" / "episodes"
+    files = sorted(folder.glob("**/*.parquet"))
+    if not files:
+        raise BrokenDataError("missing file", f"{folder}: holds no parquet files")
+    by_file: _Listed = {}
+    for path in files:
+        if problem := missing(path):
+            raise problem
+        needed = ("episode_index", "length", "data/chunk_index", "data/file_index")
+        with reading(path), parquet.ParquetFile(path) as opened:
+            present = opened.schema_arrow.names
+            rows = opened.read(columns=[n for n in present if n in (*needed, *_TASK_KEYS)]).to_pylist()
+        if lacking := [n for n in needed if n not in present]:
+            raise ValueError(f"{path}: has no column {lacking[0]!r}")
+        for row in rows:
+            try:
+                index, length, chunk, number = (int(row[n]) for n in needed)
+            except (TypeError, ValueError, OverflowError):
+                raise ValueError(f"{path}: expected rows with numbers in {list(needed)}, got {row}") from None
+            file = layout.file(chunk_index=chunk, file_index=number)
+            by_file.setdefault(file, []).append((EpisodeInfo(index, f"episode {index}", _texts(row)), length))
+    return _outlines(_where_they_are(layout, by_file, parquet))
+
+
+def _outlines(by_file: _Listed) -> list[Outline]:
+    outlines = []
+    for file, listed in by_file.items():
+        listed.sort(key=lambda e: e[0].index)
+        outlines.append(Outline(file, tuple(e for e, _ in listed), tuple(n for _, n in listed)))
+    return sorted(outlines, key=lambda o: o.episodes[0].index)
+
+
+def _where_they_are(layout: Layout, by_file: _Listed, parquet: Any) -> _Listed:
+    """The same by what stands in the files, where they say it.
+
+    lerobot 0.4.4's conversion from v2.1 names the wrong file for the first episode of each file but the first, and
+    lerobot does not notice, because it reads all files as one table.
+    """
+    if not by_file:
+        return by_file
+    found: dict[int, list[Path]] = {}
+    for file in sorted({*by_file, *layout.root.glob(glob_of(layout.data_path))}):
+        if missing(file):
+            continue
+        with suppress(BrokenDataError), reading(file), parquet.ParquetFile(file) as opened:
+            if "episode_index" in opened.schema_arrow.names:
+                here = column_array(opened.read(columns=["episode_index"]).column("episode_index"))
+                for number in np.unique(here[np.isfinite(here)]):
+                    found.setdefault(int(number), []).append(file)
+    located: _Listed = {}
+    for file, listed in by_file.items():
+        for info, length in listed:
+            files = found.get(info.index, [file])
+            located.setdefault(file if file in files else files[0], []).append((info, length))
+    return located
+
+
+def task_texts(layout: Layout, parquet: Any) -> dict[int, str]:
+    """Task texts by number, for episodes whose own row says none."""
+    root = layout.root / "meta"
+    if (root / "tasks.jsonl").is_file():
+        rows = _json_lines(root / "tasks.jsonl")
+    elif (root / "tasks.parquet").is_file() and not missing(root / "tasks.parquet"):
+        with reading(root / "tasks.parquet"), parquet.ParquetFile(root / "tasks.parquet") as opened:
+            rows = opened.read().to_pylist()
+    else:
+        return {}
+    numbered = [row for row in rows if isinstance(row.get("task_index"), int)]
+    return {row["task_index"]: text for row in numbered for text in _texts(row)[:1]}
+
+
+def _texts(row: _Row) -> tuple[str, ...]:
+    """The task texts of a row, under whichever name: one, or a list."""
+    for key in _TASK_KEYS:
+        value = row.get(key)
+        if isinstance(value, str):
+            return (value,)
+        if isinstance(value, list):
+            return tuple(str(v) for v in value)
+    return ()
+
+
+def _json_lines(path: Path) -> list[_Row]:
+    if problem := missing(path):
+        raise problem
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"{path}: line {number} is no JSON: {error}") from None
+            if not isinstance(rows[-1], dict):
+                raise ValueError(f"{path}: line {number} is no object")
+    return rows
+
+
+def names_of(features: Mapping[str, Any], keys: Sequence[str], widths: Mapping[str, int]) -> tuple[str, ...] | None:
+    """The dimensions' names; None where the features have none or another number of them."""
+    names: list[str] = []
+    for key in keys:
+        found = _flat(features[key].get("names")) if isinstance(features.get(key), dict) else []
+        if len(found) != widths[key]:
+            return None
+        names += found
+    return tuple(names) or None
+
+
+def _flat(names: Any) -> list[str]:
+    """Names as people write them: a list, lists in a list, {"motors": [...]}, {"x": 0, "y": 1}."""
+    if isinstance(names, dict):
+        if all(isinstance(v, int) for v in names.values()):
+            return sorted(names, key=lambda n: names[n])
+        return [n for v in names.values() for n in _flat(v)]
+    if isinstance(names, list):
+        return [n for v in names for n in _flat(v)]
+    return [] if names is None else [str(names)]
