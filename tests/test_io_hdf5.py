@@ -102,8 +102,11 @@ def test_other_arrays_are_read_by_their_keys(tmp_path):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("velocity", r"expected an array 'velocity' in data/demo_0; there are \['actions', 'obs/agentview_rgb'"),
-        ("obs", "expected an array 'obs' in data/demo_0"),
+        (
+            "velocity",
+            r"expected an array 'velocity' \(L, D\) in data/demo_0; there are \['actions', 'obs/agentv",
+        ),
+        ("obs", "expected an array 'obs' "),
     ],
 )
 def test_arrays_that_are_not_there_are_named(tmp_path, key, message):
@@ -114,7 +117,7 @@ def test_arrays_that_are_not_there_are_named(tmp_path, key, message):
 def test_another_layout_is_refused_with_what_there_is(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["positions"] = np.zeros((3, 2))
-    with pytest.raises(ValueError, match=r"x\.h5: expected an array 'action' in the file; there are \['positions'\]"):
+    with pytest.raises(ValueError, match=r"expected an array 'action' \(L, D\) in the file; there are \['positions'\]"):
         read(tmp_path / "x.h5")
 
 
@@ -133,6 +136,7 @@ DAMAGE = {
     "nan": (lambda p: rewrite(p, action=np.full((3, 7), np.nan)), "not finite", r"actions\[0, 0\] is nan"),
     "no action": (lambda p: rewrite(p, action=None), "missing column", r"has no array 'action'"),
     "wide": (lambda p: rewrite(p, action=np.ones((3, 9))), "other dimensions", "expected D=7"),
+    "scalar": (lambda p: rewrite(p, action=1.0), "missing column", r"has no array 'action' \(L, D\)"),
     "text action": (lambda p: rewrite(p, action=["a", "b", "c"]), "other dimensions", "expected numbers of shape"),
     "state": (
         lambda p: rewrite(p, **{"observations/qpos": np.ones((2, 7))}),
@@ -154,6 +158,14 @@ def test_damage_stops_the_run_or_is_left_out_by_choice(tmp_path, kind, number):
     dataset = read(tmp_path, on_broken="skip")
     assert [t.episode for t in dataset.trajectories] == [n for n in (0, 2, 10) if n != number]
     assert [(e.reason, e.episodes) for e in dataset.left_out] == [(reason, 1)]
+
+
+def test_a_demonstration_without_actions_costs_itself_only(tmp_path):
+    path = write_robomimic(tmp_path / "r.hdf5")
+    rewrite(path, **{"data/demo_2/actions": None})
+    dataset = read(path, on_broken="skip")
+    assert [t.episode for t in dataset.trajectories] == [0, 10]
+    assert [(e.reason, e.episodes) for e in dataset.left_out] == [("missing column", 1)]
 
 
 def test_a_damaged_block_costs_its_demonstration_only(tmp_path):

@@ -198,6 +198,20 @@ def test_v3_s_episodes_are_found_in_another_file_than_the_one_that_is_named(tmp_
     assert_whole(read(root))
 
 
+def test_rows_of_episodes_that_are_not_listed_are_not_read(tmp_path: Path):
+    root = write_v3(tmp_path)
+    listed = root / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
+    pq.write_table(pq.read_table(listed)[1:], listed)
+    (first, _) = read(root).trajectories
+    np.testing.assert_array_equal(first.actions, EPISODES[1][0])
+
+
+def test_a_v2_file_with_another_s_number_is_read_whole(tmp_path: Path):
+    root = write_v2(tmp_path)
+    change(root / "data" / "chunk-001" / "episode_000002.parquet", episode_index=pa.array([77] * 9))
+    assert_whole(read(root))
+
+
 def test_data_stand_where_the_description_says(tmp_path: Path):
     assert_whole(read(write_v2(tmp_path / "2", data_path="all/{episode_chunk}/{episode_index}.parquet")))
     assert_whole(read(write_v3(tmp_path / "3", data_path="some=where/{chunk_index}-{file_index}.parquet")))

@@ -1,6 +1,7 @@
 """Which reader a path gets, which episodes and dimensions are kept, and what the command line says of the others."""
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -113,6 +114,20 @@ def test_what_is_left_out_is_in_neither_pass(tmp_path: Path):
         assert [(t.episode, len(t.actions)) for t in dataset.trajectories] == [(0, 5), (2, 7)]
     last = dataset.trajectories.select(np.array([False, True]))
     assert [(t.episode, t.name) for t in last] == [(2, f"{path} episode 2")]
+
+
+def test_what_is_kept_of_an_error_holds_no_data(tmp_path: Path):
+    (tmp_path / "episode_0.csv").write_text("action_0\n1\n2\n")
+    (tmp_path / "episode_1.csv").write_text("action_0\n1\nfast\n")
+    (error,) = read(tmp_path, on_broken="skip").left_out
+    assert (error.__traceback__, error.__context__) == (None, None)
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), again.reason, again.episodes, str(again)) == (
+        BrokenDataError,
+        "unreadable file",
+        1,
+        str(error),
+    )
 
 
 def test_nothing_is_read_beforehand_unless_to_be_skipped(tmp_path: Path):

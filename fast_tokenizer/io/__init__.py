@@ -142,5 +142,5 @@ def _usable(dataset: Dataset) -> Dataset:
     for i, steps in dataset.checked(usable.copy()):
         if isinstance(steps, BrokenDataError):
             usable[i] = False
-            broken.append(steps)
+            broken.append(steps.bare())
     return dataset.select(usable, broken) if broken else dataset

@@ -42,6 +42,13 @@ class BrokenDataError(ValueError):
         self.reason: Reason = reason
         self.episodes = episodes
 
+    def __reduce__(self) -> tuple[type[BrokenDataError], tuple[Reason, str, int]]:
+        return type(self), (self.reason, str(self), self.episodes)
+
+    def bare(self) -> BrokenDataError:
+        """The same to keep: without the traceback, whose frames hold what was being read."""
+        return BrokenDataError(self.reason, str(self), self.episodes)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Steps:

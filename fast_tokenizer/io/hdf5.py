@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fast_tokenizer.io.dataset import BrokenDataError, Dataset, EpisodeInfo, Steps
 from fast_tokenizer.io.source import Outline, Source, joined, last_number, missing, natural, of_files, require
 
@@ -38,7 +40,7 @@ def read_hdf5(source: Source) -> Dataset:
         try:
             with _opened(h5py, file) as root:
                 layout = layout or _Layout(file, root, source)
-                outline, hz = layout.outline(file, root, len(files), sum(len(o.episodes) for o in outlines))
+                outline, hz = layout.outline(file, root, len(files), sum(len(o.episodes) for o in outlines), source)
         except BrokenDataError as error:
             source.broken(error)
             continue
@@ -70,12 +72,12 @@ class _Layout:
             raise ValueError(f"{file}: its group 'data' holds no demonstrations")
         first = root["data"][names[0]] if self.many else root
         for key in (*self.action_keys, *self.state_keys):
-            if key not in first or not hasattr(first[key], "shape"):
+            if not _is_table(first, key):
                 inside = f"data/{names[0]}" if self.many else "the file"
-                raise ValueError(f"{file}: expected an array {key!r} in {inside}; there are {_arrays(first)}")
+                raise ValueError(f"{file}: expected an array {key!r} (L, D) in {inside}; there are {_arrays(first)}")
         self.action_dim = sum(_width(first[key]) for key in self.action_keys)
 
-    def outline(self, file: Path, root: Any, files: int, before: int) -> tuple[Outline, float | None]:
+    def outline(self, file: Path, root: Any, files: int, before: int, source: Source) -> tuple[Outline, float | None]:
         """The episodes of a file, and its control rate."""
         if self.many != ("data" in root and hasattr(root["data"], "keys")):
             raise BrokenDataError("missing column", f"{file}: is not laid out as the other files are")
@@ -84,8 +86,10 @@ class _Layout:
         episodes, lengths = [], []
         for i, name in enumerate(names):
             group = root["data"][name] if self.many else root
-            if lacking := [k for k in (*self.action_keys, *self.state_keys) if k not in group]:
-                raise BrokenDataError("missing column", f"{file}: {name} has no array {lacking[0]!r}", len(names))
+            lacking = [k for k in (*self.action_keys, *self.state_keys) if not _is_table(group, k)]
+            if lacking:
+                source.broken(BrokenDataError("missing column", f"{file}: {name} has no array {lacking[0]!r} (L, D)"))
+                continue
             number = last_number(Path(name).stem) if files == 1 or not self.many else None
             shown = f"{file.name} {name}" if files > 1 and self.many else name
             episodes.append(EpisodeInfo(before + i if number is None else number, shown, tasks))
@@ -121,6 +125,10 @@ def _demos(root: Any) -> list[str]:
     return sorted((n for n in root["data"] if hasattr(root["data"][n], "keys")), key=natural)
 
 
+def _is_table(group: Any, key: str) -> bool:
+    return key in group and len(getattr(group[key], "shape", ())) in (1, 2)
+
+
 def _width(array: Any) -> int:
     return int(array.shape[1]) if len(array.shape) == 2 else 1
 
@@ -135,12 +143,11 @@ def _facts(attributes: Any) -> tuple[tuple[str, ...], float | None]:
     """Task text (LIBERO) and control rate (robomimic) in the JSON that the attributes hold."""
     problem, environment = (_json(attributes.get(name)) for name in ("problem_info", "env_args"))
     text = problem.get("language_instruction")
-    words = "".join(text) if isinstance(text, list) else text
+    words = "".join(map(str, text)) if isinstance(text, list) else text
     settings = environment.get("env_kwargs")
-    hz = settings.get("control_freq") if isinstance(settings, dict) else None
-    return (words,) if isinstance(words, str) and words else (), float(hz) if isinstance(
-        hz, int | float
-    ) and hz > 0 else None
+    rate = settings.get("control_freq") if isinstance(settings, dict) else None
+    hz = float(rate) if isinstance(rate, int | float) and 0 < rate < np.inf else None
+    return (words,) if isinstance(words, str) and words else (), hz
 
 
 def _json(text: Any) -> dict[str, Any]:

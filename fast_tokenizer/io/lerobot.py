@@ -167,16 +167,15 @@ def _load(
 
 def _row_ranges(table: Any, outline: Outline, wanted: Sequence[int]) -> list[range]:
     """The rows of each wanted episode: by the file's own numbering where there is one, else by the lengths."""
-    if len(outline.episodes) == 1:
-        return [range(table.num_rows)] * len(wanted)
+    whole = range(table.num_rows) if len(outline.episodes) == 1 else range(0)
     if "episode_index" in table.column_names:
         numbers = column_array(table.column("episode_index")).ravel()
         starts = np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 1))
         ends = [*starts[1:].tolist(), len(numbers)]
-        found = {int(numbers[s]): range(int(s), int(e)) for s, e in zip(starts, ends, strict=True)}
-        return [found.get(outline.episodes[i].index, range(0)) for i in wanted]
+        found = {numbers[s]: range(int(s), int(e)) for s, e in zip(starts, ends, strict=True)}
+        return [found.get(outline.episodes[i].index, whole) for i in wanted]
     bounds = np.concatenate([[0], np.cumsum(outline.lengths)])
-    return [range(int(bounds[i]), int(bounds[i + 1])) for i in wanted]
+    return [whole or range(int(bounds[i]), int(bounds[i + 1])) for i in wanted]
 
 
 def _seen(part: Any, tasks: Mapping[int, str]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fast_tokenizer.io.dataset import BrokenDataError, Dataset, EpisodeInfo, Steps
 
+_FILES = (".npz", ".npy", ".hdf5", ".h5", ".zarr", ".zip", ".csv", ".tfrecord")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -41,7 +42,7 @@ class Source:
         """Raises it, or takes note of it."""
         if not self.skip:
             raise error
-        self.left_out.append(error)
+        self.left_out.append(error.bare())
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ def missing(path: Path) -> BrokenDataError | None:
 
 def natural(path: Path | str) -> list[tuple[int, str]]:
     """Sorts names by the numbers in them: demo_2 before demo_10."""
-    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", str(path))]
+    return [(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", str(path))]
 
 
 def last_number(name: str) -> int | None:
@@ -163,7 +164,7 @@ def fetch(path: str | Path) -> Path:
     if local.exists():
         return local
     # Only "owner/name", as it is typed; a name of its own would not be told from a misspelt file.
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)) or local.suffix in (".npz", ".npy", ".hdf5", ".h5"):
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)) or local.suffix in _FILES:
         raise FileNotFoundError(f"{path}: no such file")
     from fast_tokenizer.io import lerobot
 
