@@ -19,7 +19,7 @@ from fast_tokenizer import _core
 
 HEAVY = (
     *("torch", "transformers", "pyarrow", "h5py", "matplotlib", "scipy", "tokenizers", "rich", "typer", "zarr"),
-    *("datasketches", "sentencepiece"),
+    *("datasketches", "google_crc32c", "sentencepiece"),
 )
 
 
@@ -183,6 +183,8 @@ def test_the_main_classes_have_examples():
         "fast_tokenizer",
         "fast_tokenizer.build_info",
         "fast_tokenizer.chunk.windows",
+        "fast_tokenizer.io.dataset.Trajectories",
+        "fast_tokenizer.io.read",
         "fast_tokenizer.constrained.ActionGrammar",
         "fast_tokenizer.generation.ActionLogitsProcessor",
         "fast_tokenizer.max_len.recommend_max_len",

@@ -101,3 +101,21 @@ def test_episodes_whose_rows_do_not_stand_together_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("episode,action_0\n0,1\n1,2\n0,3\n")
     with pytest.raises(BrokenDataError, match="the rows of an episode do not stand together"):
         read(tmp_path / "a.csv")
+
+
+def test_a_file_that_is_damaged_after_it_was_opened_gives_what_stands_before(tmp_path):
+    path = tmp_path / "all.csv"
+    path.write_text("episode,action_0\n0,1\n0,2\n1,3\n1,4\n2,5\n")
+    dataset = read(path)
+    path.write_text("episode,action_0\n0,1\n0,2\n1,3\n1\n2,5\n")
+    first, *others = (steps for _, steps in dataset.checked(np.ones(3, np.bool_)))
+    np.testing.assert_array_equal(first.actions, [[1], [2]])
+    assert [str(e) for e in others] == [f"{path}: line 5 has 1 cells, expected 2"] * 2
+
+
+def test_a_byte_order_mark_and_blank_lines_are_passed_over(tmp_path):
+    """As spreadsheets write them."""
+    (tmp_path / "a.csv").write_bytes("\ufeffaction_0,action_1\r\n1,2\r\n\r\n3,4\r\n".encode())
+    (t,) = read(tmp_path / "a.csv").trajectories
+    np.testing.assert_array_equal(t.actions, [[1, 2], [3, 4]])
+    assert t.dimension_names == ("action_0", "action_1")

@@ -1,5 +1,6 @@
 """RLDS: episodes that tensorflow_datasets wrote (tests/data/rlds/generate.py), and others of tfrecord's writer."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -94,6 +95,23 @@ def test_shards_of_a_folder_and_files_alone(tmp_path):
     (t,) = read(second).trajectories
     np.testing.assert_array_equal(t.actions, EPISODES[2])
     assert [t.episode for t in read(tmp_path, episodes=[2, 0]).trajectories] == [0, 2]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
+def test_a_file_is_not_held_in_memory(tmp_path):
+    """Pictures are gone through, for their checksums, and let go."""
+    features = example(EPISODES[0], **{"steps/observation/image": ([bytes(4 << 20)] * 4, "byte")})
+    path = write(tmp_path / "x.tfrecord", *[features] * 4)
+    code = (
+        "import re, sys; from pathlib import Path; from fast_tokenizer.io import read\n"
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1024\n"
+        "dataset = read(sys.argv[1]); before = peak()\n"
+        "print(len(list(dataset.trajectories)), peak() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    count, mebibytes = done.stdout.split()
+    assert count == "4"
+    assert float(mebibytes) < 40, "one record of 16 MiB, not all of 64"
 
 
 def test_actions_in_several_features_are_joined(tmp_path):

@@ -48,6 +48,13 @@ def test_diffusion_policy(tmp_path, monkeypatch, name, zarr_format, values):
     np.testing.assert_array_equal(np.concatenate([t.actions for t in some]), np.delete(ACTIONS, slice(6, 9), 0)[:15])
 
 
+def test_neighbours_are_read_together_as_far_as_they_are_small(monkeypatch):
+    monkeypatch.setattr(reader, "_BATCH_VALUES", 20)
+    lengths = np.array([3, 4, 4, 30, 1, 1, 1])
+    groups = reader._batches(np.array([0, 1, 2, 3, 4, 6]), lengths, 2)
+    assert [g.tolist() for g in groups] == [[0, 1], [2], [3], [4], [6]]
+
+
 @pytest.mark.parametrize("robots", [1, 2])
 def test_umi_s_actions_are_joined_robot_by_robot(tmp_path, robots):
     rng = np.random.default_rng(1)

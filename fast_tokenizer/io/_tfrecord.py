@@ -71,8 +71,9 @@ def records(file: Path, crc32c: Any) -> Iterator[Record]:
         return
     # Not closed by hand: a record may be held longer than the loop runs, and is then what keeps the map open.
     with file.open("rb") as opened:
-        view = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
-    start = 0
+        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    view = memoryview(mapped)
+    start = released = 0
     while start < len(view):
         if _masked(crc32c, view[start : start + 8]) != _uint(view[start + 8 : start + 12]):
             raise BrokenDataError(
@@ -83,6 +84,10 @@ def records(file: Path, crc32c: Any) -> Iterator[Record]:
             raise BrokenDataError("unreadable file", f"{file}: is cut within the record at byte {start}")
         yield Record(file, view, start + 12, end)
         start = end + 4
+        pages = start // mmap.PAGESIZE * mmap.PAGESIZE - released
+        if pages and hasattr(mmap, "MADV_DONTNEED"):  # else the whole file would stay in memory in the end
+            mapped.madvise(mmap.MADV_DONTNEED, released, pages)
+            released += pages
 
 
 def _masked(crc32c: Any, content: memoryview) -> int:
