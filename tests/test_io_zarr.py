@@ -1,7 +1,9 @@
 """Zarr replay buffers of diffusion policy and UMI, in both formats, as folders and as zip files."""
 
+import json
 import shutil
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -65,6 +67,35 @@ def test_umi_s_actions_are_joined_robot_by_robot(tmp_path, robots):
     dataset = read(path)
     assert dataset.action_dim == 7 * robots
     assert_whole(dataset, np.concatenate(list(parts.values()), axis=1))
+
+
+@pytest.mark.parametrize("consolidated", [False, True])
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_arrays_that_are_not_asked_for_may_be_of_any_codec(tmp_path, zarr_format, zipped, consolidated):
+    """UMI's images are of a codec that is rarely installed."""
+    path = write(tmp_path / "x.zarr", zarr_format, action=ACTIONS, camera0_rgb=np.zeros((23, 4, 4, 3), np.uint8))
+    if consolidated:
+        with warnings.catch_warnings(action="ignore"):  # consolidated metadata is of no standard in format 3
+            zarr.consolidate_metadata(path)
+    for file in [p for p in path.rglob("*") if p.name in (".zarray", "zarr.json", ".zmetadata")]:
+        described = json.loads(file.read_text())
+        entries = described.get("metadata", {})
+        entries = entries if zarr_format == 2 else described.get("consolidated_metadata", {}).get("metadata", {})
+        for name, entry in {**entries, str(file.parent): described}.items():
+            if "camera0_rgb" in name and "compressor" in entry:
+                entry["compressor"] = {"id": "imagecodecs_jpegxl", "level": 1}
+            elif "camera0_rgb" in name and "codecs" in entry:
+                entry["codecs"] = [{"name": "imagecodecs_jpegxl", "configuration": {}}]
+        file.write_text(json.dumps(described))
+    if zipped:
+        shutil.make_archive(str(tmp_path / "x"), "zip", path)
+        path = tmp_path / "x.zip"
+    assert_whole(read(path))
+    with pytest.raises(ValueError, match=r"expected an array data/velocity .* there are .*'action': \(23, 2\)"):
+        read(path, action_key="velocity")
+    with pytest.raises(BrokenDataError, match="imagecodecs_jpegxl"):
+        read(path, action_key="camera0_rgb")
 
 
 def test_a_zip_that_holds_the_folder(tmp_path):

@@ -35,17 +35,22 @@ def read_zarr(source: Source) -> Dataset:
     """
     zarr = require("zarr", "zarr", source.path)
     path = source.path
-    with _opened(zarr, path) as root, _reading(path):
-        arrays = {name: array.shape for name, array in root["data"].arrays()} if "data" in root else {}
-        stored = np.asarray(root["meta/episode_ends"][:]) if "meta/episode_ends" in root else None
-    if stored is None or not arrays:
-        raise ValueError(f"{path}: expected the arrays data/action and meta/episode_ends; data has {sorted(arrays)}")
-    action_keys = source.action_keys or (("action",) if "action" in arrays else _umi_keys(arrays))
-    usual = ("state",) if "state" in arrays else ()
-    state_keys = (source.state_keys or usual) if source.state else ()
-    for key in (*(action_keys or ("action",)), *state_keys):
-        if key not in arrays or len(arrays[key]) not in (1, 2):
-            raise ValueError(f"{path}: expected an array data/{key} of shape (N, D); there are {arrays}")
+    with _opened(zarr, path) as root:
+        with _reading(path):
+            names = _names(path) if "data" in root else []
+            stored = np.asarray(root["meta/episode_ends"][:]) if "meta/episode_ends" in root else None
+        if stored is None or not names:
+            raise ValueError(f"{path}: expected the arrays data/action and meta/episode_ends; data has {names}")
+        action_keys = source.action_keys or (("action",) if "action" in names else _umi_keys(names))
+        usual = ("state",) if "state" in names else ()
+        state_keys = (source.state_keys or usual) if source.state else ()
+        keys = (*(action_keys or ("action",)), *state_keys)
+        with _reading(path):
+            arrays = {key: _shape(root["data"], key) for key in keys if key in names}
+        for key in keys:
+            if len(arrays.get(key, ())) not in (1, 2):
+                shapes = {name: _shape(root["data"], name, readable=False) for name in names}
+                raise ValueError(f"{path}: expected an array data/{key} of shape (N, D); there are {shapes}")
     rows = {key: arrays[key][0] for key in (*action_keys, *state_keys)}
     if stored.ndim != 1 or stored.dtype.kind not in "iu":
         raise ValueError(f"{path}: episode_ends must be a list of integers, got {stored.dtype} of shape {stored.shape}")
@@ -85,9 +90,29 @@ def read_zarr(source: Source) -> Dataset:
     return Dataset(path, lengths, action_dim, load)
 
 
-def _umi_keys(arrays: dict[str, Any]) -> tuple[str, ...]:
-    robots = sorted({int(m[1]) for name in arrays if (m := re.fullmatch(r"robot(\d+)_eef_pos", name))})
-    return tuple(f"robot{r}_{part}" for r in robots for part in _UMI_PARTS if f"robot{r}_{part}" in arrays)
+def _names(path: Path) -> list[str]:
+    """What stands in `data`. zarr's own list opens all, and fails for images of a codec that is not installed (UMI)."""
+    if path.is_dir():
+        return sorted(p.name for p in (path / "data").iterdir() if p.is_dir())
+    prefix = f"{_root_in_zip(path)}/data/".removeprefix("/")
+    with zipfile.ZipFile(path) as file:
+        inside = [n.removeprefix(prefix) for n in file.namelist() if n.startswith(prefix)]
+    return sorted({n.partition("/")[0] for n in inside if "/" in n})
+
+
+def _shape(data: Any, name: str, *, readable: bool = True) -> tuple[int, ...]:
+    """An array's shape; () of a group, and, unless it must be readable, of what cannot be opened."""
+    try:
+        return tuple(getattr(data[name], "shape", ()))
+    except Exception:  # codecs raise what they like
+        if readable:
+            raise
+        return ()
+
+
+def _umi_keys(names: list[str]) -> tuple[str, ...]:
+    robots = sorted({int(m[1]) for name in names if (m := re.fullmatch(r"robot(\d+)_eef_pos", name))})
+    return tuple(f"robot{r}_{part}" for r in robots for part in _UMI_PARTS if f"robot{r}_{part}" in names)
 
 
 def _batches(wanted: NDArray[np.intp], lengths: NDArray[np.int64], action_dim: int) -> Iterator[NDArray[np.intp]]:
@@ -106,7 +131,9 @@ def _opened(zarr: Any, path: Path) -> Iterator[Any]:
     store = zarr.storage.ZipStore(path) if path.is_file() else zarr.storage.LocalStore(path, read_only=True)
     try:
         with _reading(path):
-            root = zarr.open_group(store, mode="r", path=_root_in_zip(path) if path.is_file() else None)
+            folder = _root_in_zip(path) if path.is_file() else None
+            # Consolidated metadata would be parsed for all arrays.
+            root = zarr.open_group(store, mode="r", path=folder, use_consolidated=False)
         yield root
     finally:
         with suppress(AttributeError):  # of a file that is no zip: it has nothing to close
