@@ -95,6 +95,8 @@ def write_v3(root, task="tasks", data_path=None, task_column="__index_level_0__"
             "length": [len(EPISODES[i][0]) for i in numbers],
             "data/chunk_index": [0] * len(numbers),
             "data/file_index": [file] * len(numbers),
+            "dataset_from_index": [[0, 7, 11][i] for i in numbers],
+            "dataset_to_index": [[7, 11, 20][i] for i in numbers],
         } | ({task: [[f"task {i % 2}"] for i in numbers]} if task else {})
         listed = root / "meta" / "episodes" / "chunk-000" / f"file-{file:03d}.parquet"
         listed.parent.mkdir(parents=True, exist_ok=True)
@@ -206,10 +208,48 @@ def test_rows_of_episodes_that_are_not_listed_are_not_read(tmp_path: Path):
     np.testing.assert_array_equal(first.actions, EPISODES[1][0])
 
 
-def test_a_v2_file_with_another_s_number_is_read_whole(tmp_path: Path):
+def test_a_v2_file_with_another_s_number_is_refused(tmp_path: Path):
     root = write_v2(tmp_path)
     change(root / "data" / "chunk-001" / "episode_000002.parquet", episode_index=pa.array([77] * 9))
+    with pytest.raises(BrokenDataError, match=r"episode_000002\.parquet: holds no rows of episode 2"):
+        list(read(root).trajectories)
+
+
+def test_a_v3_episode_alone_in_a_file_that_holds_another_is_refused(tmp_path: Path):
+    root = write_v3(tmp_path)
+    change(root / "meta" / "episodes" / "chunk-000" / "file-001.parquet", episode_index=pa.array([9]))
+    with pytest.raises(BrokenDataError, match=r"file-001\.parquet: holds no rows of episode 9"):
+        list(read(root).trajectories)
+
+
+def test_v3_s_rows_without_numbers_are_cut_where_meta_says(tmp_path: Path):
+    """In the first file, episode 1 stands before episode 0."""
+    root = write_v3(tmp_path)
+    path = root / "data" / "chunk-000" / "file-000.parquet"
+    pq.write_table(pa.concat_tables([table(1), table(0)]).drop_columns(["episode_index"]), path)
+    first, second = sorted(root.glob("meta/episodes/**/*.parquet"))
+    change(first, dataset_from_index=pa.array([4, 0]), dataset_to_index=pa.array([11, 4]))
     assert_whole(read(root))
+    change(second, dataset_to_index=pa.array([21]))
+    with pytest.raises(ValueError, match=r"file-001\.parquet: episode 2 has 9 steps, but rows 11 to 21"):
+        read(root)
+    change(second, dataset_to_index=pa.array([20]))
+    pq.write_table(pq.read_table(path)[1:], path)
+    with pytest.raises(BrokenDataError, match=r"file-000\.parquet: .* does not say which rows are whose"):
+        list(read(root).trajectories)
+    change(first, dataset_from_index=None)
+    with pytest.raises(BrokenDataError, match=r"file-000\.parquet: .* does not say which rows are whose"):
+        list(read(root).trajectories)
+
+
+def test_an_episode_that_is_listed_twice_is_refused(tmp_path: Path):
+    listed = write_v2(tmp_path / "2") / "meta" / "episodes.jsonl"
+    listed.write_text(listed.read_text() + '{"episode_index": 1, "length": 4}\n')
+    with pytest.raises(ValueError, match=r"episodes\.jsonl: episode 1 is listed twice"):
+        read(tmp_path / "2")
+    change(write_v3(tmp_path / "3") / "meta/episodes/chunk-000/file-001.parquet", episode_index=pa.array([1]))
+    with pytest.raises(ValueError, match=r"file-001\.parquet: episode 1 is listed twice"):
+        read(tmp_path / "3")
 
 
 def test_data_stand_where_the_description_says(tmp_path: Path):
@@ -334,6 +374,16 @@ DAMAGE = {
         r"step 3 comes 0\.2 s after the one before; at 10 Hz it is 0\.1 s",
     ),
     "back": (lambda p: change(p, timestamp=pa.array([0.0, 0.1, 0.1, 0.2])), "gap in time", "step 2 comes 0 s after"),
+    "no rows": (lambda p: pq.write_table(pq.read_table(p)[:0], p), "other length", "holds no rows"),
+    **{
+        f"{name} {kind}": (
+            lambda p, name=name, values=values: change(p, **{name: pa.array(values)}),
+            "other dimensions",
+            f"{name} must be numbers",
+        )
+        for name in ("frame_index", "timestamp", "episode_index")
+        for kind, values in (("text", ["1"] * 4), ("null", [None] * 4))
+    },
     "column": (lambda p: change(p, action=None), "missing column", "has no column 'action', only"),
     "short": (lambda p: pq.write_table(pq.read_table(p)[:3], p), "other length", "has 3 actions, expected 4"),
 }
@@ -352,6 +402,14 @@ def test_damage_stops_the_run_or_is_left_out_by_choice(tmp_path: Path, kind: str
     assert [t.episode for t in dataset.trajectories] == [0, 2]
     assert dataset.lengths.tolist() == [7, 9]
     assert reasons(dataset) == {reason: 1}
+
+
+@pytest.mark.parametrize("values", [["1"] * 4, [None] * 4])
+def test_task_numbers_of_another_type_are_an_error(tmp_path: Path, values):
+    root = write_v2(tmp_path, task=None)
+    change(root / "data" / "chunk-000" / "episode_000001.parquet", task_index=pa.array(values))
+    with pytest.raises(BrokenDataError, match=r"episode_000001\.parquet episode 1: task_index must be numbers"):
+        list(read(root).trajectories)
 
 
 @pytest.mark.parametrize("kind", ["missing", "pointer", "cut"])
@@ -392,6 +450,7 @@ def test_nothing_that_can_be_used_is_an_error(tmp_path: Path):
         ({"fps": -1}, "fps must be positive"),
         ({"fps": "fast"}, "is no LeRobot description: ValueError"),
         ({"data_path": "{video_key}.parquet"}, "asks for 'video_key'"),
+        ({"data_path": "{episode_index.foo}"}, "info.json: data_path '{episode_index.foo}' asks for"),
         ({"data_path": "../{episode_index}.parquet"}, "leaves the folder"),
     ],
 )

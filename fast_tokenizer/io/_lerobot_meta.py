@@ -18,10 +18,12 @@ from fast_tokenizer.io.source import Outline, missing
 
 #: Names of the columns and fields that have task texts.
 _TASK_KEYS = ("task", "tasks", "__index_level_0__")
+#: First row of an episode, and the row after its last, in all files together (v3.0).
+_BOUNDS = ("dataset_from_index", "dataset_to_index")
 
 _Row: TypeAlias = Mapping[str, Any]
-#: The episodes of each file, and their lengths.
-_Listed: TypeAlias = dict[Path, list[tuple[EpisodeInfo, int]]]
+#: The episodes of each file, their lengths, and the first row of each in all files together, or None.
+_Listed: TypeAlias = dict[Path, list[tuple[EpisodeInfo, int, int | None]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Layout:
         """The data file of an episode (v2.x) or of a chunk and file (v3.0)."""
         try:
             relative = self.data_path.format(**numbers)
-        except (KeyError, IndexError, ValueError) as error:
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"{self.root}/meta/info.json: data_path {self.data_path!r} asks for {error}") from None
         if PurePosixPath(relative).is_absolute() or ".." in PurePosixPath(relative).parts:
             raise ValueError(f"{self.root}/meta/info.json: data_path {self.data_path!r} leaves the folder")
@@ -81,12 +83,14 @@ def read_layout(root: Path) -> tuple[Layout, int]:
 def listed_v2(layout: Layout) -> list[Outline]:
     """A file an episode, in the order of `meta/episodes.jsonl`."""
     outlines = []
+    seen: set[int] = set()
     path = layout.root / "meta" / "episodes.jsonl"
     for row in _json_lines(path):
         try:
             index, length = int(row["episode_index"]), int(row["length"])
         except (KeyError, TypeError, ValueError, OverflowError):
             raise ValueError(f"{path}: expected rows with episode_index and length, got {dict(row)}") from None
+        _once(path, index, seen)
         file = layout.file(episode_index=index, episode_chunk=index // layout.chunks_size)
         outlines.append(Outline(file, (EpisodeInfo(index, f"episode {index}", _texts(row)),), (length,)))
     return outlines
@@ -99,13 +103,14 @@ def listed_v3(layout: Layout, parquet: Any) -> list[Outline]:
     if not files:
         raise BrokenDataError("missing file", f"{folder}: holds no parquet files")
     by_file: _Listed = {}
+    seen: set[int] = set()
     for path in files:
         if problem := missing(path):
             raise problem
         needed = ("episode_index", "length", "data/chunk_index", "data/file_index")
         with reading(path), parquet.ParquetFile(path) as opened:
             present = opened.schema_arrow.names
-            rows = opened.read(columns=[n for n in present if n in (*needed, *_TASK_KEYS)]).to_pylist()
+            rows = opened.read(columns=[n for n in present if n in (*needed, *_BOUNDS, *_TASK_KEYS)]).to_pylist()
         if lacking := [n for n in needed if n not in present]:
             raise ValueError(f"{path}: has no column {lacking[0]!r}")
         for row in rows:
@@ -113,16 +118,33 @@ def listed_v3(layout: Layout, parquet: Any) -> list[Outline]:
                 index, length, chunk, number = (int(row[n]) for n in needed)
             except (TypeError, ValueError, OverflowError):
                 raise ValueError(f"{path}: expected rows with numbers in {list(needed)}, got {row}") from None
+            _once(path, index, seen)
+            first, end = (row.get(n) for n in _BOUNDS)
+            if isinstance(first, int) and isinstance(end, int) and end - first != length:
+                raise ValueError(f"{path}: episode {index} has {length} steps, but rows {first} to {end}")
             file = layout.file(chunk_index=chunk, file_index=number)
-            by_file.setdefault(file, []).append((EpisodeInfo(index, f"episode {index}", _texts(row)), length))
+            info = EpisodeInfo(index, f"episode {index}", _texts(row))
+            by_file.setdefault(file, []).append((info, length, first if isinstance(first, int) else None))
     return _outlines(_where_they_are(layout, by_file, parquet))
+
+
+def _once(path: Path, index: int, seen: set[int]) -> None:
+    if index in seen:
+        raise ValueError(f"{path}: episode {index} is listed twice")
+    seen.add(index)
 
 
 def _outlines(by_file: _Listed) -> list[Outline]:
     outlines = []
     for file, listed in by_file.items():
         listed.sort(key=lambda e: e[0].index)
-        outlines.append(Outline(file, tuple(e for e, _ in listed), tuple(n for _, n in listed)))
+        starts = [first for _, _, first in listed if first is not None]
+        rows = None
+        if len(starts) == len(listed):
+            rows = tuple(
+                range(s - min(starts), s - min(starts) + n) for s, (_, n, _) in zip(starts, listed, strict=True)
+            )
+        outlines.append(Outline(file, tuple(e for e, _, _ in listed), tuple(n for _, n, _ in listed), rows))
     return sorted(outlines, key=lambda o: o.episodes[0].index)
 
 
@@ -141,13 +163,15 @@ def _where_they_are(layout: Layout, by_file: _Listed, parquet: Any) -> _Listed:
         with suppress(BrokenDataError), reading(file), parquet.ParquetFile(file) as opened:
             if "episode_index" in opened.schema_arrow.names:
                 here = column_array(opened.read(columns=["episode_index"]).column("episode_index"))
+                if here.dtype.kind not in "fiu":
+                    continue  # what is wrong with it is said when it is read
                 for number in np.unique(here[np.isfinite(here)]):
                     found.setdefault(int(number), []).append(file)
     located: _Listed = {}
     for file, listed in by_file.items():
-        for info, length in listed:
+        for info, length, first in listed:
             files = found.get(info.index, [file])
-            located.setdefault(file if file in files else files[0], []).append((info, length))
+            located.setdefault(file if file in files else files[0], []).append((info, length, first))
     return located
 
 

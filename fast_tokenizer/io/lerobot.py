@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fast_tokenizer.io._lerobot_meta import (
     glob_of,
@@ -147,7 +148,13 @@ def _load(
             raise BrokenDataError("missing column", f"{file}: has no column {lacking[0]!r}, only {present}")
         columns = dict.fromkeys([*action_keys, *state_keys, *(n for n in _OPTIONAL if n in present)])
         table = opened.read(columns=list(columns))
-    for i, rows in zip(wanted, _row_ranges(table, outline, wanted), strict=True):
+    if not table.num_rows:
+        raise BrokenDataError("other length", f"{file}: holds no rows")
+    try:
+        ranges = _row_ranges(table, outline, wanted)
+    except BrokenDataError as error:
+        raise BrokenDataError(error.reason, f"{file}: {str(error).removeprefix(f'{file}: ')}") from None
+    for i, rows in zip(wanted, ranges, strict=True):
         info = outline.episodes[i]
         part = table.slice(rows.start, len(rows))
         if not rows:
@@ -157,8 +164,8 @@ def _load(
             yield Steps(
                 joined([column_array(part.column(k)) for k in action_keys]).copy(),
                 joined([column_array(part.column(k)) for k in state_keys]).copy() if state_keys else None,
-                frame_index=column_array(part.column("frame_index")).ravel() if "frame_index" in columns else None,
-                timestamps=column_array(part.column("timestamp")).ravel() if "timestamp" in columns else None,
+                frame_index=_numbers(part.column("frame_index"), "frame_index") if "frame_index" in columns else None,
+                timestamps=_numbers(part.column("timestamp"), "timestamp") if "timestamp" in columns else None,
                 tasks=() if info.tasks or "task_index" not in columns else _seen(part, tasks),
             )
         except BrokenDataError as error:
@@ -166,20 +173,34 @@ def _load(
 
 
 def _row_ranges(table: Any, outline: Outline, wanted: Sequence[int]) -> list[range]:
-    """The rows of each wanted episode: by the file's own numbering where there is one, else by the lengths."""
-    whole = range(table.num_rows) if len(outline.episodes) == 1 else range(0)
+    """The rows of each wanted episode: by the file's own numbering where there is one, else as listed."""
     if "episode_index" in table.column_names:
-        numbers = column_array(table.column("episode_index")).ravel()
+        numbers = _numbers(table.column("episode_index"), "episode_index")
         starts = np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 1))
         ends = [*starts[1:].tolist(), len(numbers)]
         found = {numbers[s]: range(int(s), int(e)) for s, e in zip(starts, ends, strict=True)}
-        return [found.get(outline.episodes[i].index, whole) for i in wanted]
-    bounds = np.concatenate([[0], np.cumsum(outline.lengths)])
-    return [whole or range(int(bounds[i]), int(bounds[i + 1])) for i in wanted]
+        return [found.get(outline.episodes[i].index, range(0)) for i in wanted]
+    if len(outline.episodes) == 1:
+        return [range(table.num_rows)] * len(wanted)
+    # Rows of an episode that is not listed may stand anywhere, so all must be accounted for.
+    if outline.rows is None or sorted(i for rows in outline.rows for i in rows) != list(range(table.num_rows)):
+        raise BrokenDataError(
+            "missing column",
+            f"{outline.file}: has no column 'episode_index', and meta/episodes does not say which rows are whose",
+        )
+    return [outline.rows[i] for i in wanted]
+
+
+def _numbers(column: Any, name: str) -> NDArray[Any]:
+    """(L,) of a column of numbers, of which none is missing."""
+    values = column_array(column).ravel()
+    if column.null_count or values.dtype.kind not in "fiu":
+        raise BrokenDataError("other dimensions", f"{name} must be numbers, got {column.type}")
+    return values
 
 
 def _seen(part: Any, tasks: Mapping[int, str]) -> tuple[str, ...]:
-    found = column_array(part.column("task_index")).ravel()
+    found = _numbers(part.column("task_index"), "task_index")
     numbers = dict.fromkeys(int(n) for n in found[np.isfinite(found)])
     return tuple(tasks[n] for n in numbers if n in tasks)
 

@@ -47,11 +47,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """One file's episodes, in order."""
+    """One file's episodes, in order; their rows in it where these are listed."""
 
     file: Path
     episodes: tuple[EpisodeInfo, ...]
     lengths: tuple[int, ...]
+    rows: tuple[range, ...] | None = None
 
 
 #: Reads the episodes at these positions of a file, in order.
