@@ -192,6 +192,25 @@ def test_what_stands_before_the_damage_is_read(tmp_path):
     assert len(dataset.left_out) == 1
 
 
+@pytest.mark.parametrize("bad", [0, 1])
+@pytest.mark.parametrize("changes", [{"steps/is_first": None, "steps/is_last": None, "steps/reward": None}, None])
+def test_a_bad_record_costs_itself_only(tmp_path, bad, changes):
+    examples = [example(e, **((changes or {}) if i == bad else {})) for i, e in enumerate(EPISODES)]
+    path = write(tmp_path / "x.tfrecord", *examples)
+    if changes is None:  # its content, not its length
+        content = bytearray(path.read_bytes())
+        content[bounds(path)[bad][0]] = 0xFF
+        path.write_bytes(content)
+    with pytest.raises(BrokenDataError, match=r"x\.tfrecord record at byte"):
+        list(read(path).trajectories)
+    dataset = read(path, on_broken="skip")
+    got = list(dataset.trajectories)
+    assert [t.episode for t in got] == [i for i in range(3) if i != bad]
+    for t in got:
+        np.testing.assert_array_equal(t.actions, EPISODES[t.episode])
+    assert [e.episodes for e in dataset.left_out] == [1]
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_bytes_that_are_no_example_are_refused_by_name(tmp_path, seed):
     """Content that is damaged, under a right checksum."""

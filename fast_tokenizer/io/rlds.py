@@ -44,23 +44,34 @@ def read_rlds(source: Source) -> Dataset:
     outlines: list[Outline] = []
     keys: tuple[tuple[str, ...], tuple[str, ...]] | None = None
     action_dim = 0
+    # Which records of each file are episodes that can be read.
+    ordinals: dict[Path, list[int]] = {}
+    before = 0
     for file in files_in(source.path) if source.path.is_dir() else [source.path]:
-        before = sum(len(o.episodes) for o in outlines)
         episodes: list[EpisodeInfo] = []
         lengths: list[int] = []
+        ordinals[file] = []
+        count = 0
         try:
             if problem := missing(file):
                 raise problem
-            for record in records(file, crc32c):
-                features = record.features(None if keys is None else {*keys[0], *_COUNTS})
-                length = _length(record, features)
+            for count, record in enumerate(records(file, crc32c), 1):
+                try:
+                    if keys is None:  # it says what all others are expected to have
+                        record.check(crc32c)
+                    features = record.features(None if keys is None else {*keys[0], *_COUNTS})
+                    length = _length(record, features)
+                except BrokenDataError as error:  # the next one's place is known
+                    source.broken(error)
+                    continue
                 keys = keys or _keys(source, features)
                 action_dim = action_dim or sum(_width(features[k], length) for k in keys[0])
-                number = before + len(episodes)
-                episodes.append(EpisodeInfo(number, f"{file.name} episode {len(episodes)}"))
+                episodes.append(EpisodeInfo(before + count - 1, f"{file.name} episode {count - 1}"))
                 lengths.append(length)
+                ordinals[file].append(count - 1)
         except BrokenDataError as error:  # what stands before the damage can be read
             source.broken(error)
+        before += count
         outlines.append(Outline(file, tuple(episodes), tuple(lengths)))
     if keys is None:
         raise ValueError(
@@ -69,11 +80,11 @@ def read_rlds(source: Source) -> Dataset:
     action_keys, state_keys = keys
 
     def load_file(outline: Outline, wanted: Sequence[int]) -> Iterator[Steps | BrokenDataError]:
-        chosen = set(wanted)
-        for i, record in enumerate(records(outline.file, crc32c)):
-            if i in chosen:
-                yield _steps(record, crc32c, action_keys, state_keys, outline.lengths[i])
-            if i == wanted[-1]:
+        chosen = {ordinals[outline.file][i]: outline.lengths[i] for i in wanted}
+        for ordinal, record in enumerate(records(outline.file, crc32c)):
+            if ordinal in chosen:
+                yield _steps(record, crc32c, action_keys, state_keys, chosen[ordinal])
+            if ordinal == max(chosen):
                 return
 
     return of_files(source, outlines, load_file, action_dim)
