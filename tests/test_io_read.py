@@ -238,3 +238,10 @@ def test_keys_reach_the_reader_and_errors_are_one_line(tmp_path: Path):
     assert "expected an array 'torque'" in fails(*fit, "--action-key", "torque")
     assert "expected an array 'torque'" in fails(*fit, "--state-key", "torque")
     assert "has no episode 7" in fails(*fit, "--episodes", "7")
+
+
+@pytest.mark.parametrize("state", [np.full((5, 2), "a"), np.zeros((5, 2), complex)])
+def test_a_state_of_no_numbers_is_refused(tmp_path: Path, state):
+    np.savez(tmp_path / "x.npz", actions=np.zeros((5, 2)), episode_ends=[5], state=state)
+    with pytest.raises(ValueError, match=r"x\.npz: expected state of numbers, got (<U1|complex128)"):
+        read(tmp_path / "x.npz")

@@ -38,7 +38,7 @@ def read_npz(source: Source) -> Dataset:
         shape, dtype = _header(file, field) if field else ((), np.dtype(np.float64))
         if state_field in names or (state_field is None and "state" in names and source.state):
             state_field = state_field or "state"
-            state_shape, _ = _header(file, state_field)
+            state_shape, state_dtype = _header(file, state_field)
         fields = {name: file[name] for name in ("episode_ends", "hz", "action_names", "state_names") if name in names}
     if not field:
         raise ValueError(f"{path}: expected an array {' or '.join(map(repr, usual))}, got {names}")
@@ -49,6 +49,8 @@ def read_npz(source: Source) -> Dataset:
         raise ValueError(f"{path}: actions of shape {shape} need 'episode_ends'; chunks have rank 3 (N, T, D)")
     if state_field is not None and (len(state_shape) != len(shape) or state_shape[:-1] != shape[:-1]):
         raise ValueError(f"{path}: {state_field} of shape {state_shape} does not fit {field} of shape {shape}")
+    if state_field is not None and state_dtype.kind not in "fiub":
+        raise ValueError(f"{path}: expected {state_field} of numbers, got {state_dtype}")
 
     def load() -> _Arrays:
         with _reading(path, "npz"), _opened(path) as file:
