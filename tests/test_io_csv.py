@@ -119,3 +119,22 @@ def test_a_byte_order_mark_and_blank_lines_are_passed_over(tmp_path):
     (t,) = read(tmp_path / "a.csv").trajectories
     np.testing.assert_array_equal(t.actions, [[1, 2], [3, 4]])
     assert t.dimension_names == ("action_0", "action_1")
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["0.0", "1.0", "2.0"], [0, 1, 2]),
+        (["-1", "1"], [-1, 1]),
+        (["run2_a", "run2_b"], [0, 1]),
+        (["demo_3", "demo_5"], [3, 5]),
+        (["0.5", "1.5", "7"], [0, 1, 2]),
+        (["x", "demo_0"], [0, 1]),
+    ],
+)
+def test_no_two_episodes_share_a_number(tmp_path, labels, expected):
+    rows = [f"{label},{i}" for i, label in enumerate(labels)]
+    (tmp_path / "x.csv").write_text("\n".join(["episode,action_0", *rows]))
+    assert [t.episode for t in read(tmp_path / "x.csv").trajectories] == expected
+    (chosen,) = read(tmp_path / "x.csv", episodes=[expected[1]]).trajectories
+    assert chosen.actions.tolist() == [[1.0]]

@@ -209,3 +209,19 @@ def test_without_h5py_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ImportError, match=r"r\.hdf5: needs the package h5py: pip install 'fast-tokenizer\[hdf5\]'"):
         read(path)
+
+
+def test_demonstrations_that_share_a_number_are_numbered_by_position(tmp_path):
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        for i in range(2):
+            file[f"data/demo_{i}_v2/actions"] = np.full((4, 2), i, np.float32)
+    assert [(t.episode, t.actions[0, 0]) for t in read(tmp_path / "x.hdf5").trajectories] == [(0, 0), (1, 1)]
+
+
+def test_an_empty_dataset_costs_its_demonstration(tmp_path):
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        file["data/demo_0/actions"] = np.ones((4, 2), np.float32)
+        file["data/demo_1/actions"] = h5py.Empty("f4")
+    with pytest.raises(BrokenDataError, match=r"x\.hdf5: demo_1 has no array 'actions'"):
+        read(tmp_path / "x.hdf5")
+    assert len(read(tmp_path / "x.hdf5", on_broken="skip").trajectories) == 1

@@ -126,7 +126,7 @@ def _demos(root: Any) -> list[str]:
 
 
 def _is_table(group: Any, key: str) -> bool:
-    return key in group and len(getattr(group[key], "shape", ())) in (1, 2)
+    return key in group and len(getattr(group[key], "shape", None) or ()) in (1, 2)  # None: h5py.Empty
 
 
 def _width(array: Any) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -64,6 +64,8 @@ def of_files(
 ) -> Dataset:
     """The dataset of several files, of which one is open at a time and those of which nothing is chosen never are.
 
+    Numbers that two episodes share number neither; all are then numbered by position.
+
     An error while a file is read costs all its episodes that have not been given by then.
     """
     counts = [len(o.episodes) for o in outlines]
@@ -81,12 +83,15 @@ def of_files(
                 for _ in wanted[given:]:
                     yield BrokenDataError(error.reason, str(error))
 
+    episodes = [e for o in outlines for e in o.episodes]
+    if len({e.index for e in episodes}) < len(episodes):
+        episodes = [replace(e, index=i) for i, e in enumerate(episodes)]
     return Dataset(
         source.path,
         np.array([n for o in outlines for n in o.lengths], np.int64),
         action_dim,
         load,
-        episodes=tuple(e for o in outlines for e in o.episodes),
+        episodes=tuple(episodes),
         **facts,
     )
 
@@ -123,7 +128,9 @@ def natural(path: Path | str) -> list[tuple[int, str]]:
 
 
 def last_number(name: str) -> int | None:
-    """The last number in a name."""
+    """The last number in a name; of a name that is a whole number ("-1", "2.0"), that number."""
+    if re.fullmatch(r"-?\d{1,15}(\.0*)?", name.strip()):
+        return int(float(name))
     found = re.findall(r"\d+", name)
     return int(found[-1]) if found else None
 
