@@ -225,3 +225,13 @@ def test_an_empty_dataset_costs_its_demonstration(tmp_path):
     with pytest.raises(BrokenDataError, match=r"x\.hdf5: demo_1 has no array 'actions'"):
         read(tmp_path / "x.hdf5")
     assert len(read(tmp_path / "x.hdf5", on_broken="skip").trajectories) == 1
+
+
+def test_values_of_a_type_that_numpy_lacks_cost_their_demonstration(tmp_path):
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        file["data/demo_0/actions"] = np.ones((4, 2), np.float32)
+        group = file["data"].create_group("demo_1")
+        h5py.h5d.create(group.id, b"actions", h5py.h5t.UNIX_D32LE, h5py.h5s.create_simple((4, 2)))
+    with pytest.raises(BrokenDataError, match=r"x\.hdf5 demo_1: cannot be read"):
+        list(read(tmp_path / "x.hdf5").trajectories)
+    assert len(read(tmp_path / "x.hdf5", on_broken="skip").trajectories) == 1

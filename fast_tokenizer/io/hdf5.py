@@ -104,7 +104,7 @@ class _Layout:
             return Steps(actions, joined([group[k][()] for k in self.state_keys]) if self.state_keys else None)
         except BrokenDataError as error:
             return BrokenDataError(error.reason, f"{file} {name}: {error}")
-        except (OSError, KeyError, RuntimeError) as error:
+        except (OSError, KeyError, RuntimeError, TypeError) as error:  # TypeError: a type that NumPy lacks
             return BrokenDataError("unreadable file", f"{file} {name}: cannot be read: {error}")
 
 
