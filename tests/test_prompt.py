@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -225,7 +226,6 @@ def test_the_name_of_a_special_token_in_a_prompt_is_text(kind):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
 @pytest.mark.parametrize("as_list", [False, True])
 def test_tensors_are_taken(dtype, as_list):
-    torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     states, chunks = (
         torch.tensor(rng.uniform(-0.9, 0.9, shape)).to(getattr(torch, dtype)) for shape in ((4, 3), (4, 16, 3))
