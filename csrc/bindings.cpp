@@ -88,11 +88,29 @@ ft::RaggedView<T> to_ragged(const Array<T>& values, const Array<int64_t>& offset
 }
 
 ft::QuantizerSpec to_spec(std::vector<double> scale, int lowest, int highest, std::optional<std::vector<double>> center,
-                          std::optional<std::vector<double>> half_range, double clip) {
-  ft::QuantizerSpec spec{std::move(scale), lowest, highest, {}};
+                          std::optional<std::vector<double>> half_range, double clip, double dead_zone) {
+  ft::QuantizerSpec spec{std::move(scale), lowest, highest, {}, dead_zone};
   if (center.has_value() != half_range.has_value()) throw py::value_error("center and half_range go together");
   if (center) spec.normalization = ft::Normalization{std::move(*center), std::move(*half_range), clip};
   return ft::validated(std::move(spec));
+}
+
+ft::Layout to_layout(const std::string& order, const std::optional<std::string>& end_of_block) {
+  if (order != "frequency-first" && order != "dimension-first")
+    throw py::value_error("order must be 'frequency-first' or 'dimension-first', got '" + order + "'");
+  if (end_of_block && *end_of_block != "chunk" && *end_of_block != "dimension")
+    throw py::value_error("end_of_block must be 'chunk', 'dimension' or None, got '" + *end_of_block + "'");
+  using End = ft::EndOfBlock;
+  return ft::validated({order == "frequency-first" ? ft::Order::kFrequencyFirst : ft::Order::kDimensionFirst,
+                        !end_of_block              ? End::kNone
+                        : *end_of_block == "chunk" ? End::kChunk
+                                                   : End::kDimension});
+}
+
+ft::Parsing to_parsing(const std::string& parsing) {
+  if (parsing != "bpe" && parsing != "optimal")
+    throw py::value_error("parsing must be 'bpe' or 'optimal', got '" + parsing + "'");
+  return parsing == "bpe" ? ft::Parsing::kBpe : ft::Parsing::kOptimal;
 }
 
 const ft::Kernels& to_kernels(const std::optional<std::string>& name) {
@@ -222,8 +240,9 @@ struct BoundCorpus {
   }
 
   ft::QuantizerSpec spec;
+  ft::Layout layout;
   std::shared_ptr<ft::BudgetedMemory> memory;
-  Shared<ft::Corpus> guarded{ft::Corpus(memory)};
+  Shared<ft::Corpus> guarded{ft::Corpus(layout, memory)};
   bool used_up = false;
 };
 
@@ -251,15 +270,19 @@ void register_codec(py::module_& m) {
   py::class_<ft::Codec>(m, "Codec")
       .def(py::init([](std::vector<double> scale, int lowest, int highest, const Array<int64_t>& merges,
                        std::optional<std::vector<double>> center, std::optional<std::vector<double>> half_range,
-                       double clip, const std::optional<std::string>& kernel) {
+                       double clip, double dead_zone, const std::string& order,
+                       const std::optional<std::string>& end_of_block, const std::string& parsing,
+                       const std::optional<std::string>& kernel) {
              const auto raw = to_merges(merges);
              return std::make_unique<ft::Codec>(
-                 to_spec(std::move(scale), lowest, highest, std::move(center), std::move(half_range), clip), raw,
-                 to_kernels(kernel));
+                 to_spec(std::move(scale), lowest, highest, std::move(center), std::move(half_range), clip, dead_zone),
+                 raw, to_kernels(kernel), ft::Coding{to_layout(order, end_of_block), to_parsing(parsing)});
            }),
            py::arg("scale"), py::arg("lowest"), py::arg("highest"), py::arg("merges"), py::kw_only(),
            py::arg("center") = py::none(), py::arg("half_range") = py::none(),
-           py::arg("clip") = std::numeric_limits<double>::infinity(), py::arg("kernel") = py::none())
+           py::arg("clip") = std::numeric_limits<double>::infinity(), py::arg("dead_zone") = 0.5,
+           py::arg("order") = "frequency-first", py::arg("end_of_block") = py::none(), py::arg("parsing") = "bpe",
+           py::arg("kernel") = py::none())
       .def("encode", &encode, py::arg("chunks"), py::arg("row_offsets") = py::none(), py::arg("num_threads") = 0)
       .def("decode", &decode<ft::Codec>, py::arg("ids"), py::arg("offsets"), py::arg("horizons"), py::arg("action_dim"),
            py::arg("num_threads") = 0)
@@ -416,17 +439,20 @@ void register_distributed_training(py::module_& m) {
 void register_corpus(py::module_& m) {
   py::class_<BoundCorpus>(m, "Corpus")
       .def(py::init([](std::vector<double> scale, std::optional<std::vector<double>> center,
-                       std::optional<std::vector<double>> half_range, double clip,
+                       std::optional<std::vector<double>> half_range, double clip, double dead_zone,
+                       const std::string& order, const std::optional<std::string>& end_of_block,
                        const std::optional<size_t>& memory_budget, const std::optional<std::string>& spill_directory) {
              auto spec = to_spec(std::move(scale), -ft::kMaxCoefficient, ft::kMaxCoefficient, std::move(center),
-                                 std::move(half_range), clip);
+                                 std::move(half_range), clip, dead_zone);
              auto memory = std::make_shared<ft::BudgetedMemory>(memory_budget.value_or(ft::BudgetedMemory::kUnbounded),
                                                                 spill_directory.value_or(""));
-             return std::unique_ptr<BoundCorpus>(new BoundCorpus{std::move(spec), std::move(memory)});
+             return std::unique_ptr<BoundCorpus>(
+                 new BoundCorpus{std::move(spec), to_layout(order, end_of_block), std::move(memory)});
            }),
            py::arg("scale"), py::kw_only(), py::arg("center") = py::none(), py::arg("half_range") = py::none(),
-           py::arg("clip") = std::numeric_limits<double>::infinity(), py::arg("memory_budget") = py::none(),
-           py::arg("spill_directory") = py::none())
+           py::arg("clip") = std::numeric_limits<double>::infinity(), py::arg("dead_zone") = 0.5,
+           py::arg("order") = "frequency-first", py::arg("end_of_block") = py::none(),
+           py::arg("memory_budget") = py::none(), py::arg("spill_directory") = py::none())
       .def_property_readonly("spilled_bytes", [](const BoundCorpus& c) { return c.memory->spilled_bytes(); })
       .def(
           "add",

@@ -16,24 +16,35 @@ namespace {
 /// nearest cache.
 constexpr size_t kSymbolsTogether = 1 << 12;
 
-/// What one thread needs to encode.
-struct Worker {
-  Quantizer quantizer;
-  EncodeScratch scratch;
-  Uninitialized<Symbol> symbols;
-  Uninitialized<TokenId> tokens;
-};
-
 /// Stands for the saturated coefficients of a chunk that cannot be encoded.
 constexpr int32_t kNotFinite = -1;
 
+std::variant<BpeEncoder, OptimalParser> make_parser(Parsing parsing, const MergeTable& table, Symbol zero) {
+  if (parsing == Parsing::kOptimal) return OptimalParser(table, zero);
+  return BpeEncoder(table, zero);
+}
+
 }  // namespace
 
-Codec::Codec(QuantizerSpec spec, std::span<const RawMerge> merges, const Kernels& kernels)
+/// What one thread needs to encode.
+struct Codec::Worker {
+  Quantizer quantizer;
+  TokenScratch scratch;
+  Uninitialized<Symbol> symbols, sequence;
+  Uninitialized<TokenId> tokens;
+};
+
+Codec::Codec(QuantizerSpec spec, std::span<const RawMerge> merges, const Kernels& kernels, Coding coding)
     : spec_(validated(std::move(spec))),
-      table_(int64_t{spec_.highest} - spec_.lowest + 1, merges),
-      encoder_(table_, static_cast<Symbol>(-spec_.lowest)),
+      layout_(validated(coding.layout)),
+      table_(int64_t{spec_.highest} - spec_.lowest + 1 + (layout_.has_end() ? 1 : 0), merges),
+      parser_(make_parser(coding.parsing, table_, layout_symbols().zero)),
       kernels_(kernels) {}
+
+size_t Codec::to_tokens(std::span<const Symbol> symbols, TokenId* tokens, TokenScratch& scratch) const {
+  if (const auto* bpe = std::get_if<BpeEncoder>(&parser_)) return bpe->encode(symbols, tokens, scratch.encode);
+  return std::get<OptimalParser>(parser_).parse(symbols, tokens, scratch.parse);
+}
 
 EncodedBatch Codec::encode(const ChunkBatch& batch, int num_threads) const {
   EncodedBatch out;
@@ -63,8 +74,13 @@ EncodedBatch Codec::encode(const ChunkBatch& batch, int num_threads) const {
     TokenId* const tokens = worker->tokens.reserve(start(end));
     size_t count = 0;
     for (size_t i = begin; i < end; ++i) {
-      const size_t of_chunk =
-          encoder_.encode({symbols + start(i), start(i + 1) - start(i)}, tokens + count, worker->scratch);
+      std::span<const Symbol> sequence = {symbols + start(i), start(i + 1) - start(i)};
+      if (!layout_.is_plain()) {
+        Symbol* const arranged = worker->sequence.reserve(sequence.size());
+        const auto steps = static_cast<size_t>(batch.rows(i));
+        sequence = {arranged, arrange(layout_, layout_symbols(), sequence.data(), steps, dims, arranged)};
+      }
+      const size_t of_chunk = to_tokens(sequence, tokens + count, worker->scratch);
       out.offsets[i + 1] = static_cast<int64_t>(of_chunk);
       count += of_chunk;
     }
@@ -84,27 +100,25 @@ void Codec::decode(RaggedView<int32_t> ids, std::span<const int64_t> horizons, i
   const ChunkBatch& shape = batch.shape;
   parallel_for(shape.count, batch_threads(shape, num_threads), [&](size_t begin, size_t end, int) {
     Quantizer quantizer(spec_, action_dim, kernels_);
-    const Symbol zero = quantizer.zero_symbol();
-    std::vector<Symbol> symbols;
+    const auto dims = static_cast<size_t>(action_dim);
+    std::vector<Symbol> symbols, scratch;
     for (size_t i = begin; i < end; ++i) {
-      const auto expected = static_cast<size_t>(shape.rows(i)) * static_cast<size_t>(action_dim);
-      if (symbols.size() < expected + kMaxLanes) symbols.resize(expected + kMaxLanes);
+      const auto steps = static_cast<size_t>(shape.rows(i)), expected = steps * dims;
+      if (symbols.size() < expected + kMaxLanes) {
+        symbols.resize(expected + kMaxLanes);
+        scratch.resize(expected);
+      }
       DecodeCounts c;
       c.expected = static_cast<int64_t>(expected);
-      size_t filled = 0;
+      Arranger arranger(layout_, layout_symbols(), steps, dims, symbols.data(), scratch.data());
       for (const int32_t id : ids[i]) {
-        if (id < 0 || id >= table_.vocab_size()) {
+        if (id < 0 || id >= table_.vocab_size())
           ++c.unknown;
-          continue;
-        }
-        const auto expansion = table_.expansion(static_cast<TokenId>(id));
-        const size_t fits = std::min(expansion.size(), expected - filled);
-        std::copy_n(expansion.begin(), fits, symbols.begin() + static_cast<ptrdiff_t>(filled));
-        filled += fits;
-        c.extra += static_cast<int64_t>(expansion.size() - fits);
+        else
+          arranger.take(table_.expansion(static_cast<TokenId>(id)));
       }
-      c.missing = static_cast<int64_t>(expected - filled);
-      std::fill(symbols.begin() + static_cast<ptrdiff_t>(filled), symbols.end(), zero);
+      c.missing = static_cast<int64_t>(arranger.finish());
+      c.extra = static_cast<int64_t>(arranger.extra());
       quantizer.dequantize(symbols.data(), batch.plans[shape.rows(i)], out + shape.first_row(i) * action_dim);
       counts[i] = c;
     }
@@ -116,9 +130,9 @@ std::vector<int32_t> Codec::encode_symbols(std::span<const Symbol> symbols) cons
     if (s >= table_.alphabet_size())
       throw std::invalid_argument("symbol " + std::to_string(s) + " lies outside the alphabet 0.." +
                                   std::to_string(table_.alphabet_size() - 1));
-  EncodeScratch scratch;
+  TokenScratch scratch;
   std::vector<TokenId> tokens(symbols.size());
-  const size_t count = encoder_.encode(symbols, tokens.data(), scratch);
+  const size_t count = to_tokens(symbols, tokens.data(), scratch);
   return {tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(count)};
 }
 

@@ -1,7 +1,11 @@
 // The whole path over a batch: chunks -> symbols -> token ids, and back.
 #pragma once
 
+#include <variant>
+
 #include "bpe_encode.hpp"
+#include "bpe_parse.hpp"
+#include "layout.hpp"
 #include "quantize.hpp"
 #include "ragged.hpp"
 
@@ -26,10 +30,23 @@ struct DecodeCounts {
   bool well_formed() const { return unknown == 0 && missing == 0 && extra == 0 && broken == 0; }
 };
 
+/// How symbols become tokens.
+enum class Parsing {
+  kBpe,      ///< merge by merge, as in training
+  kOptimal,  ///< as few tokens as possible
+};
+
+/// How quantized coefficients become tokens.
+struct Coding {
+  Layout layout = {};
+  Parsing parsing = Parsing::kBpe;
+};
+
 /// Immutable, and usable from several threads at once.
 class Codec {
  public:
-  Codec(QuantizerSpec spec, std::span<const RawMerge> merges, const Kernels& kernels = default_kernels());
+  Codec(QuantizerSpec spec, std::span<const RawMerge> merges, const Kernels& kernels = default_kernels(),
+        Coding coding = {});
 
   const MergeTable& table() const { return table_; }
   const QuantizerSpec& spec() const { return spec_; }
@@ -43,14 +60,27 @@ class Codec {
   void decode(RaggedView<int32_t> ids, std::span<const int64_t> horizons, int action_dim, double* out,
               DecodeCounts* counts, int num_threads) const;
 
-  /// Ids of one sequence of symbols, and back.
+  /// Ids of one sequence of symbols (coefficients and ends of blocks), and back.
   std::vector<int32_t> encode_symbols(std::span<const Symbol> symbols) const;
   std::vector<Symbol> expand(std::span<const int32_t> ids) const;
 
  private:
+  /// Scratch of one thread.
+  struct TokenScratch {
+    EncodeScratch encode;
+    ParseScratch parse;
+  };
+  struct Worker;
+
+  size_t to_tokens(std::span<const Symbol> symbols, TokenId* tokens, TokenScratch& scratch) const;
+  LayoutSymbols layout_symbols() const {
+    return {static_cast<Symbol>(-spec_.lowest), static_cast<Symbol>(spec_.highest - spec_.lowest + 1)};
+  }
+
   QuantizerSpec spec_;
+  Layout layout_;
   MergeTable table_;
-  BpeEncoder encoder_;
+  std::variant<BpeEncoder, OptimalParser> parser_;
   const Kernels& kernels_;
 };
 

@@ -1,6 +1,7 @@
 #include "corpus.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 
@@ -9,17 +10,21 @@
 namespace fast_tokenizer {
 namespace {
 
-static_assert(Corpus::kValues <= kEndWord, "every coefficient is a word of its own");
+/// Stands for the end of a block.
+constexpr Word kEndOfBlockWord = Corpus::kValues;
+static_assert(kEndOfBlockWord < kEndWord, "every coefficient is a word of its own");
 
-/// Coefficients low..high become symbols from 0 on, those outside the nearest of them.
+/// Coefficients low..high become symbols from 0 on, those outside the nearest of them; the end of a block the next one.
 void to_symbols(Segment& segment, Word low, Word high) {
   Word* const words = segment.words.data();
+  const auto end_of_block = static_cast<Word>(high - low + 1);
   unsigned outside = 0;
   for (size_t i = 0; i < segment.size; ++i) {  // vectorised: no branches
     const Word w = words[i];
-    const unsigned is_value = w < kEndWord;
+    const unsigned is_value = w < kEndOfBlockWord;
     outside |= is_value & (static_cast<unsigned>(w < low) | static_cast<unsigned>(w > high));
-    words[i] = is_value ? static_cast<Word>(std::clamp(w, low, high) - low) : w;
+    const Word other = w == kEndOfBlockWord ? end_of_block : w;
+    words[i] = is_value ? static_cast<Word>(std::clamp(w, low, high) - low) : other;
   }
   if (outside == 0) return;
   // Neighbours may have become equal: their runs are joined, in place, since that never takes more words.
@@ -47,7 +52,7 @@ void Corpus::add(const QuantizerSpec& spec, const ChunkBatch& batch, int num_thr
   const BatchPlans plans(batch);
   const auto threads = static_cast<size_t>(batch_threads(batch, num_threads));
   while (parts_.size() < threads)
-    parts_.push_back({std::vector<int64_t>(kValues), WordWriter(memory_, segment_words_)});
+    parts_.push_back({std::vector<int64_t>(kEndOfBlockWord + 1), WordWriter(memory_, segment_words_)});
 
   std::vector<WordWriter::Mark> before;
   for (const Part& part : parts_) before.push_back(part.writer.mark());
@@ -58,16 +63,21 @@ void Corpus::add(const QuantizerSpec& spec, const ChunkBatch& batch, int num_thr
       int64_t* const histogram = part.histogram.data();
       ChunkCounts sum = {};
       Quantizer quantizer(spec, batch.action_dim, kernels);
-      std::vector<Symbol> symbols;
+      Uninitialized<Symbol> coefficients, arranged;
+      const auto dims = static_cast<size_t>(batch.action_dim);
       for (size_t i = begin; i < end; ++i) {
-        const size_t n = static_cast<size_t>(batch.rows(i)) * static_cast<size_t>(batch.action_dim);
-        if (symbols.size() < n + kMaxLanes) symbols.resize(n + kMaxLanes);  // the kernels write past a chunk's end
-        const ChunkCounts chunk = quantizer.quantize(batch, i, plans[batch.rows(i)], symbols.data());
+        const auto steps = static_cast<size_t>(batch.rows(i)), size = steps * dims;
+        Symbol* const symbols = coefficients.reserve(size + kMaxLanes);  // the kernels write past a chunk's end
+        const ChunkCounts chunk = quantizer.quantize(batch, i, plans[batch.rows(i)], symbols);
         if (!chunk.finite) throw_not_finite(batch, i);
         sum.clipped += chunk.clipped;
         sum.saturated += chunk.saturated;
-        part.writer.append({symbols.data(), n},
-                           [&](Symbol s, size_t run) { histogram[s] += static_cast<int64_t>(run); });
+        std::span<const Symbol> sequence = {symbols, size};
+        if (!layout_.is_plain()) {
+          Symbol* const out = arranged.reserve(size);
+          sequence = {out, arrange(layout_, {kMaxCoefficient, kEndOfBlockWord}, symbols, steps, dims, out)};
+        }
+        part.writer.append(sequence, [&](Symbol s, size_t run) { histogram[s] += static_cast<int64_t>(run); });
       }
       counts[static_cast<size_t>(index)] = sum;
     });
@@ -90,6 +100,8 @@ std::vector<int64_t> Corpus::histogram() const {
   std::vector<int64_t> sum(kValues);
   for (const Part& part : parts_)
     for (size_t v = 0; v < sum.size(); ++v) sum[v] += part.histogram[v];
+  int64_t& zeros = sum[kMaxCoefficient];  // some may be implied by the end of a block
+  zeros += symbols_ - std::accumulate(sum.begin(), sum.end(), int64_t{0});
   return sum;
 }
 
@@ -104,7 +116,8 @@ CoefficientRange Corpus::range(double quantile) const {
     }
     return 0;
   };
-  return {end_of(0, 1), end_of(kValues - 1, -1)};
+  const CoefficientRange range = {end_of(0, 1), end_of(kValues - 1, -1)};
+  return layout_.has_end() ? CoefficientRange{std::min(range.lowest, -1), std::max(range.highest, 1)} : range;
 }
 
 int64_t Corpus::outside(CoefficientRange range) const {
@@ -117,7 +130,7 @@ int64_t Corpus::outside(CoefficientRange range) const {
 
 std::vector<CorpusShard> Corpus::into_shards(CoefficientRange range, int n_shards, int num_threads) {
   if (range.lowest < -kMaxCoefficient || range.lowest > range.highest || range.highest > kMaxCoefficient ||
-      range.highest - range.lowest >= kMaxVocabSize)
+      range.highest - range.lowest + layout_.has_end() >= kMaxVocabSize)
     throw std::invalid_argument("no alphabet has the coefficients " + std::to_string(range.lowest) + ".." +
                                 std::to_string(range.highest));
   const auto low = static_cast<Word>(range.lowest + kMaxCoefficient);
@@ -129,7 +142,7 @@ std::vector<CorpusShard> Corpus::into_shards(CoefficientRange range, int n_shard
       words += s.size;
       segments.push_back(std::move(s));
     }
-  *this = Corpus(memory_, segment_words_);
+  *this = Corpus(layout_, memory_, segment_words_);
   parallel_for(segments.size(), thread_count(num_threads, segments.size()), [&](size_t begin, size_t end, int) {
     for (size_t i = begin; i < end; ++i) to_symbols(segments[i], low, high);
   });
@@ -140,7 +153,7 @@ std::vector<CorpusShard> Corpus::into_shards(CoefficientRange range, int n_shard
     share.push_back(std::move(s));
   }
   std::vector<CorpusShard> shards;
-  for (auto& share : shares) shards.emplace_back(high - low + 1, std::move(share), memory_);
+  for (auto& share : shares) shards.emplace_back(high - low + 1 + layout_.has_end(), std::move(share), memory_);
   return shards;
 }
 
@@ -150,7 +163,7 @@ std::vector<Merge> Corpus::train(CoefficientRange range, const TrainOptions& opt
   const auto least = static_cast<int>((symbols() + static_cast<int64_t>(chunks())) / kShardSymbols + 1);
   const int threads = thread_count(options.num_threads, chunks());
   std::vector<CorpusShard> shards = into_shards(range, std::max(threads, least), threads);
-  return train_bpe(shards, range.highest - range.lowest + 1, options);
+  return train_bpe(shards, range.highest - range.lowest + 1 + layout_.has_end(), options);
 }
 
 }  // namespace fast_tokenizer

@@ -1,10 +1,11 @@
-// What fitting collects: quantized chunks and the histogram of their coefficients. The range is not known until
-// all are in, so coefficients are kept as they are and become symbols when training starts.
+// What fitting collects: quantized chunks, as their layout arranges them, and the histogram of their coefficients. The
+// range is not known until all are in, so coefficients are kept as they are and become symbols when training starts.
 #pragma once
 
 #include <vector>
 
 #include "bpe_train.hpp"
+#include "layout.hpp"
 #include "quantize.hpp"
 
 namespace fast_tokenizer {
@@ -18,9 +19,9 @@ class Corpus {
  public:
   static constexpr int kValues = 2 * kMaxCoefficient + 1;
 
-  explicit Corpus(std::shared_ptr<BudgetedMemory> memory = std::make_shared<BudgetedMemory>(),
+  explicit Corpus(Layout layout = {}, std::shared_ptr<BudgetedMemory> memory = std::make_shared<BudgetedMemory>(),
                   size_t segment_words = WordWriter::kSegmentWords)
-      : memory_(std::move(memory)), segment_words_(segment_words) {}
+      : layout_(validated(layout)), memory_(std::move(memory)), segment_words_(segment_words) {}
 
   /// Quantizes a batch and keeps it; the spec must leave the full range. Throws std::invalid_argument for a value that
   /// is not finite; the corpus is then as it was.
@@ -35,7 +36,8 @@ class Corpus {
   /// How often each coefficient from -kMaxCoefficient on occurs.
   std::vector<int64_t> histogram() const;
 
-  /// At most a share 1 - quantile of the coefficients lies below, and at most that share above. 1: none do.
+  /// At most a share 1 - quantile of the coefficients lies below, and at most that share above. 1: none do. Of a layout
+  /// with ends of blocks it has -1..1 at least: what saturates does not become 0 then, and no block ends earlier.
   CoefficientRange range(double quantile) const;
   /// Coefficients outside the range.
   int64_t outside(CoefficientRange range) const;
@@ -52,6 +54,7 @@ class Corpus {
     WordWriter writer;
   };
 
+  Layout layout_;
   std::shared_ptr<BudgetedMemory> memory_;
   size_t segment_words_;
   std::vector<Part> parts_;

@@ -61,6 +61,7 @@ struct ForwardArgs {
   const double* scale;                       ///< per dimension
   double lowest, highest;                    ///< fitted range of quantized coefficients
   const NormalizationTables* normalization;  ///< null: input is taken as it is
+  double dead_zone;                          ///< see QuantizerSpec; 0.5: none
   double tie_ulps;                           ///< see QuantizerSpec; 0: ties are not looked for
   double* work;
 };

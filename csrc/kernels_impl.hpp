@@ -518,6 +518,8 @@ void quantize(const ForwardArgs& args, const In* chunk, uint16_t* symbols, Chunk
     }
     const Vec scale = load(args.scale + first);
     const double below_lowest = args.lowest - 1.0, above_highest = args.highest + 1.0;
+    const bool has_dead_zone = args.dead_zone > 0.5;
+    const double dead_zone = args.dead_zone + kTieWidth;  // as for ties: summation order decides nothing
     const int rows = T < kManyRows ? T : rows_to_round(work.coefficients, scale, T);
     for (int k = 0; k < rows; ++k) {
       const Vec c = load(work.coefficients + static_cast<ptrdiff_t>(k) * kLanes);
@@ -526,6 +528,7 @@ void quantize(const ForwardArgs& args, const In* chunk, uint16_t* symbols, Chunk
       y = select(where(y < below_lowest), broadcast(below_lowest), y);
       y = select(where(y > above_highest), broadcast(above_highest), y);
       Vec q = round_ties_to_even(y);
+      if (has_dead_zone) q = select(where(y < dead_zone) & where(y > -dead_zone), broadcast(0.0), q);
       const Mask low = where(q < args.lowest), high = where(q > args.highest);
       saturated = saturated - (low | high);
       q = select(low, broadcast(args.lowest), q);

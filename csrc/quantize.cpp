@@ -53,6 +53,8 @@ QuantizerSpec validated(QuantizerSpec spec) {
   require(-kMaxCoefficient <= spec.lowest && spec.lowest <= 0 && 0 <= spec.highest && spec.highest <= kMaxCoefficient,
           "the coefficient range must include 0 and lie within +-" + std::to_string(kMaxCoefficient) + ", got " +
               std::to_string(spec.lowest) + ".." + std::to_string(spec.highest));
+  require(0.5 <= spec.dead_zone && spec.dead_zone <= 0.99,
+          "dead_zone must lie in 0.5..0.99, got " + std::to_string(spec.dead_zone));
   if (!spec.normalization) return spec;
   const Normalization& norm = *spec.normalization;
   require(norm.center.size() == norm.half_range.size(), "center and half_range must have the same length");
@@ -113,6 +115,7 @@ Quantizer::Quantizer(const QuantizerSpec& spec, int action_dim, const Kernels& k
       action_dim_(action_dim),
       lowest_(spec.lowest),
       highest_(spec.highest),
+      dead_zone_(spec.dead_zone),
       tie_ulps_(spec.tie_ulps),
       scale_(padded(spec.scale, action_dim, 1.0, "scale")) {
   if (!spec.normalization) return;
@@ -139,6 +142,7 @@ ChunkCounts Quantizer::quantize(const ChunkBatch& batch, size_t i, const DctPlan
                             static_cast<double>(lowest_),
                             static_cast<double>(highest_),
                             normalization_ ? &*normalization_ : nullptr,
+                            dead_zone_,
                             tie_ulps_,
                             work_.reserve(plan.tables().work_vectors)};
   ChunkCounts counts{};

@@ -16,8 +16,8 @@
 namespace fast_tokenizer {
 
 /// Quantized coefficients lie in -kMaxCoefficient..kMaxCoefficient. A vocabulary has room for no more of them, and
-/// 15 bits hold them, which leaves one of 16 to the coding of runs.
-inline constexpr int kMaxCoefficient = 16383;
+/// 15 bits hold them with two markers, which leaves one of 16 to the coding of runs.
+inline constexpr int kMaxCoefficient = 16382;
 
 /// Scales, centers and half ranges are at most this large, and scales and half ranges at least its inverse: then
 /// every decoded value is finite.
@@ -34,6 +34,9 @@ struct QuantizerSpec {
   std::vector<double> scale;  ///< one for all dimensions, or one per dimension
   int lowest = -kMaxCoefficient, highest = kMaxCoefficient;
   std::optional<Normalization> normalization;
+  /// Scaled coefficients below this in magnitude become 0, the others are rounded; in 0.5..0.99. 0.5 is plain rounding.
+  /// (1 itself stays, so that what was decoded is encoded to the same.)
+  double dead_zone = 0.5;
   /// Not 0: chunks with a coefficient near a tie are marked, for whoever has to round as another transform does. Near
   /// is this many units in the last place (of the input's type) of the norm of the coefficient's column.
   double tie_ulps = 0;
@@ -100,7 +103,7 @@ class Quantizer {
  private:
   const Kernels& kernels_;
   int action_dim_, lowest_, highest_;
-  double tie_ulps_;
+  double dead_zone_, tie_ulps_;
   std::vector<double> scale_, center_, gain_, half_range_;
   std::optional<NormalizationTables> normalization_;
   std::vector<double> padded_;  ///< a copy of chunks too narrow or too near the end to be read by whole vectors

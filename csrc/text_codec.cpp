@@ -27,7 +27,7 @@ TextCodec::TextCodec(double scale, int min_token, TextVocabulary vocabulary, std
       repair_range_(repair_range),
       bpe_(std::move(vocabulary)),
       kernels_(kernels) {
-  QuantizerSpec spec{{scale}, min_token, kMaxCoefficient, {}, kTieUlps};
+  QuantizerSpec spec{{scale}, min_token, kMaxCoefficient, {}, 0.5, kTieUlps};
   if (-kMaxCoefficient <= min_token && min_token <= 0) quantizer_ = validated(std::move(spec));
 }
 

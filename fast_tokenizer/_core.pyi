@@ -25,6 +25,10 @@ class Codec:
         center: list[float] | None = None,
         half_range: list[float] | None = None,
         clip: float = ...,
+        dead_zone: float = 0.5,
+        order: str = "frequency-first",
+        end_of_block: str | None = None,
+        parsing: str = "bpe",
         kernel: str | None = None,
     ) -> None: ...
     def encode(
@@ -81,6 +85,9 @@ class Corpus:
         center: list[float] | None = None,
         half_range: list[float] | None = None,
         clip: float = ...,
+        dead_zone: float = 0.5,
+        order: str = "frequency-first",
+        end_of_block: str | None = None,
         memory_budget: int | None = None,
         spill_directory: str | None = None,
     ) -> None: ...

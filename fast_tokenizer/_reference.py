@@ -136,11 +136,14 @@ def quantized_coefficients(chunk: NDArray[np.floating], spec: TokenizerSpec) -> 
     """
     y, clipped = normalize(chunk, spec.normalizer)
     scaled = dct2(y) * np.array(spec.scales)
-    return round_ties_to_even(scaled).astype(np.int64), clipped
+    rounded = round_ties_to_even(scaled)
+    if spec.dead_zone > 0.5:
+        rounded[np.abs(scaled) < spec.dead_zone + 1e-9] = 0
+    return rounded.astype(np.int64), clipped
 
 
 class Quantized(NamedTuple):
-    """A chunk as T * D symbols; how many coefficients were cut to the fitted range, how many values clipped."""
+    """A chunk as (T, D) symbols; how many coefficients were cut to the fitted range, how many values clipped."""
 
     symbols: NDArray[np.int64]
     saturated: int
@@ -148,7 +151,7 @@ class Quantized(NamedTuple):
 
 
 def quantize(chunk: NDArray[np.floating], spec: TokenizerSpec) -> Quantized:
-    """Chunk (T, D) to (T * D,) symbols 0..A-1, frequency-first: all dimensions of frequency 0, then of 1, ...
+    """Chunk (T, D) to symbols (T, D), a row per frequency.
 
     Symbol s stands for coefficient ``spec.min_coefficient + s``. A coefficient outside the fitted range takes the
     range's end, and is counted.
@@ -156,12 +159,12 @@ def quantize(chunk: NDArray[np.floating], spec: TokenizerSpec) -> Quantized:
     coefficients, clipped = quantized_coefficients(chunk, spec)
     inside = np.clip(coefficients, spec.min_coefficient, spec.max_coefficient)
     saturated = int((inside != coefficients).sum())
-    return Quantized((inside - spec.min_coefficient).reshape(-1), saturated, clipped)
+    return Quantized(inside - spec.min_coefficient, saturated, clipped)
 
 
-def dequantize(symbols: NDArray[np.integer], spec: TokenizerSpec, T: int, D: int) -> NDArray[np.float64]:
-    """(T * D,) symbols to the chunk (T, D) that they stand for, in raw units."""
-    coefficients = symbols.astype(np.int64).reshape(T, D) + spec.min_coefficient
+def dequantize(symbols: NDArray[np.integer], spec: TokenizerSpec) -> NDArray[np.float64]:
+    """Symbols (T, D) to the chunk (T, D) that they stand for, in raw units."""
+    coefficients = symbols.astype(np.int64) + spec.min_coefficient
     return denormalize(dct3(coefficients / np.array(spec.scales)), spec.normalizer)
 
 
@@ -179,6 +182,56 @@ def fitted_range(coefficients: NDArray[np.int64], quantile: float) -> Pair:
     ordered = np.sort(np.clip(coefficients, -MAX_COEFFICIENT, MAX_COEFFICIENT).reshape(-1))
     may_drop = int((1.0 - quantile) * len(ordered))
     return min(0, int(ordered[may_drop])), max(0, int(ordered[-1 - may_drop]))
+
+
+# ---- Order, and ends of blocks -----------------------------------------------------------------------
+
+
+def arrange(symbols: NDArray[np.integer], spec: TokenizerSpec) -> list[int]:
+    """Symbols (T, D), a row per frequency, to the sequence that is byte-pair-encoded.
+
+    Frequency-first: all dimensions of frequency 0, then of 1, ...; dimension-first: the other way round. With an end of
+    block, a block's last zeros are left out, and the end-of-block symbol stands for them, if there are any.
+    """
+    ordered = symbols if spec.order == "frequency-first" else symbols.T
+    if spec.end_of_block is None:
+        return [int(s) for s in ordered.reshape(-1)]
+    blocks = ordered if spec.end_of_block == "dimension" else ordered.reshape(1, -1)
+    sequence: list[int] = []
+    for block in blocks.tolist():
+        used = len(block)
+        while used > 0 and block[used - 1] == spec.zero_symbol:
+            used -= 1
+        sequence += block[:used]
+        if used < len(block):
+            assert spec.end_symbol is not None
+            sequence.append(spec.end_symbol)
+    return sequence
+
+
+class Arranged(NamedTuple):
+    """Symbols (T, D), a row per frequency; how many the sequence did not describe, and how many it had too many."""
+
+    symbols: NDArray[np.int64]
+    missing: int
+    extra: int
+
+
+def rearrange(sequence: Sequence[int], spec: TokenizerSpec, T: int, D: int) -> Arranged:
+    """The reverse of `arrange`, of any sequence: missing symbols are coefficient 0, those too many are left out."""
+    block = T if spec.end_of_block == "dimension" else T * D
+    flat = np.full(T * D, spec.zero_symbol)
+    at, extra = 0, 0
+    for symbol in sequence:
+        if at == T * D:
+            extra += 1
+        elif symbol == spec.end_symbol:
+            at = (at // block + 1) * block
+        else:
+            flat[at] = symbol
+            at += 1
+    symbols = flat.reshape(T, D) if spec.order == "frequency-first" else flat.reshape(D, T).T
+    return Arranged(symbols, T * D - at, extra)
 
 
 # ---- Byte-pair encoding, on integers -----------------------------------------------------------------
@@ -276,6 +329,32 @@ def encode_bpe(symbols: Sequence[int], merges: Sequence[Pair], alphabet_size: in
         tokens = replace_pair(tokens, merges[lowest], merged=alphabet_size + lowest)
 
 
+def encode_shortest(symbols: Sequence[int], merges: Sequence[Pair], alphabet_size: int) -> list[int]:
+    """Symbols to as few token ids as spell them; of several such, the one whose first token is longest, and so on.
+
+    Example:
+        >>> encode_bpe([0, 1, 2, 2], merges=[(1, 2), (0, 1), (2, 2)], alphabet_size=3)
+        [0, 3, 2]
+        >>> encode_shortest([0, 1, 2, 2], merges=[(1, 2), (0, 1), (2, 2)], alphabet_size=3)
+        [4, 5]
+    """
+    ids_of: dict[tuple[int, ...], int] = {}
+    for token, spelling in enumerate(expansions(merges, alphabet_size)):
+        ids_of.setdefault(tuple(spelling), token)  # of those that are spelled alike, the first
+    longest = max(map(len, ids_of))
+    fewest = [0] * (len(symbols) + 1)  # tokens from each place on
+    end_of = [0] * len(symbols)  # of the first of them
+    for begin in reversed(range(len(symbols))):
+        ends = [e for e in range(begin + 1, len(symbols) + 1)[:longest] if tuple(symbols[begin:e]) in ids_of]
+        end_of[begin] = min(ends, key=lambda end: (fewest[end], -end))
+        fewest[begin] = 1 + fewest[end_of[begin]]
+    ids, at = [], 0
+    while at < len(symbols):
+        ids.append(ids_of[tuple(symbols[at : end_of[at]])])
+        at = end_of[at]
+    return ids
+
+
 def expansions(merges: Sequence[Pair], alphabet_size: int) -> list[list[int]]:
     """The symbols that each of the V token ids stands for.
 
@@ -331,7 +410,8 @@ class Encoded(NamedTuple):
 def encode(chunk: NDArray[np.floating], spec: TokenizerSpec) -> Encoded:
     """Chunk (T, D), raw units, to token ids."""
     symbols, saturated, clipped = quantize(chunk, spec)
-    return Encoded(encode_bpe(symbols.tolist(), _pairs(spec), spec.alphabet_size), saturated, clipped)
+    parse = encode_bpe if spec.parsing == "bpe" else encode_shortest
+    return Encoded(parse(arrange(symbols, spec), _pairs(spec), spec.alphabet_size), saturated, clipped)
 
 
 class Decoded(NamedTuple):
@@ -343,25 +423,14 @@ class Decoded(NamedTuple):
     extra: int
 
 
-def fit_to_length(symbols: list[int], length: int, zero_symbol: int) -> list[int]:
-    """Cuts what is too long, fills what is too short with the symbol of coefficient 0."""
-    return symbols[:length] + [zero_symbol] * (length - len(symbols))
-
-
 def decode(ids: Sequence[int], spec: TokenizerSpec, T: int, D: int) -> Decoded:
     """Token ids to the chunk (T, D), raw units. Any ids have a result.
 
     Ids outside the vocabulary are dropped, missing symbols are coefficient 0, and symbols too many are cut off.
     """
     known = [i for i in ids if 0 <= i < spec.vocab_size]
-    symbols = expand(known, _pairs(spec), spec.alphabet_size)
-    fitted = fit_to_length(symbols, T * D, zero_symbol=-spec.min_coefficient)
-    return Decoded(
-        chunk=dequantize(np.array(fitted), spec, T, D),
-        unknown=len(ids) - len(known),
-        missing=max(0, T * D - len(symbols)),
-        extra=max(0, len(symbols) - T * D),
-    )
+    symbols, missing, extra = rearrange(expand(known, _pairs(spec), spec.alphabet_size), spec, T, D)
+    return Decoded(dequantize(symbols, spec), len(ids) - len(known), missing, extra)
 
 
 def _pairs(spec: TokenizerSpec) -> list[Pair]:

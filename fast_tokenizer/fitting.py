@@ -7,14 +7,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from fast_tokenizer._arguments import integer, native_normalizer, thread_count
-from fast_tokenizer._core import MAX_TOKEN_SYMBOLS, MAX_VOCAB_SIZE, Corpus
+from fast_tokenizer._core import MAX_COEFFICIENT, MAX_TOKEN_SYMBOLS, MAX_VOCAB_SIZE, Corpus
 from fast_tokenizer.chunk import ChunkBlock, ChunkSample, ChunksLike, Extent, blocks_again, chunk_blocks
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
-from fast_tokenizer.spec import TokenizerSpec
+from fast_tokenizer.spec import EndOfBlock, Order, Parsing, TokenizerSpec
 from fast_tokenizer.statistics import NormalizerStatistics
 
 #: Called with the stage ("statistics", "sample", "quantize" or "merge"), the work done and the work to do (None: not
@@ -63,6 +64,10 @@ class FitOptions:
     normalize: Normalizer | NormalizerKind | None = None
     clip: float | None = None
     range_quantile: float = 1.0
+    order: Order = "frequency-first"
+    end_of_block: EndOfBlock | None = None
+    parsing: Parsing = "bpe"
+    dead_zone: float = 0.5
     max_token_symbols: int = 1024
     dimension_names: Sequence[str] | None = None
     hz: float | None = None
@@ -92,7 +97,18 @@ class FitOptions:
         self.scale = float(scale) if np.ndim(scale) == 0 else tuple(float(s) for s in scale)  # type: ignore[arg-type, union-attr]
         self.dimension_names = names = None if names is None else tuple(names)
         dims = len(self.scale) if isinstance(self.scale, tuple) else None if names is None else len(names)
-        TokenizerSpec(self.scale, 0, 0, np.empty((0, 2)), action_dim=dims, hz=self.hz, dimension_names=names)  # type: ignore[arg-type]
+        empty = np.empty((0, 2), np.int32)
+        TokenizerSpec(
+            self.scale,
+            0,
+            0,
+            empty,
+            action_dim=dims,
+            hz=self.hz,
+            dimension_names=names,
+            **self.coding,
+            parsing=self.parsing,
+        )
 
     def _check_normalize(self) -> None:
         if isinstance(self.normalize, str):
@@ -116,6 +132,11 @@ class FitOptions:
                 raise ValueError(f"spill_directory: cannot write in {self.spill_directory}: {error.strerror}") from None
 
     @property
+    def coding(self) -> dict[str, Any]:
+        """Fields of the artefact that decide which symbols chunks become, for the core too."""
+        return {"order": self.order, "end_of_block": self.end_of_block, "dead_zone": self.dead_zone}
+
+    @property
     def statistics(self) -> NormalizerKind | None:
         """The statistics to take, or None."""
         return self.normalize if isinstance(self.normalize, str) else None
@@ -129,6 +150,7 @@ class FitOptions:
             directory = tempfile.gettempdir() if self.spill_directory is None else os.fspath(self.spill_directory)
         return Corpus(
             scales,
+            **self.coding,
             **native_normalizer(normalizer),
             memory_budget=self.memory_budget,
             spill_directory=directory,
@@ -140,7 +162,7 @@ def fit_spec(chunks: ChunksLike, options: FitOptions, report: Progress) -> tuple
     start = time.perf_counter()
     blocks, normalizer, left_out = _blocks_to_fit(chunks, options, report)
     corpus, horizons, dims = _corpus_of(blocks, normalizer, options, report)
-    lowest, highest = _fitted_range(corpus, options.range_quantile, options.vocab_size)
+    lowest, highest = _fitted_range(corpus, options)
     counted = {  # training uses the corpus up
         "chunks": corpus.chunks,
         "chunks_left_out": left_out,
@@ -162,6 +184,8 @@ def fit_spec(chunks: ChunksLike, options: FitOptions, report: Progress) -> tuple
         min_coefficient=lowest,
         max_coefficient=highest,
         merges=merges,
+        **options.coding,
+        parsing=options.parsing,
         normalizer=normalizer,
         time_horizon=horizons.pop() if len(horizons) == 1 else None,
         action_dim=dims,
@@ -243,18 +267,18 @@ def _corpus_of(
     return corpus, horizons, dims
 
 
-def _fitted_range(corpus: Corpus, quantile: float, vocab_size: int) -> tuple[int, int]:
-    lowest, highest = corpus.range(quantile)
-    alphabet = highest - lowest + 1
-    if quantile == 1.0 and corpus.saturated:
+def _fitted_range(corpus: Corpus, options: FitOptions) -> tuple[int, int]:
+    lowest, highest = corpus.range(options.range_quantile)
+    alphabet = highest - lowest + (1 if options.end_of_block is None else 2)
+    if options.range_quantile == 1.0 and corpus.saturated:
         raise ValueError(
-            f"{corpus.saturated} quantized coefficients lie beyond +-16383; normalise the actions "
+            f"{corpus.saturated} quantized coefficients lie beyond +-{MAX_COEFFICIENT}; normalise the actions "
             '(normalize="quantile"), lower scale, or let outliers saturate (range_quantile=0.99999)'
         )
-    if alphabet > vocab_size:
+    if alphabet > options.vocab_size:
         raise ValueError(
             f"the quantized coefficients span {lowest}..{highest}: {alphabet} symbols do not fit "
-            f"vocab_size={vocab_size}; "
+            f"vocab_size={options.vocab_size}; "
             'normalise the actions (normalize="quantile"), lower scale, let outliers saturate '
             "(range_quantile=0.99999), or raise vocab_size"
         )

@@ -9,7 +9,7 @@ import reprlib
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fast_tokenizer._core import MAX_VOCAB_SIZE
 from fast_tokenizer.errors import ArtefactError
 from fast_tokenizer.normalize import Normalizer
-from fast_tokenizer.spec import ARTEFACT_VERSION, TokenizerSpec
+from fast_tokenizer.spec import ARTEFACT_VERSION, EndOfBlock, Order, Parsing, TokenizerSpec
 
 if TYPE_CHECKING:
     from fast_tokenizer.compat.published import PublishedSpec
@@ -117,6 +117,7 @@ class _Reader:
         self._check_header()
         vocab_size = self._take("vocab_size", _integer)
         fields: _Json = {
+            **self._coding(),
             "scale": self._take("scale", _scale),
             "min_coefficient": self._take("min_coefficient", _integer),
             "max_coefficient": self._take("max_coefficient", _integer),
@@ -129,7 +130,8 @@ class _Reader:
         merges = self._take("merges", _merges)
         if self._values:
             raise ArtefactError(f"{self._where}: unknown field {_short(min(self._values))}")
-        alphabet_size = fields["max_coefficient"] - fields["min_coefficient"] + 1
+        ends = 0 if fields.get("end_of_block") is None else 1
+        alphabet_size = fields["max_coefficient"] - fields["min_coefficient"] + 1 + ends
         if alphabet_size + len(merges) != vocab_size:
             raise ArtefactError(
                 f"{self._where}: vocab_size is {vocab_size}, but {alphabet_size} symbols and {len(merges)} merges "
@@ -152,13 +154,23 @@ class _Reader:
         if header != "fast_tokenizer":
             raise ArtefactError(f"{self._where}: 'format' must be 'fast_tokenizer', got {_short(header)}")
         version = self._take("version", _integer)
-        if version != ARTEFACT_VERSION:
+        if not 1 <= version <= ARTEFACT_VERSION:
             raise ArtefactError(
-                f"{self._where}: artefact version {version}; this library reads version {ARTEFACT_VERSION}"
+                f"{self._where}: artefact version {version}; this library reads versions 1 to {ARTEFACT_VERSION}"
             )
-        order = self._take("order", _text)
-        if order != "frequency-first":
-            raise ArtefactError(f"{self._where}: 'order' must be 'frequency-first', got {_short(order)}")
+        self._version = version
+
+    def _coding(self) -> _Json:
+        """What version 1 did not have yet, but for the only order that it had."""
+        order = self._take("order", _choice(*get_args(Order)))
+        if self._version == 1:
+            return {"order": order}
+        return {
+            "order": order,
+            "end_of_block": self._take("end_of_block", _optional(_choice(*get_args(EndOfBlock)))),
+            "parsing": self._take("parsing", _choice(*get_args(Parsing))),
+            "dead_zone": self._take("dead_zone", _number),
+        }
 
     def _take(self, name: str, read: Callable[[Any], _Value]) -> _Value:
         if name not in self._values:
@@ -211,6 +223,15 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"expected a string, got {_short(value)}")
     return value
+
+
+def _choice(*allowed: str) -> Callable[[Any], Any]:
+    def read(value: object) -> object:
+        if value not in allowed:
+            raise ValueError(f"must be {' or '.join(map(repr, allowed))}, got {_short(value)}")
+        return value
+
+    return read
 
 
 def _list(value: object) -> list[Any]:

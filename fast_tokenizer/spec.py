@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,11 @@ from fast_tokenizer._core import MAX_COEFFICIENT, MAX_HORIZON, MAX_MAGNITUDE, MA
 from fast_tokenizer.normalize import Normalizer
 
 #: Version of the artefact's format.
-ARTEFACT_VERSION = 1
+ARTEFACT_VERSION = 2
+
+Order: TypeAlias = Literal["frequency-first", "dimension-first"]
+EndOfBlock: TypeAlias = Literal["chunk", "dimension"]
+Parsing: TypeAlias = Literal["bpe", "optimal"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,8 +28,15 @@ class TokenizerSpec:
 
     Attributes:
         scale: Factor on the DCT coefficients before rounding: one for all dimensions, or one per dimension.
+        dead_zone: Scaled coefficients below this in magnitude become 0, the others are rounded; in [0.5, 0.99]. 0.5
+            is plain rounding.
         min_coefficient: Lowest quantized coefficient that has a symbol; at most 0.
         max_coefficient: Highest one; at least 0. Symbol s stands for coefficient ``min_coefficient + s``.
+        order: Of the symbols: "frequency-first" (all dimensions of frequency 0, then of frequency 1, ...) or
+            "dimension-first".
+        end_of_block: What ends early where all that is left is coefficient 0: the "chunk", or each "dimension", which
+            goes with dimension-first order. One more symbol, the last, marks such an end. None: nothing does.
+        parsing: How symbols become tokens: "bpe", merge by merge, or "optimal", as few as spell them.
         merges: (M, 2) int32. Merge i joins two token ids into id ``alphabet_size + i``.
         normalizer: Applied before the DCT; None when the caller has normalised.
         time_horizon: Steps T of every chunk, or None when it may differ.
@@ -43,6 +54,10 @@ class TokenizerSpec:
     action_dim: int | None = None
     hz: float | None = None
     dimension_names: tuple[str, ...] | None = None
+    order: Order = "frequency-first"
+    end_of_block: EndOfBlock | None = None
+    parsing: Parsing = "bpe"
+    dead_zone: float = 0.5
 
     def __reduce__(self) -> tuple[type[TokenizerSpec], tuple[object, ...]]:
         return type(self), tuple(getattr(self, f.name) for f in fields(self))
@@ -59,6 +74,7 @@ class TokenizerSpec:
                 f"the coefficient range must include 0 and lie within +-{MAX_COEFFICIENT}, "
                 f"got {self.min_coefficient}..{self.max_coefficient}"
             )
+        self._check_coding()
         if self.vocab_size > MAX_VOCAB_SIZE:
             raise ValueError(f"the vocabulary must have at most {MAX_VOCAB_SIZE} ids, got {self.vocab_size}")
         if self.time_horizon is not None and not 1 <= self.time_horizon <= MAX_HORIZON:
@@ -83,6 +99,7 @@ class TokenizerSpec:
         for name in ("min_coefficient", "max_coefficient", "time_horizon", "action_dim"):
             value = getattr(self, name)
             plain[name] = None if value is None else operator.index(value)
+        plain["dead_zone"] = float(self.dead_zone)
         plain["hz"] = None if self.hz is None else float(self.hz)
         if self.dimension_names is not None:
             for name in self.dimension_names:
@@ -91,6 +108,17 @@ class TokenizerSpec:
             plain["dimension_names"] = tuple(str(name) for name in self.dimension_names)  # no numpy.str_
         for name, value in plain.items():
             object.__setattr__(self, name, value)
+
+    def _check_coding(self) -> None:
+        for name, allowed in (("order", get_args(Order)), ("parsing", get_args(Parsing))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if self.end_of_block is not None and self.end_of_block not in get_args(EndOfBlock):
+            raise ValueError(f"end_of_block must be one of {get_args(EndOfBlock)} or None, got {self.end_of_block!r}")
+        if self.end_of_block == "dimension" and self.order != "dimension-first":
+            raise ValueError("end_of_block='dimension' goes with order='dimension-first'")
+        if not 0.5 <= self.dead_zone <= 0.99:
+            raise ValueError(f"dead_zone must lie in [0.5, 0.99], got {self.dead_zone}")
 
     def _check_dimensions(self) -> None:
         """Everything that is said per dimension must be said of the same number of dimensions."""
@@ -116,6 +144,10 @@ class TokenizerSpec:
             self.min_coefficient,
             self.max_coefficient,
             self.merges.astype(np.int64),
+            dead_zone=self.dead_zone,
+            order=self.order,
+            end_of_block=self.end_of_block,
+            parsing=self.parsing,
             **native_normalizer(self.normalizer),
         )
 
@@ -129,7 +161,10 @@ class TokenizerSpec:
             "scale": self.scale if isinstance(self.scale, float) else list(self.scale),
             "min_coefficient": self.min_coefficient,
             "max_coefficient": self.max_coefficient,
-            "order": "frequency-first",
+            "order": self.order,
+            "end_of_block": self.end_of_block,
+            "parsing": self.parsing,
+            "dead_zone": self.dead_zone,
             "time_horizon": self.time_horizon,
             "action_dim": self.action_dim,
             "hz": self.hz,
@@ -155,9 +190,19 @@ class TokenizerSpec:
         return self.min_coefficient, self.max_coefficient
 
     @property
+    def zero_symbol(self) -> int:
+        """Symbol of coefficient 0."""
+        return -self.min_coefficient
+
+    @property
+    def end_symbol(self) -> int | None:
+        """Symbol of the end of a block, if there is one."""
+        return None if self.end_of_block is None else self.max_coefficient - self.min_coefficient + 1
+
+    @property
     def alphabet_size(self) -> int:
-        """Number of symbols A."""
-        return self.max_coefficient - self.min_coefficient + 1
+        """Number of symbols A: of the coefficients, and of the end of a block."""
+        return self.max_coefficient - self.min_coefficient + (1 if self.end_of_block is None else 2)
 
     @property
     def vocab_size(self) -> int:

@@ -20,7 +20,7 @@ from fast_tokenizer.chunk import ChunksLike, one_block
 from fast_tokenizer.errors import ArtefactError, DecodeError, DecodeRepairWarning
 from fast_tokenizer.fitting import FitOptions, FitSummary, Progress, fit_spec
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
-from fast_tokenizer.spec import TokenizerSpec
+from fast_tokenizer.spec import EndOfBlock, Order, Parsing, TokenizerSpec
 from fast_tokenizer.tokens import TokenBatch, TokensLike
 
 if TYPE_CHECKING:
@@ -115,6 +115,10 @@ class FastTokenizer:
         normalize: Normalizer | NormalizerKind | None = None,
         clip: float | None = None,
         range_quantile: float = 1.0,
+        order: Order = "frequency-first",
+        end_of_block: EndOfBlock | None = None,
+        parsing: Parsing = "bpe",
+        dead_zone: float = 0.5,
         max_token_symbols: int = 1024,
         dimension_names: Sequence[str] | None = None,
         hz: float | None = None,
@@ -157,6 +161,15 @@ class FastTokenizer:
             range_quantile: Share of the coefficients, in [0.99, 1], that each end of the range keeps; what lies beyond
                 saturates. 1 keeps all; 0.99999 spares the vocabulary an outlier's symbols. Most coefficients are 0, so
                 that 0.99 already cuts a good part of those that are not.
+            order: Of a chunk's coefficients: "frequency-first" puts the slow part of all dimensions first, so that the
+                first tokens of a chunk already mean something (`fast_tokenizer.prefix`). "dimension-first" takes one
+                dimension after the other: a tenth fewer tokens, more with an end of block.
+            end_of_block: What ends early where all that is left is coefficient 0: the "chunk", or each "dimension",
+                which goes with dimension-first order. Fewer tokens. None: nothing does, as in the published format.
+            parsing: "bpe" makes the merges in their order; "optimal" takes as few tokens as spell the chunk, about 1 %
+                fewer, in several times the time.
+            dead_zone: Scaled coefficients below this in magnitude become 0; in [0.5, 0.99]. 0.5 is plain rounding. At
+                0.65 and a scale some 6 % higher the root mean square error is the same, with some 3 % fewer tokens.
             max_token_symbols: Longest run of symbols that one token may stand for.
             dimension_names: D names, recorded in the artefact.
             hz: Control rate, recorded in the artefact.
@@ -197,6 +210,10 @@ class FastTokenizer:
             normalize=normalize,
             clip=clip,
             range_quantile=range_quantile,
+            order=order,
+            end_of_block=end_of_block,
+            parsing=parsing,
+            dead_zone=dead_zone,
             max_token_symbols=max_token_symbols,
             dimension_names=dimension_names,
             hz=hz,

@@ -21,12 +21,15 @@ FILE_NAME = "fast_tokenizer.json"
 GOLDEN = """\
 {
   "format": "fast_tokenizer",
-  "version": 1,
+  "version": 2,
   "vocab_size": 5,
   "scale": [10.0, 0.1],
   "min_coefficient": -1,
   "max_coefficient": 1,
-  "order": "frequency-first",
+  "order": "dimension-first",
+  "end_of_block": null,
+  "parsing": "optimal",
+  "dead_zone": 0.6,
   "time_horizon": 4,
   "action_dim": 2,
   "hz": 29.97,
@@ -35,7 +38,8 @@ GOLDEN = """\
   "merges": [[1, 1], [3, 1]]
 }
 """
-GOLDEN_FINGERPRINT = "f382c77d471dffc8406a14294aae5294120a003d839c2c31d137fcd9d937c873"
+NEW_IN_2 = ("end_of_block", "parsing", "dead_zone")
+GOLDEN_FINGERPRINT = "78bffae16cdf95e5bd5a13943a42a82a909eb1a30d9737b34563890015eae91e"
 
 
 def golden_spec(**changes):
@@ -50,6 +54,10 @@ def golden_spec(**changes):
         "action_dim": 2,
         "hz": 29.97,
         "dimension_names": ("x", "grípper"),
+        "order": "dimension-first",
+        "end_of_block": None,
+        "parsing": "optimal",
+        "dead_zone": 0.6,
     }
     return TokenizerSpec(**(fields | changes))
 
@@ -90,6 +98,20 @@ def test_golden_file_is_read(tmp_path):
     assert_same_spec(FastTokenizer.load(tmp_path).spec, golden_spec())
 
 
+def test_an_artefact_of_version_1_is_read(tmp_path):
+    """It had neither ends of blocks nor another order, parsing or rounding."""
+    values = json.loads(GOLDEN) | {"version": 1, "order": "frequency-first"}
+    (tmp_path / FILE_NAME).write_text(json.dumps({k: v for k, v in values.items() if k not in NEW_IN_2}))
+    plain = {"order": "frequency-first", "end_of_block": None, "parsing": "bpe", "dead_zone": 0.5}
+    assert_same_spec(FastTokenizer.load(tmp_path).spec, golden_spec(**plain))
+
+
+@pytest.mark.parametrize("field", ["end_of_block", "parsing", "dead_zone"])
+def test_what_version_1_did_not_have_is_refused_in_it(refusal, field):
+    values = {k: v for k, v in json.loads(GOLDEN).items() if k == field or k not in NEW_IN_2}
+    assert refusal(json.dumps(values | {"version": 1})) == f"unknown field {field!r}"
+
+
 def test_golden_fingerprint():
     assert FastTokenizer(golden_spec()).fingerprint() == GOLDEN_FINGERPRINT
 
@@ -119,10 +141,26 @@ def test_fingerprint_is_the_sha256_of_the_sorted_compact_json():
         {"hz": 30.0},
         {"dimension_names": None},
         {"dimension_names": ("x", "y")},
+        {"order": "frequency-first"},
+        {"end_of_block": "chunk", "merges": [[1, 1], [4, 1]]},
+        {"end_of_block": "dimension", "merges": [[1, 1], [4, 1]]},
+        {"parsing": "bpe"},
+        {"dead_zone": 0.5},
     ],
 )
 def test_every_field_counts_in_the_fingerprint(changes):
     assert artefact.fingerprint(golden_spec(**changes)) != GOLDEN_FINGERPRINT
+
+
+@pytest.mark.parametrize("order", ["frequency-first", "dimension-first"])
+@pytest.mark.parametrize("end_of_block", [None, "chunk", "dimension"])
+@pytest.mark.parametrize("parsing", ["bpe", "optimal"])
+def test_every_coding_survives(tmp_path, order, end_of_block, parsing):
+    if end_of_block == "dimension" and order != "dimension-first":
+        return
+    zeros = [[1, 1]]
+    spec = golden_spec(order=order, end_of_block=end_of_block, parsing=parsing, merges=zeros)
+    assert_same_spec(saved_and_loaded(spec, tmp_path), spec)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -296,9 +334,9 @@ def test_another_format_is_refused(refusal, header):
     assert refusal(changed(format=header)) == f"'format' must be 'fast_tokenizer', got {header!r}"
 
 
-@pytest.mark.parametrize("version", [0, -1, 2, 1_000_000])
+@pytest.mark.parametrize("version", [0, -1, 3, 1_000_000])
 def test_an_older_or_newer_version_is_refused(refusal, version):
-    assert refusal(changed(version=version)) == f"artefact version {version}; this library reads version 1"
+    assert refusal(changed(version=version)) == f"artefact version {version}; this library reads versions 1 to 2"
 
 
 @pytest.mark.parametrize("version", ["1", True, 1.0, None, [1]])
@@ -307,12 +345,35 @@ def test_a_version_that_is_no_integer_is_refused(refusal, version):
 
 
 def test_another_version_is_named_before_its_unknown_fields(refusal):
-    assert "artefact version 2" in refusal(changed(version=2, news="from the future"))
+    assert "artefact version 3" in refusal(changed(version=3, news="from the future"))
 
 
-@pytest.mark.parametrize("order", ["dimension-first", ""])
-def test_another_order_is_refused(refusal, order):
-    assert refusal(changed(order=order)) == f"'order' must be 'frequency-first', got {order!r}"
+@pytest.mark.parametrize(
+    ("field", "allowed"),
+    [
+        ("order", "'frequency-first' or 'dimension-first'"),
+        ("end_of_block", "'chunk' or 'dimension'"),
+        ("parsing", "'bpe' or 'optimal'"),
+    ],
+)
+@pytest.mark.parametrize("value", ["time-first", "", 1, ["chunk"]])
+def test_another_coding_is_refused(refusal, field, allowed, value):
+    assert refusal(changed(**{field: value})) == f"'{field}': must be {allowed}, got {value!r}"
+
+
+def test_an_end_of_dimensions_goes_with_dimension_first_order(refusal):
+    content = changed(order="frequency-first", end_of_block="dimension", vocab_size=6)
+    assert refusal(content) == "end_of_block='dimension' goes with order='dimension-first'"
+
+
+def test_the_end_of_a_block_is_a_symbol(refusal):
+    message = refusal(changed(end_of_block="chunk"))
+    assert message == "vocab_size is 5, but 4 symbols and 2 merges make 6"
+
+
+@pytest.mark.parametrize("dead_zone", [0.49, 1.0, -1, 1e9])
+def test_a_dead_zone_outside_its_bounds_is_refused(refusal, dead_zone):
+    assert refusal(changed(dead_zone=dead_zone)) == f"dead_zone must lie in [0.5, 0.99], got {float(dead_zone)}"
 
 
 @pytest.mark.parametrize("field", json.loads(GOLDEN))
@@ -470,11 +531,11 @@ def test_a_normalizer_that_is_no_object_is_refused(refusal, value):
     assert refusal(changed(normalizer=value)).startswith("'normalizer': expected an object with")
 
 
-@pytest.mark.parametrize(("lowest", "highest"), [(1, 3), (-3, -1), (1, -1), (-16384, 0), (0, 16384)])
+@pytest.mark.parametrize(("lowest", "highest"), [(1, 3), (-3, -1), (1, -1), (-16383, 0), (0, 16383)])
 def test_a_coefficient_range_without_0_or_beyond_the_maximum_is_refused(refusal, lowest, highest):
     symbols = highest - lowest + 1
     content = changed(min_coefficient=lowest, max_coefficient=highest, vocab_size=symbols, merges=[])
-    assert refusal(content).startswith("the coefficient range must include 0 and lie within +-16383, got ")
+    assert refusal(content).startswith("the coefficient range must include 0 and lie within +-16382, got ")
 
 
 @pytest.mark.parametrize("horizon", [0, -4, 2**20 + 1])
@@ -493,10 +554,10 @@ def test_a_vocab_size_that_symbols_and_merges_do_not_make_is_refused(refusal, vo
     assert message == f"vocab_size is {vocab_size}, but 3 symbols and 2 merges make 5"
 
 
-@pytest.mark.parametrize("highest", [1, 16383])
+@pytest.mark.parametrize("highest", [2, 16382])
 def test_a_vocabulary_beyond_the_maximum_is_refused(refusal, highest):
-    symbols = 16383 + 1 + highest
-    content = changed(min_coefficient=-16383, max_coefficient=highest, vocab_size=symbols, merges=[])
+    symbols = 16382 + 1 + highest
+    content = changed(min_coefficient=-16382, max_coefficient=highest, vocab_size=symbols, merges=[])
     assert refusal(content) == f"the vocabulary must have at most 16384 ids, got {symbols}"
 
 

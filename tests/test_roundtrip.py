@@ -1,6 +1,7 @@
 """Chunk to ids and back: exact where it must be, bounded where it cannot be, the same by every way in."""
 
 import doctest
+import functools
 import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -33,14 +34,22 @@ def wavy_chunks(N, T, D, seed=0, amplitude=1.0):
     return amplitude * np.mean(waves, axis=0) + rng.normal(0, 0.01 * amplitude, (N, T, D))
 
 
-def trained_merges(lowest, highest, scale, T=20, D=3, count=120):
-    """Merges of wavy chunks, for a given range of coefficients."""
-    spec = TokenizerSpec(float(scale), lowest, highest, np.empty((0, 2)))
-    symbols = [_reference.quantize(c, spec).symbols.tolist() for c in wavy_chunks(30, T, D)]
-    return _reference.train_bpe(symbols, spec.alphabet_size, spec.alphabet_size + count)
+@functools.cache
+def trained_merges(limit, order="frequency-first", end_of_block=None):
+    """Merges of wavy chunks, for a range of coefficients -limit..limit and a layout."""
+    spec = TokenizerSpec(10.0, -limit, limit, np.empty((0, 2)), order=order, end_of_block=end_of_block)
+    symbols = [_reference.arrange(_reference.quantize(c, spec).symbols, spec) for c in wavy_chunks(30, T=20, D=3)]
+    return np.array(_reference.train_bpe(symbols, spec.alphabet_size, spec.alphabet_size + 120))
 
 
-MERGES = {limit: trained_merges(-limit, limit, scale=10.0) for limit in (3, 60, 2000)}
+LIMITS = (3, 60, 2000)
+LAYOUTS = (
+    ("frequency-first", None),
+    ("frequency-first", "chunk"),
+    ("dimension-first", None),
+    ("dimension-first", "chunk"),
+    ("dimension-first", "dimension"),
+)
 
 
 NO_CLIP = st.none()
@@ -48,16 +57,20 @@ NO_CLIP = st.none()
 
 @st.composite
 def tokenizers(draw, D, limit=None, clip=NO_CLIP):
-    """With and without a normaliser, some of whose dimensions are constant; range -limit..limit."""
-    limit = draw(st.sampled_from([*MERGES])) if limit is None else limit
+    """Of every coding; with and without a normaliser, some of whose dimensions are constant; range -limit..limit."""
+    limit = draw(st.sampled_from(LIMITS)) if limit is None else limit
+    order, end_of_block = draw(st.sampled_from(LAYOUTS))
+    parsing = draw(st.sampled_from(["bpe", "optimal"]))
+    dead_zone = draw(st.just(0.5) | st.floats(0.5, 0.99))
     scale = draw(st.floats(1, 30) | st.lists(st.floats(1, 30), min_size=D, max_size=D).map(tuple))
     normalizer = None
     if draw(st.booleans()):
         center = draw(st.lists(st.floats(-100, 100), min_size=D, max_size=D))
         half_range = draw(st.lists(st.just(0.0) | st.floats(1e-3, 1e3), min_size=D, max_size=D))
         normalizer = Normalizer("quantile", np.array(center), np.array(half_range), draw(clip))
-    merges = np.array(MERGES[limit]) if draw(st.booleans()) else np.empty((0, 2))
-    return FastTokenizer(TokenizerSpec(scale, -limit, limit, merges, normalizer, action_dim=D))
+    merges = trained_merges(limit, order, end_of_block) if draw(st.booleans()) else np.empty((0, 2))
+    coding = {"order": order, "end_of_block": end_of_block, "parsing": parsing, "dead_zone": dead_zone}
+    return FastTokenizer(TokenizerSpec(scale, -limit, limit, merges, normalizer=normalizer, action_dim=D, **coding))
 
 
 DIMS = st.integers(1, 9) | st.sampled_from([14, 16, 17])
@@ -100,7 +113,7 @@ def test_encode_and_decode_equal_the_reference(data):
         expected = _reference.encode(chunk, spec)
         assert batch[i].tolist() == expected.ids
         assert (batch.saturated[i], batch.clipped[i]) == (expected.saturated, expected.clipped)
-        quantized = _reference.dequantize(_reference.quantize(chunk, spec).symbols, spec, T, D)
+        quantized = _reference.dequantize(_reference.quantize(chunk, spec).symbols, spec)
         np.testing.assert_allclose(decoded[i], quantized, rtol=0, atol=relative_to_largest(quantized))
         np.testing.assert_array_equal(_reference.decode(expected.ids, spec, T, D).chunk, quantized)
 
@@ -150,11 +163,15 @@ def test_decoding_symbols_and_encoding_them_gives_them_back(data):
     tokenizer = data.draw(DIMS.flatmap(tokenizers), "tokenizer")
     D, spec = tokenizer.spec.action_dim, tokenizer.spec
     T = data.draw(HORIZONS, "T")
-    symbols = np.random.default_rng(data.draw(st.integers(0, 999), "seed")).integers(0, spec.alphabet_size, (T, D))
+    coefficients = spec.max_coefficient - spec.min_coefficient + 1
+    symbols = np.random.default_rng(data.draw(st.integers(0, 999), "seed")).integers(0, coefficients, (T, D))
+    symbols[data.draw(HORIZONS, "used") :] = spec.zero_symbol
     if spec.normalizer is not None:
-        symbols[:, spec.normalizer.constant] = -spec.min_coefficient
-    assert tokenizer.encode(tokenizer.decode([symbols.reshape(-1)], T))[0].tolist() == _reference.encode_bpe(
-        symbols.reshape(-1).tolist(), [tuple(m) for m in spec.merges.tolist()], spec.alphabet_size
+        symbols[:, spec.normalizer.constant] = spec.zero_symbol
+    sequence = _reference.arrange(symbols, spec)
+    parse = _reference.encode_bpe if spec.parsing == "bpe" else _reference.encode_shortest
+    assert tokenizer.encode(tokenizer.decode([sequence], T))[0].tolist() == parse(
+        sequence, [tuple(m) for m in spec.merges.tolist()], spec.alphabet_size
     )
 
 
@@ -178,7 +195,7 @@ def test_tied_data_round_trips(kind, T):
     values = {"gripper 0/1": [0.0, 1.0], "gripper +-1": [-1.0, 1.0], "grid": 0.05 * np.arange(-20, 21)}[kind]
     chunks = rng.choice(values, (100, T, 7))
     for scale in (2.5, 5.0, 10.0):
-        tokenizer = FastTokenizer(TokenizerSpec(scale, -2000, 2000, np.array(MERGES[2000])))
+        tokenizer = FastTokenizer(TokenizerSpec(scale, -2000, 2000, trained_merges(2000)))
         batch = tokenizer.encode(chunks)
         decoded = tokenizer.decode(batch, T, 7)
         assert tokenizer.encode(decoded).to_list() == batch.to_list()
@@ -192,7 +209,7 @@ def test_tied_data_round_trips(kind, T):
 @settings(max_examples=200)
 @given(data=st.data())
 def test_the_error_is_bounded(data):
-    """Half a step per coefficient; the transform is orthonormal, so the norm of the chunk's error is bounded too."""
+    """Half a step (or the dead zone) per coefficient; the transform is orthonormal, so the chunk's error is bounded."""
     tokenizer = data.draw(DIMS.flatmap(lambda D: tokenizers(D, limit=2000)), "tokenizer")
     T = data.draw(HORIZONS, "T")
     chunk = data.draw(chunks_for(tokenizer, 1, T), "chunk")
@@ -204,7 +221,7 @@ def test_the_error_is_bounded(data):
         changing = ~spec.normalizer.constant
         difference[:, changing] /= spec.normalizer.half_range[changing]
         difference[:, ~changing] = 0
-    half_step = np.broadcast_to(0.5 / np.array(spec.scales), D)
+    half_step = np.broadcast_to(spec.dead_zone / np.array(spec.scales), D)
     # The values' own rounding: up to 100 + 2 * 1000 in raw units, over a half_range of 0.001.
     assert (np.abs(_reference.dct2(difference)) <= half_step + 1e-9).all()
     assert np.linalg.norm(difference) <= np.sqrt(T * np.sum(half_step**2)) + 1e-9
@@ -271,7 +288,7 @@ def fitted(D=7, **options):
     num_threads=st.sampled_from([1, 2, 5]),
 )
 def test_ragged_batches_equal_their_chunks(horizons, D, dtype, num_threads):
-    tokenizer = FastTokenizer(TokenizerSpec(10.0, -60, 60, np.array(MERGES[60])))
+    tokenizer = FastTokenizer(TokenizerSpec(10.0, -60, 60, trained_merges(60)))
     chunks = [wavy_chunks(1, T, D, seed)[0].astype(dtype) for seed, T in enumerate(horizons)]
     batch = tokenizer.encode(chunks, num_threads=num_threads)
     decoded = tokenizer.decode_ragged(batch, horizons, D, num_threads=num_threads)

@@ -31,11 +31,13 @@
 #include "bit_matrix.hpp"
 #include "bpe.hpp"
 #include "bpe_encode.hpp"
+#include "bpe_parse.hpp"
 #include "bpe_train.hpp"
 #include "codec.hpp"
 #include "corpus.hpp"
 #include "dct.hpp"
 #include "kernels.hpp"
+#include "layout.hpp"
 #include "quantize.hpp"
 #include "text_codec.hpp"
 
@@ -843,6 +845,7 @@ QuantizerSpec random_spec(Random& random, int action_dim, bool may_clip) {
   for (double& s : spec.scale) s = random.real(0.5, 20);
   spec.lowest = -random.between(0, 40);
   spec.highest = random.between(0, 40);
+  if (random.chance(0.3)) spec.dead_zone = random.real(0.5, 0.99);
   if (random.chance(0.5)) return spec;
   Normalization norm;
   for (size_t d = 0; d < dims; ++d) {
@@ -854,8 +857,44 @@ QuantizerSpec random_spec(Random& random, int action_dim, bool may_clip) {
   return spec;
 }
 
-std::vector<RawMerge> random_merges(Random& random, const QuantizerSpec& spec) {
-  return random_merges(random, spec.highest - spec.lowest + 1, 60);
+std::vector<RawMerge> random_merges(Random& random, const QuantizerSpec& spec, const Layout& layout = {}) {
+  return random_merges(random, spec.highest - spec.lowest + 1 + (layout.has_end() ? 1 : 0), 60);
+}
+
+Layout random_layout(Random& random) {
+  return random.one_of<Layout>({{},
+                                {Order::kFrequencyFirst, EndOfBlock::kChunk},
+                                {Order::kDimensionFirst, EndOfBlock::kNone},
+                                {Order::kDimensionFirst, EndOfBlock::kChunk},
+                                {Order::kDimensionFirst, EndOfBlock::kDimension}});
+}
+
+Coding random_coding(Random& random) {
+  return {random_layout(random), random.one_of<Parsing>({Parsing::kBpe, Parsing::kOptimal})};
+}
+
+/// Number of a coefficient, frequency-first, by its place in a sequence without ends of blocks.
+size_t naive_place(const Layout& layout, size_t at, size_t T, size_t D) {
+  return layout.order == Order::kFrequencyFirst ? at : at % T * D + at / T;
+}
+
+/// Coefficients of a block.
+size_t naive_block(const Layout& layout, size_t T, size_t D) {
+  return layout.end_of_block == EndOfBlock::kDimension ? T : T * D;
+}
+
+Symbols arrange_naively(const Layout& layout, const Symbols& coefficients, size_t T, size_t D, Symbol zero,
+                        Symbol end) {
+  Symbols out;
+  const size_t block = naive_block(layout, T, D);
+  for (size_t begin = 0; begin < T * D; begin += block) {
+    size_t used = block;
+    if (layout.has_end())
+      while (used > 0 && coefficients[naive_place(layout, begin + used - 1, T, D)] == zero) --used;
+    for (size_t i = 0; i < used; ++i) out.push_back(coefficients[naive_place(layout, begin + i, T, D)]);
+    if (used < block) out.push_back(end);
+  }
+  return out;
 }
 
 struct Decoded {
@@ -912,22 +951,32 @@ struct NaiveDecoded {
   DecodeCounts counts;
 };
 
-NaiveDecoded decode_naively(const Codec& codec, std::span<const int32_t> ids, int horizon, int action_dim) {
+NaiveDecoded decode_naively(const Codec& codec, const Layout& layout, std::span<const int32_t> ids, int horizon,
+                            int action_dim) {
   const QuantizerSpec& spec = codec.spec();
-  const auto expected = static_cast<size_t>(horizon * action_dim);
+  const auto T = static_cast<size_t>(horizon), D = static_cast<size_t>(action_dim), expected = T * D;
+  const int end = layout.has_end() ? spec.highest - spec.lowest + 1 : -1;
   NaiveDecoded out;
-  std::vector<double> coefficients;
+  std::vector<double> coefficients(expected, 0.0);
+  size_t given = 0;
   for (const int32_t id : ids) {
-    if (id < 0 || id >= codec.table().vocab_size())
+    if (id < 0 || id >= codec.table().vocab_size()) {
       ++out.counts.unknown;
-    else
-      for (const Symbol s : codec.table().expansion(static_cast<TokenId>(id))) coefficients.push_back(s + spec.lowest);
+      continue;
+    }
+    for (const Symbol s : codec.table().expansion(static_cast<TokenId>(id))) {
+      if (given == expected) {
+        ++out.counts.extra;
+      } else if (s == end) {
+        do ++given;
+        while (given % naive_block(layout, T, D) != 0);
+      } else {
+        coefficients[naive_place(layout, given++, T, D)] = s + spec.lowest;
+      }
+    }
   }
-  const size_t given = coefficients.size();
   out.counts.expected = static_cast<int64_t>(expected);
-  out.counts.missing = static_cast<int64_t>(expected - std::min(given, expected));
-  out.counts.extra = static_cast<int64_t>(given - std::min(given, expected));
-  coefficients.resize(expected, 0.0);
+  out.counts.missing = static_cast<int64_t>(expected - given);
   for (size_t i = 0; i < expected; ++i)
     coefficients[i] /= spec.scale[spec.scale.size() == 1 ? 0 : i % static_cast<size_t>(action_dim)];
   out.values = textbook_dct(Direction::kInverse, horizon, action_dim, coefficients.data());
@@ -945,7 +994,8 @@ void any_ids_decode_to_finite_chunks(Random& random, int iterations) {
   repeat(iterations, [&] {
     const Shape shape = iteration == 0 ? by_every_method : random_shape(random, random.between<size_t>(1, 4));
     const QuantizerSpec spec = random_spec(random, shape.action_dim, true);
-    const Codec codec(spec, random_merges(random, spec), *random.one_of(kernels));
+    const Coding coding = random_coding(random);
+    const Codec codec(spec, random_merges(random, spec, coding.layout), *random.one_of(kernels), coding);
     std::vector<int32_t> ids;
     std::vector<int64_t> offsets = {0};
     for (size_t i = 0; i < shape.count(); ++i) {
@@ -958,7 +1008,7 @@ void any_ids_decode_to_finite_chunks(Random& random, int iterations) {
     CHECK(all_finite(got.values));
     for (size_t i = 0; i < shape.count(); ++i) {
       const auto first = static_cast<size_t>(offsets[i]), last = static_cast<size_t>(offsets[i + 1]);
-      const NaiveDecoded wanted = decode_naively(codec, std::span(ids).subspan(first, last - first),
+      const NaiveDecoded wanted = decode_naively(codec, coding.layout, std::span(ids).subspan(first, last - first),
                                                  static_cast<int>(shape.rows(i)), shape.action_dim);
       CHECK_EQUAL(got.counts[i].expected, wanted.counts.expected);
       CHECK_EQUAL(got.counts[i].unknown, wanted.counts.unknown);
@@ -1043,10 +1093,12 @@ void symbols_are_the_nearest_coefficients(Random& random, int iterations) {
     for (size_t v = 0; v < coefficients.size(); ++v) {
       const double y = coefficients[v] * spec.scale[v % spec.scale.size()];
       const double inside = std::clamp<double>(y, spec.lowest, spec.highest);
-      CHECK_AT_MOST(std::abs(symbols[v] + spec.lowest - inside), 0.5 + kNearTie);
-      const double beyond = std::abs(y - inside);
-      saturated += beyond > 0.5 + kNearTie;
-      doubtful += std::abs(beyond - 0.5) <= kNearTie;
+      const int quantized = symbols[v] + spec.lowest;
+      CHECK_AT_MOST(std::abs(quantized - inside), (quantized == 0 ? spec.dead_zone : 0.5) + kNearTie);
+      if (quantized != 0) CHECK_AT_MOST(spec.dead_zone - kNearTie, std::abs(inside));
+      const double beyond = std::abs(y - inside), rounds_inside = inside == 0 ? spec.dead_zone : 0.5;
+      saturated += beyond > rounds_inside + kNearTie;
+      doubtful += std::abs(beyond - rounds_inside) <= kNearTie;
     }
     CHECK_AT_MOST(saturated, counts.saturated);
     CHECK_AT_MOST(counts.saturated, saturated + doubtful);
@@ -1073,13 +1125,17 @@ void encoded_chunks_are_the_greedy_encoding_of_their_symbols(Random& random, int
   repeat(iterations / 4, [&] {
     const Shape shape = random_shape(random, random.between<size_t>(1, 3));
     const QuantizerSpec spec = random_spec(random, shape.action_dim, true);
-    const Codec codec(spec, random_merges(random, spec));
+    const Layout layout = random_layout(random);
+    const Codec codec(spec, random_merges(random, spec, layout), default_kernels(), {layout});
     const std::vector<float> data = random_chunks<float>(random, shape);
     const EncodedBatch encoded = codec.encode(shape.view(data), 1);
     const Ranks ranks = ranks_of(codec.table());
     Quantizer quantizer(spec, shape.action_dim, default_kernels());
     for (size_t i = 0; i < shape.count(); ++i) {
-      const Symbols symbols = quantize(quantizer, shape, shape.view(data), i);
+      const auto T = static_cast<size_t>(shape.rows(i)), D = static_cast<size_t>(shape.action_dim);
+      const Symbols symbols =
+          arrange_naively(layout, quantize(quantizer, shape, shape.view(data), i), T, D,
+                          static_cast<Symbol>(-spec.lowest), static_cast<Symbol>(spec.highest - spec.lowest + 1));
       const Tokens ids(encoded.ids.begin() + encoded.offsets[i], encoded.ids.begin() + encoded.offsets[i + 1]);
       CHECK_EQUAL(ids, encode_naively(tokens_of(symbols), ranks));
       const std::vector<int32_t> as_symbols = codec.encode_symbols(symbols);
@@ -1094,7 +1150,8 @@ template <typename T>
 void check_that_decoded_chunks_encode_to_the_same_ids(Random& random) {
   const Shape shape = random_shape(random, random.between<size_t>(1, 4));
   const QuantizerSpec spec = random_spec(random, shape.action_dim, false);
-  const Codec codec(spec, random_merges(random, spec));
+  const Coding coding = random_coding(random);
+  const Codec codec(spec, random_merges(random, spec, coding.layout), default_kernels(), coding);
   const std::vector<T> data = random_chunks<T>(random, shape);
   const EncodedBatch first = codec.encode(shape.view(data), 1);
   CHECK_EQUAL(first.offsets.back(), static_cast<int64_t>(first.ids.size()));
@@ -1132,6 +1189,34 @@ void check_that_kernels_agree(Random& random) {
     CHECK_EQUAL(got.clipped, wanted.clipped);
     CHECK_EQUAL(bits(decode(codec, wanted.ids, wanted.offsets, shape).values), wanted_bits);
   }
+}
+
+/// Every way to spell a sequence, tried.
+size_t fewest_tokens(const MergeTable& table, std::span<const Symbol> symbols) {
+  if (symbols.empty()) return 0;
+  size_t fewest = symbols.size();
+  for (int t = 0; t < table.vocab_size(); ++t) {
+    const auto token = table.expansion(static_cast<TokenId>(t));
+    if (token.size() <= symbols.size() && std::equal(token.begin(), token.end(), symbols.begin()))
+      fewest = std::min(fewest, 1 + fewest_tokens(table, symbols.subspan(token.size())));
+  }
+  return fewest;
+}
+
+void optimal_parsing_takes_the_fewest_tokens(Random& random, int iterations) {
+  repeat(iterations, [&] {
+    const int alphabet_size = random.between(1, 4);
+    const MergeTable table(alphabet_size, random_merges(random, alphabet_size, 20));
+    const OptimalParser parser(table, static_cast<Symbol>(random.between(0, alphabet_size - 1)));
+    Symbols symbols(random.between<size_t>(0, 12));
+    for (Symbol& s : symbols) s = static_cast<Symbol>(random.between(0, alphabet_size - 1));
+    symbols.shrink_to_fit();
+    std::vector<TokenId> tokens(symbols.size());
+    ParseScratch scratch;
+    tokens.resize(parser.parse(symbols, tokens.data(), scratch));
+    CHECK_EQUAL(expand(table, Tokens(tokens.begin(), tokens.end())), symbols);
+    CHECK_EQUAL(tokens.size(), fewest_tokens(table, symbols));
+  });
 }
 
 void kernels_give_the_same_bits(Random& random, int iterations) {
@@ -1351,8 +1436,12 @@ void plans_beyond_the_limits_are_refused(Random&, int) {
 
 /// A corpus, and the same coefficients as plain sequences.
 struct Fitted {
-  Corpus corpus;
+  explicit Fitted(Layout arranged = {}) : layout(arranged) {}
+
+  Layout layout;
+  Corpus corpus{layout};
   std::vector<std::vector<int>> coefficients;
+  std::vector<std::pair<size_t, size_t>> shapes;  ///< (T, D) of each
 };
 
 void add_random_batch(Random& random, const QuantizerSpec& spec, int action_dim, Fitted& fitted) {
@@ -1364,6 +1453,7 @@ void add_random_batch(Random& random, const QuantizerSpec& spec, int action_dim,
   Quantizer quantizer(spec, action_dim, default_kernels());
   for (size_t i = 0; i < shape.count(); ++i) {
     fitted.coefficients.emplace_back();
+    fitted.shapes.emplace_back(shape.rows(i), action_dim);
     for (const Symbol s : quantize(quantizer, shape, shape.view(data), i))
       fitted.coefficients.back().push_back(s - kMaxCoefficient);
   }
@@ -1385,7 +1475,7 @@ int64_t count_if(const Fitted& fitted, const std::function<bool(int)>& predicate
 
 void ranges_leave_out_no_more_than_allowed(Random& random, int iterations) {
   repeat(iterations / 10 + 2, [&] {
-    Fitted fitted;
+    Fitted fitted(random_layout(random));
     random_fitted(random, fitted);
     const Corpus& corpus = fitted.corpus;
     CHECK_EQUAL(corpus.chunks(), fitted.coefficients.size());
@@ -1402,9 +1492,10 @@ void ranges_leave_out_no_more_than_allowed(Random& random, int iterations) {
       CHECK_AT_MOST(static_cast<double>(above), allowed);
       CHECK_EQUAL(corpus.outside(range), below + above);
       // No wider than needed: leaving out one value more would be too much.
-      if (range.lowest < 0)
+      const int least = fitted.layout.has_end() ? 1 : 0;  // a range that has -1 and 1 at least
+      if (range.lowest < -least)
         CHECK(static_cast<double>(count_if(fitted, [&](int q) { return q <= range.lowest; })) > allowed);
-      if (range.highest > 0)
+      if (range.highest > least)
         CHECK(static_cast<double>(count_if(fitted, [&](int q) { return q >= range.highest; })) > allowed);
     }
   });
@@ -1412,20 +1503,23 @@ void ranges_leave_out_no_more_than_allowed(Random& random, int iterations) {
 
 std::vector<Symbols> symbols_within(const Fitted& fitted, CoefficientRange range) {
   std::vector<Symbols> out;
-  for (const auto& chunk : fitted.coefficients) {
-    out.emplace_back();
-    for (const int q : chunk)
-      out.back().push_back(static_cast<Symbol>(std::clamp(q, range.lowest, range.highest) - range.lowest));
+  for (size_t i = 0; i < fitted.coefficients.size(); ++i) {
+    Symbols symbols;
+    for (const int q : fitted.coefficients[i])
+      symbols.push_back(static_cast<Symbol>(std::clamp(q, range.lowest, range.highest) - range.lowest));
+    const auto [T, D] = fitted.shapes[i];
+    out.push_back(arrange_naively(fitted.layout, symbols, T, D, static_cast<Symbol>(-range.lowest),
+                                  static_cast<Symbol>(range.highest - range.lowest + 1)));
   }
   return out;
 }
 
 void a_corpus_trains_like_its_symbols(Random& random, int iterations) {
   repeat(iterations / 20 + 2, [&] {
-    Fitted fitted;
+    Fitted fitted(random_layout(random));
     random_fitted(random, fitted);
     const CoefficientRange range = fitted.corpus.range(random.one_of<double>({1.0, 0.99, 0.9}));
-    const int alphabet_size = range.highest - range.lowest + 1;
+    const int alphabet_size = range.highest - range.lowest + 1 + (fitted.layout.has_end() ? 1 : 0);
     TrainOptions options;
     options.vocab_size = alphabet_size + 40;
     options.num_threads = random.between(1, 5);
@@ -1788,6 +1882,7 @@ const Test kTests[] = {
     TEST(ties_go_to_the_even_coefficient),
     TEST(encoded_chunks_are_the_greedy_encoding_of_their_symbols),
     TEST(decoded_chunks_encode_to_the_same_ids),
+    TEST(optimal_parsing_takes_the_fewest_tokens),
     TEST(kernels_give_the_same_bits),
     TEST(kernels_that_do_not_exist_are_refused),
     TEST(threads_do_not_change_results),
