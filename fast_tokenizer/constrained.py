@@ -1,9 +1,10 @@
 """Which token ids may come next, so that a model can write nothing but well-formed chunks.
 
-A chunk is T * D symbols. What an id does to a chunk that is being written depends on two things only: how many symbols
-have not begun yet, and, where ids stand for bytes, which bytes of a character are still to come. That is a small
-automaton, `TokenGrammar`; with the number of symbols to write it is an `ActionGrammar`, which says what may come next.
-The mask for language models is `fast_tokenizer.generation.ActionLogitsProcessor`.
+A chunk is T * D coefficients. What an id does to a chunk that is being written depends on two things only: how many
+coefficients have not begun yet, and, where ids stand for bytes, which bytes of a character are still to come. That is a
+small automaton, `TokenGrammar`; with the number of coefficients to write, and the length of the blocks that may end
+early, it is an `ActionGrammar`, which says what may come next. The mask for language models is
+`fast_tokenizer.generation.ActionLogitsProcessor`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_tokenizer._arguments import integer
+from fast_tokenizer.spec import TokenizerSpec
 from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch, TokensLike
 
@@ -34,12 +36,15 @@ class TokenGrammar:
 
     Attributes:
         next_node: (S, V) int8. The node after an id; -1 where the id cannot follow.
-        begun: (V,) int64. Symbols that an id begins. What is counted is beginnings, not ends: they do not depend on
-            the node before.
+        begun: (V,) int64. Coefficients that an id begins. What is counted is beginnings, not ends: they do not depend
+            on the node before.
+        runs: What an id spells, where blocks may end early: V tuples of the numbers of coefficients before, between and
+            after its ends of blocks. None: an id has no such ends.
     """
 
     next_node: NDArray[np.int8]
     begun: NDArray[np.int64]
+    runs: tuple[tuple[int, ...], ...] | None = None
 
     @classmethod
     def of(cls, tokenizer: FastTokenizer, max_coefficient: int | None = None) -> TokenGrammar:
@@ -53,15 +58,17 @@ class TokenGrammar:
             ValueError: No `FastTokenizer`; a bound that no character has, or one for a native vocabulary.
         """
         _check_tokenizer(tokenizer)
-        token_bytes = getattr(tokenizer.spec, "token_bytes", None)
-        if token_bytes is None:
+        spec = tokenizer.spec
+        if isinstance(spec, TokenizerSpec):
             if max_coefficient is not None:
                 raise ValueError("a native vocabulary has no coefficients beyond its fitted range: no max_coefficient")
-            return cls.of_lengths(tokenizer.expansion_lengths)
+            if spec.end_symbol is None:
+                return cls.of_lengths(tokenizer.expansion_lengths)
+            return cls.of_runs([_runs(tokenizer.symbols([i]), spec.end_symbol) for i in range(tokenizer.vocab_size)])
         if max_coefficient is None:
-            return cls.of_bytes(token_bytes)
+            return cls.of_bytes(spec.token_bytes)
         highest = integer("max_coefficient", max_coefficient, -(2**62), 2**62, "an integer")
-        return cls.of_bytes(token_bytes, highest - tokenizer.spec.min_coefficient)
+        return cls.of_bytes(spec.token_bytes, highest - spec.min_coefficient)
 
     @classmethod
     def of_lengths(cls, lengths: NDArray[np.integer]) -> TokenGrammar:
@@ -74,6 +81,19 @@ class TokenGrammar:
         if begun.ndim != 1 or (begun < 1).any():
             raise ValueError(f"expected (V,) lengths of at least 1, got {lengths!r}")
         return cls(np.zeros((1, len(begun)), np.int8), begun)
+
+    @classmethod
+    def of_runs(cls, runs: Sequence[Sequence[int]]) -> TokenGrammar:
+        """Of ids that stand for coefficients and ends of blocks; see `runs`.
+
+        Raises:
+            ValueError: An id that stands for nothing.
+        """
+        for i, counts in enumerate(runs):
+            if len(counts) < 1 or min(counts) < 0 or (len(counts) == 1 and counts[0] < 1):
+                raise ValueError(f"id {i}: expected numbers of coefficients around ends of blocks, got {counts!r}")
+        begun = np.array([sum(counts) for counts in runs], np.int64)
+        return cls(np.zeros((1, len(begun)), np.int8), begun, tuple(tuple(counts) for counts in runs))
 
     @classmethod
     def of_bytes(cls, token_bytes: Sequence[bytes], highest: int | None = None) -> TokenGrammar:
@@ -98,6 +118,22 @@ class TokenGrammar:
         """Number of token ids V."""
         return len(self.begun)
 
+    def after(self, symbols: int, block: int) -> NDArray[np.int32]:
+        """(V, symbols + 1): what remains after an id, by what remained before; -1 where the id does not fit."""
+        before = np.arange(symbols + 1)
+        if self.runs is None:
+            left = before - self.begun[:, None]
+            return np.where(left < 0, _REJECT, left).astype(np.int32)
+        table = np.empty((self.vocab_size, symbols + 1), np.int32)
+        for i, counts in enumerate(self.runs):
+            left, fits = before, np.full(len(before), True)
+            for n, count in enumerate(counts):
+                if n > 0:  # an end: the rest of the block, if any block is left
+                    fits, left = fits & (left > 0), (left - 1) // block * block
+                fits, left = fits & (left >= count), left - count
+            table[i] = np.where(fits, left, _REJECT)
+        return table
+
     @property
     def reset_node(self) -> NDArray[np.int8]:
         """(V,): the node after an id that begins a symbol, which does not depend on the node before; else -1."""
@@ -113,7 +149,7 @@ class GrammarStates:
 
     Attributes:
         node: (B,) int64, of `TokenGrammar`.
-        remaining: (B,) int64, symbols that have not begun.
+        remaining: (B,) int64, coefficients that have not begun.
         tokens_left: (B,) int64, ids that may still come.
     """
 
@@ -131,9 +167,9 @@ class GrammarStates:
 class ActionGrammar:
     """The sequences of ids that decode strictly to one chunk, and no other.
 
-    An id is allowed when it fits the symbols that remain, and when what is left after it can still be completed: with
-    the ids that this vocabulary has, and within `max_tokens`. So no sequence of allowed ids leads into a dead end. The
-    end is allowed when nothing remains, and nothing else is allowed then.
+    An id is allowed when it fits the coefficients that remain, and when what is left after it can still be completed:
+    with the ids that this vocabulary has, and within `max_tokens`. So no sequence of allowed ids leads into a dead end.
+    The end is allowed when nothing remains, and nothing else is allowed then.
 
     It is not asked that ids be those that `encode` would choose: a chunk can be written in many ways.
 
@@ -141,12 +177,13 @@ class ActionGrammar:
 
     Args:
         tokens: What each id does.
-        symbols: Symbols of a chunk, T * D.
+        symbols: Coefficients of a chunk, T * D.
         max_tokens: Most ids of a chunk, the end not counted. None: as many as it takes.
+        block: Coefficients of a block that may end early, a divisor of `symbols`. None: all of them.
 
     Raises:
-        ValueError: No sequence of the vocabulary has so many symbols, or none of at most `max_tokens` ids; or a number
-            that is no integer.
+        ValueError: No sequence of the vocabulary has so many coefficients, or none of at most `max_tokens` ids; or a
+            number that is no integer.
 
     Example:
         >>> from fast_tokenizer.constrained import ActionGrammar
@@ -161,16 +198,18 @@ class ActionGrammar:
         (1, 10, 7)
     """
 
-    __slots__ = ("_class_of", "_classes", "_fewest", "_max_tokens", "_symbols", "_tokens")
+    __slots__ = ("_after", "_class_of", "_classes", "_fewest", "_max_tokens", "_symbols", "_tokens")
 
-    def __init__(self, tokens: TokenGrammar, symbols: int, max_tokens: int | None = None) -> None:
+    def __init__(
+        self, tokens: TokenGrammar, symbols: int, max_tokens: int | None = None, *, block: int | None = None
+    ) -> None:
         self._tokens, self._symbols = tokens, integer("symbols", symbols, 1, 2**31 - 1, "positive")
-        # Ids that do the same share a column: a few hundred instead of thousands.
-        columns = np.vstack([tokens.next_node, tokens.begun])
-        columns, class_of = np.unique(columns, axis=1, return_inverse=True)
-        self._class_of = class_of.reshape(-1)
-        self._classes = TokenGrammar(columns[:-1].astype(np.int8), columns[-1])
-        self._fewest = _fewest_tokens(self._classes, self._symbols)
+        block = self._symbols if block is None else integer("block", block, 1, self._symbols, f"in 1..{symbols}")
+        if self._symbols % block != 0:
+            raise ValueError(f"block must divide the {symbols} symbols of a chunk, got {block}")
+        self._classes, self._class_of = _classes(tokens)
+        self._after = self._classes.after(self._symbols, block)
+        self._fewest = _fewest_tokens(self._classes, self._after)
         fewest = int(self._fewest[0, -1])
         if fewest >= UNREACHABLE:
             raise ValueError(f"no sequence of ids of this vocabulary stands for exactly {symbols} symbols")
@@ -209,7 +248,10 @@ class ActionGrammar:
         _check_tokenizer(tokenizer)
         horizon = tokenizer._shape("time_horizon", time_horizon, tokenizer.spec.time_horizon)
         dims = tokenizer._shape("action_dim", action_dim, tokenizer.spec.action_dim)
-        return cls(TokenGrammar.of(tokenizer, max_coefficient), horizon * dims, max_tokens)
+        spec = tokenizer.spec
+        per_dimension = isinstance(spec, TokenizerSpec) and spec.end_of_block == "dimension"
+        block = horizon if per_dimension else horizon * dims
+        return cls(TokenGrammar.of(tokenizer, max_coefficient), horizon * dims, max_tokens, block=block)
 
     # ---- What it is ------------------------------------------------------------------------------
 
@@ -224,13 +266,18 @@ class ActionGrammar:
         return self._classes, self._class_of
 
     @property
+    def after(self) -> NDArray[np.int32]:
+        """(C, T * D + 1): coefficients that remain after a class of ids, by those that remained before; -1: no fit."""
+        return self._after
+
+    @property
     def fewest(self) -> NDArray[np.int32]:
-        """(S, T * D + 1): fewest ids that complete a chunk, by node and symbols that remain; `UNREACHABLE` if none."""
+        """(S, T * D + 1): fewest ids that complete a chunk, by node and what remains; `UNREACHABLE` if none."""
         return self._fewest
 
     @property
     def symbols(self) -> int:
-        """Symbols of a chunk, T * D."""
+        """Coefficients of a chunk, T * D."""
         return self._symbols
 
     @property
@@ -259,7 +306,7 @@ class ActionGrammar:
     def mask(self, states: GrammarStates) -> NDArray[np.bool_]:
         """(B, V) bool: the ids that may come next. No row of it is empty, but of those that are `done`."""
         node = self._classes.next_node[states.node]
-        left = states.remaining[:, None] - self._classes.begun
+        left = self._after[:, states.remaining].T
         needed = self._fewest[np.maximum(node, 0), np.maximum(left, 0)]
         allowed = (node >= 0) & (left >= 0) & (needed < states.tokens_left[:, None])
         return np.take(allowed, self._class_of, axis=1)
@@ -284,7 +331,7 @@ class ActionGrammar:
         known = (ids >= 0) & (ids < self.vocab_size)
         safe = np.where(known, ids, 0).astype(np.int64)
         node = self._tokens.next_node[states.node, safe].astype(np.int64)
-        left = states.remaining - self._tokens.begun[safe]
+        left = self._after[self._class_of[safe], states.remaining].astype(np.int64)
         tokens_left = states.tokens_left - 1
         allowed = known & (node >= 0) & (left >= 0)
         allowed &= self._fewest[np.where(allowed, node, 0), np.where(allowed, left, 0)] <= tokens_left
@@ -295,8 +342,10 @@ class ActionGrammar:
         if not 0 <= token < self.vocab_size:
             return f"{refused}the vocabulary is 0..{self.vocab_size - 1}"
         begun, remaining = int(self._tokens.begun[token]), int(states.remaining[row])
-        if begun > remaining:
-            return f"{refused}it begins {begun} symbols, {remaining} of {self._symbols} remain"
+        if self._after[self._class_of[token], remaining] < 0:
+            ends = 0 if self._tokens.runs is None else len(self._tokens.runs[token]) - 1
+            and_ends = f" and ends {ends} blocks" if ends else ""
+            return f"{refused}it begins {begun} symbols{and_ends}, {remaining} of {self._symbols} remain"
         if self._tokens.next_node[states.node[row], token] < 0:
             return f"{refused}its bytes do not continue a UTF-8 text"
         return f"{refused}what is left after it cannot be completed with this vocabulary and max_tokens"
@@ -353,13 +402,35 @@ def _check_tokenizer(tokenizer: FastTokenizer) -> None:
         raise ValueError(f"expected a FastTokenizer, got {type(tokenizer).__name__}")
 
 
-def _fewest_tokens(classes: TokenGrammar, symbols: int) -> NDArray[np.int32]:
-    """(S, symbols + 1): fewest ids from a node and a number of remaining symbols to the end.
+def _classes(tokens: TokenGrammar) -> tuple[TokenGrammar, NDArray[np.int64]]:
+    """Ids that do the same share a class: a few hundred instead of thousands. And the class (V,) of each id."""
+    runs = tokens.runs if tokens.runs is not None else tuple((n,) for n in tokens.begun.tolist())
+    number = {counts: i for i, counts in enumerate(sorted(set(runs)))}
+    columns = np.vstack([tokens.next_node, [number[counts] for counts in runs]])
+    _, first, class_of = np.unique(columns, axis=1, return_index=True, return_inverse=True)
+    chosen = None if tokens.runs is None else tuple(runs[i] for i in first)
+    return TokenGrammar(tokens.next_node[:, first], tokens.begun[first], chosen), class_of.reshape(-1)
+
+
+def _runs(symbols: NDArray[np.integer], end_symbol: int) -> tuple[int, ...]:
+    """Numbers of coefficients before, between and after the ends of blocks."""
+    ends = np.flatnonzero(symbols == end_symbol)
+    return tuple(int(n) for n in np.diff([-1, *ends, len(symbols)]) - 1)
+
+
+def _fewest_tokens(classes: TokenGrammar, after_class: NDArray[np.int32]) -> NDArray[np.int32]:
+    """(S, T * D + 1): fewest ids from a node and a number of remaining coefficients to the end.
 
     Nodes in their order: an id that begins no symbol leads to a node that stands before, and is known by then.
     """
+    symbols = after_class.shape[1] - 1
     fewest = np.full((len(classes.next_node), symbols + 1), UNREACHABLE, np.int32)
     fewest[0, 0] = 0
+    if len(classes.next_node) == 1:  # ids stand for whole symbols
+        for remaining in range(1, symbols + 1):
+            left = after_class[:, remaining]
+            fewest[0, remaining] = min(int(fewest[0, left[left >= 0]].min(initial=UNREACHABLE)) + 1, UNREACHABLE)
+        return fewest
     edges = [_edges(node, classes.begun) for node in classes.next_node]
     for remaining in range(symbols + 1):
         for node, (after, begun) in enumerate(edges):

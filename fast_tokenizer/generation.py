@@ -36,7 +36,8 @@ class _Tables:
         class_of_vlm: class of each VLM id up to the highest action id; C on others, and in one entry more.
         next_node: (S + 1, C + 1); class C leaves the node as it is, node S is never left.
         reset_node: (C + 1,) node after a class that begins a symbol; else -1.
-        begun: (C + 1,) symbols that a class begins.
+        begun: (C + 1,) coefficients that a class begins.
+        after: (C + 1, T * D + 1) coefficients that remain after a class, -1: it does not fit. Class C leaves them.
         fewest: (S + 1, T * D + 1); nothing completes what is no prefix.
     """
 
@@ -46,6 +47,7 @@ class _Tables:
     next_node: torch.Tensor
     reset_node: torch.Tensor
     begun: torch.Tensor
+    after: torch.Tensor
     fewest: torch.Tensor
 
     @classmethod
@@ -67,6 +69,7 @@ class _Tables:
                     next_node,
                     np.append(classes.reset_node, -1),
                     np.append(classes.begun, 0),
+                    np.vstack([grammar.after, np.arange(grammar.symbols + 1)]),
                     np.vstack([grammar.fewest, np.full_like(grammar.fewest[:1], UNREACHABLE)]),
                 )
             )
@@ -238,10 +241,10 @@ class ActionLogitsProcessor(_Base):
             classes = classes.masked_fill(before, other)
             written = written - start.clamp_min(0)
         ended = written - (classes != other).sum(dim=1)
-        remaining = self._grammar.symbols - tables.begun[classes].sum(dim=1)
+        remaining = self._remaining(tables, classes)
         node = self._node_after(tables, classes)
 
-        left = remaining[:, None] - tables.begun[:-1]
+        left = tables.after[:-1, remaining.clamp_min(0)].T.masked_fill(remaining[:, None] < 0, -1)
         needed = tables.fewest[tables.next_node[node, :-1], left.clamp_min(0)]
         tokens_left = torch.where(ended == 0, self._grammar.max_tokens - written, 0)
         allowed = (left >= 0) & (needed < tokens_left[:, None])
@@ -249,6 +252,16 @@ class ActionLogitsProcessor(_Base):
             allowed &= (start >= 0)[:, None]
         complete = (ended > 0) | ((remaining == 0) & (node == 0))
         return allowed, torch.where(complete, ended, len(self._end))  # what is no prefix is over
+
+    def _remaining(self, tables: _Tables, classes: torch.Tensor) -> torch.Tensor:
+        """(B,) coefficients that have not begun after classes (B, L); negative for what is no prefix."""
+        if self._grammar.tokens.runs is None:
+            return self._grammar.symbols - tables.begun[classes].sum(dim=1)
+        remaining = classes.new_full((len(classes),), self._grammar.symbols)
+        for column in classes.unbind(dim=1):  # what an end of a block skips depends on where it stands
+            after = tables.after[column, remaining.clamp_min(0)]
+            remaining = torch.where(remaining < 0, remaining, after)
+        return remaining
 
     def _node_after(self, tables: _Tables, classes: torch.Tensor) -> torch.Tensor:
         """(B,) node after classes (B, L): the last few decide it."""

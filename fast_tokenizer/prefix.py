@@ -1,7 +1,8 @@
 """Actions from the first tokens of a chunk, coarse to fine, and what is still missing after each.
 
-Symbols stand in frequency-first order, so that the first tokens hold the slow part of the motion. What is not there yet
-is coefficient 0: a chunk that is still being written means something after every token.
+In frequency-first order the first tokens hold the slow part of the motion; in dimension-first order, the first
+dimensions. What is not there yet is coefficient 0: a chunk that is still being written means something after every
+token.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +18,14 @@ from numpy.typing import NDArray
 from fast_tokenizer._arguments import integer
 from fast_tokenizer._core import dct3
 from fast_tokenizer.errors import DecodeError
+from fast_tokenizer.layout import place
 from fast_tokenizer.metrics import normalized_unit
+from fast_tokenizer.spec import TokenizerSpec
 from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch, TokensLike
+
+if TYPE_CHECKING:
+    from fast_tokenizer.compat.published import PublishedSpec
 
 #: Shares of a chunk's tokens at which `prefix_errors` measures.
 FRACTIONS = tuple(i / 20 for i in range(21))
@@ -61,11 +68,8 @@ def decode_prefix(
     k = integer("k", k, 0, 2**62, "at least 0")
     horizon, dims = _shape(tokenizer, time_horizon, action_dim)
     batch = TokenBatch.coerce(tokens)
-    coefficients = np.zeros((len(batch), horizon * dims))
-    for i, ids in enumerate(batch):
-        begun, _ = _beginning(tokenizer, ids[:k], i, horizon * dims)
-        coefficients[i, : len(begun)] = begun
-    return _actions(tokenizer, coefficients.reshape(-1, horizon, dims))
+    begun = [_beginning(tokenizer, ids[:k], i, horizon, dims)[0] for i, ids in enumerate(batch)]
+    return _actions(tokenizer, np.array(begun, np.float64).reshape(-1, horizon, dims))
 
 
 def decode_prefixes(
@@ -91,10 +95,9 @@ def decode_prefixes(
     """
     horizon, dims = _shape(tokenizer, time_horizon, action_dim)
     (array,) = TokenBatch.from_lists([ids])
-    begun, whole = _beginning(tokenizer, array, 0, horizon * dims)
-    coefficients = np.zeros((len(array) + 1, horizon * dims))
-    coefficients[:, : len(begun)] = np.where(np.arange(len(begun)) < whole[:, None], begun, 0)
-    return _actions(tokenizer, coefficients.reshape(-1, horizon, dims))
+    begun, needed = _beginning(tokenizer, array, 0, horizon, dims)
+    read = np.arange(len(array) + 1)[:, None, None]
+    return _actions(tokenizer, np.where(needed <= read, begun, 0.0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,29 +207,42 @@ def _shape(tokenizer: FastTokenizer, time_horizon: int | None, action_dim: int |
 
 
 def _beginning(
-    tokenizer: FastTokenizer, ids: NDArray[np.integer], chunk: int, symbols: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Whole coefficients (n,) of a chunk's K ids, and how many of them the first 0, 1, ..., K ids hold (K + 1,)."""
+    tokenizer: FastTokenizer, ids: NDArray[np.integer], chunk: int, T: int, D: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Whole coefficients (T, D) of a chunk's ids, 0 where there are none, and how many ids it takes to know each."""
     unknown = ids[(ids < 0) | (ids >= tokenizer.vocab_size)]
     if len(unknown):
         raise DecodeError(chunk, "unknown token id", int(unknown[0]), tokenizer.vocab_size)
-    token_bytes = getattr(tokenizer.spec, "token_bytes", None)
-    if token_bytes is None:
-        coefficients = tokenizer.coefficients(ids).astype(np.int64)
-        whole = np.cumsum([0, *tokenizer.expansion_lengths[ids]])
-    else:
-        spelled = [token_bytes[i] for i in ids]
-        try:
-            text = codecs.getincrementaldecoder("utf-8")().decode(b"".join(spelled))
-        except UnicodeDecodeError:
-            broken = tokenizer.decode_with_status([ids], symbols, 1)[1].broken[0]
-            raise DecodeError(chunk, "broken characters", int(broken), 0) from None
-        coefficients = np.array([ord(ch) for ch in text], np.int64) + tokenizer.spec.min_coefficient
-        ends = np.cumsum([len(ch.encode()) for ch in text])
-        whole = np.searchsorted(ends, np.cumsum([0, *map(len, spelled)]), "right")
-    if len(coefficients) > symbols:
-        raise DecodeError(chunk, "too many symbols", len(coefficients), symbols)
-    return coefficients, whole
+    spec = tokenizer.spec
+    if isinstance(spec, TokenizerSpec):
+        placed = place(tokenizer.symbols(ids), spec, T, D)
+        if placed.extra:
+            raise DecodeError(chunk, "too many symbols", T * D + placed.extra, T * D)
+        ends = np.cumsum(tokenizer.expansion_lengths[ids])
+        known = np.searchsorted(ends, placed.symbol, "right") + 1
+        return placed.coefficients, np.where(placed.symbol < 0, len(ids) + 1, known)
+    text, whole = _characters(tokenizer, spec, ids, chunk)
+    if len(text) > T * D:
+        raise DecodeError(chunk, "too many symbols", len(text), T * D)
+    coefficients, needed = np.zeros(T * D, np.int32), np.full(T * D, len(ids) + 1)
+    coefficients[: len(text)] = text + spec.min_coefficient
+    needed[: len(text)] = np.searchsorted(whole, np.arange(len(text)), "right")
+    return coefficients.reshape(T, D), needed.reshape(T, D)
+
+
+def _characters(
+    tokenizer: FastTokenizer, spec: PublishedSpec, ids: NDArray[np.integer], chunk: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Whole characters (n,) of K published ids, and how many of them the first 0, 1, ..., K ids hold (K + 1,)."""
+    spelled = [spec.token_bytes[i] for i in ids]
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(b"".join(spelled))
+    except UnicodeDecodeError:
+        broken = tokenizer.decode_with_status([ids], max(1, sum(map(len, spelled))), 1)[1].broken[0]
+        raise DecodeError(chunk, "broken characters", int(broken), 0) from None
+    ends = np.cumsum([len(ch.encode()) for ch in text])
+    whole = np.searchsorted(ends, np.cumsum([0, *map(len, spelled)]), "right")
+    return np.array([ord(ch) for ch in text], np.int32), whole
 
 
 def _actions(tokenizer: FastTokenizer, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:

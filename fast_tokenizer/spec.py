@@ -190,6 +190,11 @@ class TokenizerSpec:
         return self.min_coefficient, self.max_coefficient
 
     @property
+    def has_plain_layout(self) -> bool:
+        """Symbols are the coefficients, frequency-first."""
+        return self.order == "frequency-first" and self.end_of_block is None
+
+    @property
     def zero_symbol(self) -> int:
         """Symbol of coefficient 0."""
         return -self.min_coefficient

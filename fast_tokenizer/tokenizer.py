@@ -19,6 +19,7 @@ from fast_tokenizer._core import MAX_HORIZON
 from fast_tokenizer.chunk import ChunksLike, one_block
 from fast_tokenizer.errors import ArtefactError, DecodeError, DecodeRepairWarning
 from fast_tokenizer.fitting import FitOptions, FitSummary, Progress, fit_spec
+from fast_tokenizer.layout import place
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
 from fast_tokenizer.spec import EndOfBlock, Order, Parsing, TokenizerSpec
 from fast_tokenizer.tokens import TokenBatch, TokensLike
@@ -452,36 +453,74 @@ class FastTokenizer:
         """
         return self._decode(TokenBatch.coerce(tokens, mask), time_horizon, action_dim, num_threads)
 
+    def symbols(self, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int32]:
+        """Symbols that one sequence of ids stands for: (n,) int32, in the order of the artefact.
+
+        Symbol s is coefficient ``spec.min_coefficient + s``, or `spec.end_symbol`. Of published tokenizers, -1 is what
+        the ids hold in part only.
+
+        Raises:
+            ValueError: An id outside the vocabulary.
+        """
+        array = self._known(TokenBatch.from_lists([ids]).ids, "strict")
+        return self._codec.expand(array).astype(np.int32)
+
+    def _known(self, ids: NDArray[np.integer], errors: Literal["strict", "repair"]) -> NDArray[np.int32]:
+        known = (ids >= 0) & (ids < self.vocab_size)
+        if errors == "strict" and not known.all():
+            raise ValueError(f"token id {ids[~known][0]} lies outside the vocabulary 0..{self.vocab_size - 1}")
+        return ids[known].astype(np.int32, copy=False)
+
     def coefficients(
-        self, ids: Sequence[int] | NDArray[np.integer], *, errors: Literal["strict", "repair"] = "strict"
+        self,
+        ids: Sequence[int] | NDArray[np.integer],
+        time_horizon: int | None = None,
+        action_dim: int | None = None,
+        *,
+        errors: Literal["strict", "repair"] = "strict",
     ) -> NDArray[np.int32]:
         """Quantized coefficients that one sequence of ids stands for: (n,) int32, in frequency-first order.
 
+        Where the artefact has that order and no ends of blocks, the ids may stand for any number n of them. Otherwise
+        they are taken for one chunk, of n = T * D.
+
         Args:
             ids: (m,) token ids.
+            time_horizon: Steps T of the chunk, where it matters. Not needed when the artefact records it.
+            action_dim: Dimensions D, likewise.
             errors: "repair" drops unknown ids, takes 0 for each character of which the ids hold a part only (in
                 published tokenizers), cuts the others of such a sequence to the fitted range, and warns.
 
         Raises:
-            ValueError: With ``errors="strict"``, an id outside the vocabulary, or part of a character.
+            ValueError: With ``errors="strict"``, an id outside the vocabulary, part of a character, or, where T and D
+                matter, more or fewer coefficients than a chunk has. T or D is missing where it matters.
         """
         check_errors(errors)
         array = TokenBatch.from_lists([ids]).ids
-        known = (array >= 0) & (array < self.vocab_size)
-        if errors == "strict" and not known.all():
-            raise ValueError(f"token id {array[~known][0]} lies outside the vocabulary 0..{self.vocab_size - 1}")
-        symbols = self._codec.expand(array[known].astype(np.int32, copy=False)).astype(np.int32)
-        broken = symbols < 0
-        values: NDArray[np.int32] = symbols + self.spec.min_coefficient
-        if known.all() and not broken.any():
+        known = self._known(array, errors)
+        symbols = self._codec.expand(known).astype(np.int32)
+        if isinstance(self._spec, TokenizerSpec) and not self._spec.has_plain_layout:
+            horizon = self._shape("time_horizon", time_horizon, self._spec.time_horizon)
+            placed = place(symbols, self._spec, horizon, self._shape("action_dim", action_dim, self._spec.action_dim))
+            values, broken = placed.coefficients.reshape(-1), np.zeros(placed.coefficients.size, np.bool_)
+            misplaced = f"{placed.missing} coefficients missing, {placed.extra} symbols too many"
+            whole = placed.missing == placed.extra == 0
+        else:
+            values, broken, whole = symbols + self.spec.min_coefficient, symbols < 0, True
+        if len(known) == len(array) and whole and not broken.any():
             return values
         if errors == "strict":
-            raise ValueError(f"the ids hold {int(broken.sum())} characters in part only")
+            raise ValueError(
+                f"the ids hold {int(broken.sum())} characters in part only"
+                if whole
+                else f"the ids are no chunk: {misplaced}"
+            )
         values[broken] = 0
         repaired = values.clip(*self.spec.coefficient_range)
         warnings.warn(
-            f"repaired {len(array)} ids: {(~known).sum()} unknown ids dropped, {broken.sum()} broken characters "
-            f"replaced by coefficient 0, {(repaired != values).sum()} coefficients clamped",
+            f"repaired {len(array)} ids: {len(array) - len(known)} unknown ids dropped, {broken.sum()} broken "
+            f"characters replaced by coefficient 0, {(repaired != values).sum()} coefficients clamped"
+            + ("" if whole else f", {misplaced}"),
             DecodeRepairWarning,
             stacklevel=2,
         )

@@ -370,10 +370,7 @@ def inspect(model: Model, as_json: JsonOption = False) -> None:
 
 
 def _stands_for_zeros(tokenizer: FastTokenizer, token: int) -> bool:
-    try:
-        return not tokenizer.coefficients([token]).any()
-    except ValueError:  # a part of a published tokenizer's character
-        return False
+    return bool((tokenizer.symbols([token]) == -tokenizer.spec.min_coefficient).all())
 
 
 @app.command()

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.text import Text
 
+from fast_tokenizer.layout import place
+from fast_tokenizer.spec import TokenizerSpec
 from fast_tokenizer.tokenizer import FastTokenizer
 
 _BARS, _ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-=+*%#"
@@ -51,9 +53,10 @@ def chunk_picture(tokenizer: FastTokenizer, chunk: NDArray[np.floating], *, asci
 
 def _coverage(tokenizer: FastTokenizer, ids: NDArray[np.int32], horizon: int, dims: int, zero: str) -> Text:
     """The coefficient matrix, each cell in the colour of the token that covers it."""
-    lengths = tokenizer.expansion_lengths[ids]
-    owner = np.repeat(np.arange(len(ids)), lengths).reshape(horizon, dims)
-    nonzero = (tokenizer.coefficients(ids) != 0).reshape(horizon, dims)
+    assert isinstance(tokenizer.spec, TokenizerSpec)
+    placed = place(tokenizer.symbols(ids), tokenizer.spec, horizon, dims)
+    owner = np.repeat(np.arange(len(ids)), tokenizer.expansion_lengths[ids])[placed.symbol]
+    nonzero = placed.coefficients != 0
     text = Text()
     for d in range(dims):
         text.append("  ")

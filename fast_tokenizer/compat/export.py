@@ -39,7 +39,8 @@ def export_hf(tokenizer: FastTokenizer, directory: str | os.PathLike[str]) -> No
             ``fast_tokenizer.json`` beside a published export removed, because it would be read instead.
 
     Raises:
-        ValueError: The format cannot express the tokenizer: a normalizer, or scales that differ between dimensions.
+        ValueError: The format cannot express the tokenizer: a normalizer, scales that differ between dimensions, or
+            coding options (order, ends of blocks, optimal parsing, dead zone).
         NotADirectoryError: `directory` is a file.
 
     Example:
@@ -107,6 +108,8 @@ def _files(tokenizer: FastTokenizer) -> dict[str, bytes]:
             "the published format has no normalizer: whoever loads the folder would feed it actions that are "
             "normalised already. Fit on normalised chunks instead, or use save()"
         )
+    if isinstance(spec, TokenizerSpec):
+        _require_plain_coding(spec)
     model = _plain_text_bpe(spec) if isinstance(spec, TokenizerSpec) else _byte_level_bpe(spec)
     tokenizer_files = {
         TOKENIZER_FILE: _json_bytes(model),
@@ -135,6 +138,16 @@ def _files(tokenizer: FastTokenizer) -> dict[str, bytes]:
     # transformers 5 looks for the tokenizer of a processor in a folder of the attribute's name, 4.x at the root.
     files |= {f"{TOKENIZER_FOLDER}/{name}": content for name, content in tokenizer_files.items()}
     return files | tokenizer_files | {PROCESSOR_FILE: _json_bytes(config)}
+
+
+def _require_plain_coding(spec: TokenizerSpec) -> None:
+    for name, plain in (("order", "frequency-first"), ("end_of_block", None), ("parsing", "bpe"), ("dead_zone", 0.5)):
+        value = getattr(spec, name)
+        if value != plain:
+            raise ValueError(
+                f"the published format knows only {name}={plain!r}, this tokenizer has {value!r}: whoever loads the "
+                f"folder would take its ids for others. Fit with {name}={plain!r}, or use save()"
+            )
 
 
 def _plain_text_bpe(spec: TokenizerSpec) -> _Json:

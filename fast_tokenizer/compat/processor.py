@@ -36,13 +36,19 @@ class BpeTokenizerView:
         vocab_size: Number of token ids.
     """
 
-    def __init__(self, tokenizer: FastTokenizer, errors: Errors) -> None:
+    def __init__(
+        self, tokenizer: FastTokenizer, errors: Errors, time_horizon: int | None, action_dim: int | None
+    ) -> None:
         self._tokenizer = tokenizer
         self._errors = errors
+        self._shape = time_horizon, action_dim
         self.vocab_size = tokenizer.vocab_size
 
     def decode(self, token_ids: Any) -> str:
         """Text of one sequence of ids: ``ord(text[i]) + min_token`` is coefficient i, in frequency-first order.
+
+        Where symbols are not just the coefficients in this order (ends of blocks, dimension-first order), the ids are
+        taken for a chunk of the processor's `time_horizon` and `action_dim`.
 
         Never U+FFFD for bytes that are no UTF-8, which callers would take for coefficient 65179: they become 0.
 
@@ -51,9 +57,10 @@ class BpeTokenizerView:
 
         Raises:
             ValueError: With ``errors="strict"``, ids outside the vocabulary or part of a character. Otherwise they are
-                repaired, with a `DecodeRepairWarning`; see `FastTokenizer.coefficients`.
+                repaired, with a `DecodeRepairWarning`; see `FastTokenizer.coefficients`. Or the chunk's T or D matters,
+                and the processor does not say it.
         """
-        coefficients = self._tokenizer.coefficients(as_array(token_ids), errors=self._errors)
+        coefficients = self._tokenizer.coefficients(as_array(token_ids), *self._shape, errors=self._errors)
         characters = coefficients - self._tokenizer.spec.min_coefficient
         return characters.astype("<u4").tobytes().decode("utf-32-le")
 
@@ -195,7 +202,7 @@ class FastProcessor:
         """
         if self.tokenizer.spec.normalizer is not None:
             raise ValueError("this tokenizer has a normalizer: its coefficients are not those of actions; use decode")
-        return BpeTokenizerView(self._any_shape, self.errors)
+        return BpeTokenizerView(self._any_shape, self.errors, self.time_horizon, self.action_dim)
 
     def __repr__(self) -> str:
         return (
