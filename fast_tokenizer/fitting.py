@@ -65,7 +65,7 @@ class FitOptions:
     clip: float | None = None
     range_quantile: float = 1.0
     order: Order = "frequency-first"
-    end_of_block: EndOfBlock | None = None
+    end_of_block: EndOfBlock | None = "chunk"
     parsing: Parsing = "bpe"
     dead_zone: float = 0.5
     max_token_symbols: int = 1024

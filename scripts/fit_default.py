@@ -1,8 +1,8 @@
-"""Fits the bundled default tokenizer: `python scripts/fit_default.py`.
+"""Fits the bundled default tokenizers, one of each order: `python scripts/fit_default.py`.
 
 From the generator's robots and the recorded sets whose licence allows it (NOTICE names them). Every source is
 normalised by its own quantiles, cut into chunks of one second, and thinned evenly to the same number of coefficients,
-so that no source has the vocabulary to itself. The same inputs give the same file, byte for byte.
+so that no source has the vocabulary to itself. The same inputs give the same files, byte for byte.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,12 @@ from fast_tokenizer import format as artefact
 from fast_tokenizer._core import Corpus
 from fast_tokenizer.chunk import windows
 from fast_tokenizer.io import read
+from fast_tokenizer.spec import Order
 from fast_tokenizer.synthetic import ROBOTS, generate_trajectories
+from fast_tokenizer.tokenizer import default_file
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGET = ROOT / "fast_tokenizer" / "data" / "default.json"
+TARGET = ROOT / "fast_tokenizer" / "data"
 
 #: MIT, Apache-2.0 or CC-BY-4.0, stated by the source itself. handheld_tumvi is left out: its licence is not.
 RECORDED = (
@@ -36,6 +39,11 @@ RECORDED = (
     "robosuite_panda_osc",
     "robosuite_sawyer_spacemouse",
 )
+#: By order. Each ends blocks as suits it.
+CODINGS: dict[Order, dict[str, Any]] = {
+    "frequency-first": {"order": "frequency-first", "end_of_block": "chunk"},
+    "dimension-first": {"order": "dimension-first", "end_of_block": "dimension"},
+}
 VOCAB_SIZE = 2048
 SCALE = 10.0
 EPISODES, SEED = 200, 2501_09747
@@ -45,14 +53,19 @@ COEFFICIENTS_PER_SOURCE = 6_000_000
 LOWEST, HIGHEST = -150, 150
 
 
-def sources(shared: Path) -> Iterator[tuple[str, float, list[NDArray[np.floating]]]]:
-    """Name, control rate and trajectories (L, D) of each source."""
+#: Name, and chunks (N, T, D).
+Source: TypeAlias = "tuple[str, NDArray[np.float64]]"
+
+
+def sources(shared: Path) -> Iterator[Source]:
+    """The chunks of each source."""
     for name, robot in ROBOTS.items():
-        yield f"generated {name}", robot.hz, list(generate_trajectories(robot, EPISODES, SEED))
+        episodes = list(generate_trajectories(robot, EPISODES, SEED))
+        yield f"generated {name}", normalized_chunks(robot.hz, episodes)
     for name in RECORDED:
         dataset = read(shared / "data" / "trajectories" / name / "episodes.npz")
         assert dataset.hz is not None
-        yield name, dataset.hz, [t.actions for t in dataset.trajectories]
+        yield name, normalized_chunks(dataset.hz, [t.actions for t in dataset.trajectories])
 
 
 def normalized_chunks(hz: float, trajectories: list[NDArray[np.floating]]) -> NDArray[np.float64]:
@@ -65,26 +78,35 @@ def normalized_chunks(hz: float, trajectories: list[NDArray[np.floating]]) -> ND
     return normalizer.apply(np.concatenate([windows(t, horizon, stride) for t in trajectories]))
 
 
-def fit(shared: Path) -> TokenizerSpec:
-    """The default tokenizer's artefact."""
-    corpus = Corpus([SCALE])
-    for name, hz, trajectories in sources(shared):
-        chunks = normalized_chunks(hz, trajectories)
+def fit(sources: Iterable[Source], order: Order) -> TokenizerSpec:
+    """The artefact of one order."""
+    coding = CODINGS[order]
+    corpus = Corpus([SCALE], **coding)
+    for _, chunks in sources:
         corpus.add(chunks)
-        print(f"{name:32s} {len(chunks):7,} chunks of {chunks.shape[1]} x {chunks.shape[2]}")
-    print(f"{corpus.outside(LOWEST, HIGHEST):,} of {corpus.symbols:,} coefficients saturate at {LOWEST}..{HIGHEST}")
     merges = corpus.train(LOWEST, HIGHEST, VOCAB_SIZE, min_frequency=2, max_token_symbols=1024)
-    return TokenizerSpec(scale=SCALE, min_coefficient=LOWEST, max_coefficient=HIGHEST, merges=merges)
+    return TokenizerSpec(SCALE, LOWEST, HIGHEST, merges, **coding)
 
 
 def main() -> None:
-    """Writes the artefact into the package."""
+    """Writes the artefacts into the package."""
     parser = argparse.ArgumentParser(description=__doc__)
     default = os.environ.get("FAST_TOKENIZER_SHARED", ROOT.parent / "shared")
     parser.add_argument("--shared", type=Path, default=Path(default), help="folder with data/trajectories")
-    spec = fit(parser.parse_args().shared)
-    artefact.save(spec, TARGET)
-    print(f"{FastTokenizer(spec)}\nfingerprint {artefact.fingerprint(spec)}\nwritten to {TARGET}")
+    chunks_of = list(sources(parser.parse_args().shared))
+    for name, chunks in chunks_of:
+        print(f"{name:32s} {len(chunks):7,} chunks of {chunks.shape[1]} x {chunks.shape[2]}")
+    for order in CODINGS:
+        spec = fit(chunks_of, order)
+        tokenizer = FastTokenizer(spec)
+        saturated = sum(int(tokenizer.encode(chunks).saturated.sum()) for _, chunks in chunks_of)
+        total = sum(chunks.size for _, chunks in chunks_of)
+        target = TARGET / default_file(order)
+        artefact.save(spec, target)
+        print(
+            f"{tokenizer}\n{saturated:,} of {total:,} coefficients saturate\nfingerprint {artefact.fingerprint(spec)}"
+        )
+        print(f"written to {target}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ LAYOUTS = {
     "dimension-first, chunk": {"order": "dimension-first", "end_of_block": "chunk"},
     "dimension-first, dimension": {"order": "dimension-first", "end_of_block": "dimension"},
 }
+#: What `fit` takes, all of it, by name; its own default is "chunk".
+LAYOUTS = {name: {"order": "frequency-first", "end_of_block": None} | layout for name, layout in LAYOUTS.items()}
 CODINGS = LAYOUTS | {
     f"{name}, optimal, dead zone": {**layout, "parsing": "optimal", "dead_zone": 0.7}
     for name, layout in LAYOUTS.items()

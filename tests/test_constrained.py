@@ -3,6 +3,7 @@
 import codecs
 import functools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,8 +46,7 @@ def vocabulary(request, any_shape):
 @pytest.fixture(scope="module")
 def any_shape(small):
     """`small` for any T and D."""
-    spec = small.spec
-    return FastTokenizer(type(spec)(spec.scale, spec.min_coefficient, spec.max_coefficient, spec.merges))
+    return FastTokenizer(replace(small.spec, time_horizon=None, action_dim=None))
 
 
 def walk(grammar, choose):

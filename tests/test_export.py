@@ -46,7 +46,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> FastTokenizer:
-    return FastTokenizer.fit(walks(400), 512, scale=20)
+    return FastTokenizer.fit(walks(400), 512, scale=20, end_of_block=None)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_equal_scales_of_all_dimensions_are_one(tmp_path: Path) -> None:
 def test_what_the_format_cannot_express_is_refused_before_anything_is_written(
     options: dict[str, object], reason: str, tmp_path: Path, folder: Path
 ) -> None:
-    refused = FastTokenizer.fit(walks(200), 512, **options)  # type: ignore[arg-type]
+    refused = FastTokenizer.fit(walks(200), 512, end_of_block=None, **options)  # type: ignore[arg-type]
     before = files_in(folder)
     for target in (tmp_path / "new" / "folder", folder):
         with pytest.raises(ValueError, match=reason):
@@ -151,7 +151,7 @@ def test_a_failed_export_leaves_no_half_folder(
 
 
 def test_only_our_files_are_replaced(tmp_path: Path, tokenizer: FastTokenizer, folder: Path) -> None:
-    other = FastTokenizer.fit(walks(100), 512)
+    other = FastTokenizer.fit(walks(100), 512, end_of_block=None)
     other.save_pretrained(tmp_path / "x")
     (tmp_path / "x" / "README.md").write_text("mine")
     tokenizer.save_pretrained(tmp_path / "x")
@@ -393,15 +393,15 @@ def test_pushing_asks_the_real_api_for_what_it_has() -> None:
 
 def test_what_cannot_be_exported_is_not_pushed(hub) -> None:
     with pytest.raises(ValueError, match="normalizer"):
-        FastTokenizer.fit(walks(100), 512, normalize="quantile").push_to_hub("robot")
+        FastTokenizer.fit(walks(100), 512, normalize="quantile", end_of_block=None).push_to_hub("robot")
     assert hub == []
 
 
 @pytest.mark.parametrize("call", range(1, 12))
 def test_an_export_that_fails_leaves_the_old_one_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path, call: int
+    tokenizer: FastTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path, call: int
 ) -> None:
-    native = FastTokenizer.default()
+    native = tokenizer
     native.save_pretrained(tmp_path)
     before = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     rename, calls = Path.rename, 0
@@ -424,13 +424,13 @@ def test_an_export_that_fails_leaves_the_old_one_whole(
     assert FastTokenizer.load(tmp_path) == published
 
 
-def test_a_folder_in_the_way_of_a_file_is_refused_first(tmp_path: Path) -> None:
+def test_a_folder_in_the_way_of_a_file_is_refused_first(tokenizer: FastTokenizer, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").mkdir()
     with pytest.raises(IsADirectoryError, match="would be a file"):
-        FastTokenizer.default().save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["tokenizer.json"]
 
 
-def test_whole_scales_are_written_as_integers(tmp_path: Path) -> None:
-    FastTokenizer.default().save_pretrained(tmp_path)
-    assert '"scale": 10,' in (tmp_path / "processor_config.json").read_text()
+def test_whole_scales_are_written_as_integers(tokenizer: FastTokenizer, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    assert '"scale": 20,' in (tmp_path / "processor_config.json").read_text()

@@ -3,13 +3,14 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, LogitsProcessor
 
-from fast_tokenizer import DecodeError, FastTokenizer, TokenizerSpec
+from fast_tokenizer import DecodeError, FastTokenizer
 from fast_tokenizer.constrained import ActionGrammar, TokenGrammar
 from fast_tokenizer.generation import ActionLogitsProcessor
 from fast_tokenizer.vlm import VlmVocab
@@ -31,7 +32,7 @@ def small():
     """A native vocabulary of 64 ids for any T and D."""
     chunks = np.cumsum(np.random.default_rng(0).normal(0, 0.1, (200, 8, D)), axis=1)
     spec = FastTokenizer.fit(chunks, vocab_size=64).spec
-    return FastTokenizer(TokenizerSpec(spec.scale, spec.min_coefficient, spec.max_coefficient, spec.merges))
+    return FastTokenizer(replace(spec, time_horizon=None, action_dim=None))
 
 
 @pytest.fixture(scope="module", params=["small", "default", "fast_plus"])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def walks(count: int, seed: int = 0) -> Chunks:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> FastTokenizer:
-    return FastTokenizer.fit(walks(400), 256)
+    return FastTokenizer.fit(walks(400), 256, end_of_block=None)
 
 
 @pytest.fixture
@@ -320,7 +321,7 @@ import sys, numpy as np
 from fast_tokenizer import FastTokenizer
 from fast_tokenizer.compat import export, openpi
 from fast_tokenizer.compat.processor import FastProcessor
-processor = FastProcessor(FastTokenizer.default())
+processor = FastProcessor(FastTokenizer.fit(np.random.default_rng(0).normal(size=(20, 5, 2)), 512))
 processor.bpe_tokenizer.decode(processor(np.zeros((5, 2)))[0])
 print(sorted({"torch", "transformers", "tokenizers", "huggingface_hub", "sentencepiece"} & set(sys.modules)))
 """
@@ -429,6 +430,7 @@ def test_actions_in_other_forms(processor: FastProcessor) -> None:
 
 
 def test_the_shape_may_be_given_when_loading(tmp_path: Path) -> None:
-    FastProcessor(FastTokenizer.default()).save_pretrained(tmp_path)
+    spec = FastTokenizer.fit(walks(100), 256, end_of_block=None).spec
+    FastProcessor(FastTokenizer(replace(spec, time_horizon=None, action_dim=None))).save_pretrained(tmp_path)
     loaded = FastProcessor.from_pretrained(tmp_path, time_horizon=20, action_dim=3, use_fast=True)
     assert loaded.decode(loaded(np.zeros((1, 20, 3)))).shape == (1, 20, 3)

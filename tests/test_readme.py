@@ -20,7 +20,7 @@ def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == "2048 action tokens on VLM ids 254976..257023 of 257152"
+    assert printed[0] == "512 action tokens on VLM ids 256512..257023 of 257152"
     assert any(line.startswith("recommended max_len ") for line in printed)
     refused, repaired = printed[-2:]
     assert refused.startswith("chunk 0: too few symbols: got ")

@@ -11,6 +11,7 @@ from benchmarks.recorded import split
 from fast_tokenizer import FastTokenizer
 from fast_tokenizer.io import Dataset, read
 from fast_tokenizer.metrics import evaluate
+from fast_tokenizer.spec import Order
 
 SETS = (
     "adroit_door_vr",
@@ -73,17 +74,21 @@ def test_every_token_count_is_what_it_claims(name: str, shared_data: Path) -> No
     assert report.compression_ratio > 2
 
 
-def test_the_default_tokenizer_is_what_its_script_fits(shared_data: Path) -> None:
+def test_the_default_tokenizers_are_what_their_script_fits(shared_data: Path) -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
     try:
-        from fit_default import fit
+        from fit_default import CODINGS, fit, sources
     finally:
         sys.path.pop(0)
-    assert FastTokenizer(fit(shared_data.parent)).fingerprint() == FastTokenizer.default().fingerprint()
+    chunks_of = list(sources(shared_data.parent))
+    for order in CODINGS:
+        assert FastTokenizer(fit(chunks_of, order)).fingerprint() == FastTokenizer.default(order).fingerprint()
 
 
-def test_the_default_tokenizer_needs_no_data() -> None:
-    tokenizer = FastTokenizer.default()
+@pytest.mark.parametrize("order", ["frequency-first", "dimension-first"])
+def test_the_default_tokenizer_needs_no_data(order: Order) -> None:
+    tokenizer = FastTokenizer.default(order)
+    assert tokenizer.spec.order == order
     assert tokenizer.vocab_size == 2048
     for horizon, dims in ((1, 1), (15, 8), (50, 14), (100, 32)):
         chunks = np.sin(np.linspace(0, 2, horizon))[None, :, None] * np.ones((3, 1, dims))

@@ -1,11 +1,13 @@
 """`FastTokenizer` from the outside: what it takes, what it gives, what it says when it refuses."""
 
 import copy
+import functools
 import json
 import pickle
 import re
 import types
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,17 +44,20 @@ def ragged_chunks(n=60, seed=0):
 CHUNKS = smooth_chunks()
 
 
+#: Symbols are coefficients here and stand for themselves; `test_coding` has orders and ends of blocks.
+fit = functools.partial(FastTokenizer.fit, end_of_block=None)
+
+
 @pytest.fixture(scope="module")
 def tok():
     """Fitted for T = 20, D = 3."""
-    return FastTokenizer.fit(CHUNKS, vocab_size=128)
+    return fit(CHUNKS, vocab_size=128)
 
 
 @pytest.fixture(scope="module")
 def any_shape(tok):
     """The same vocabulary without T and D."""
-    s = tok.spec
-    return FastTokenizer(TokenizerSpec(s.scale, s.min_coefficient, s.max_coefficient, s.merges))
+    return FastTokenizer(replace(tok.spec, time_horizon=None, action_dim=None))
 
 
 def same_batch(a, b):
@@ -67,7 +72,7 @@ def exact_match(text):
 
 
 def test_fit_encode_decode_as_the_issue_shows_it(tmp_path):
-    tok = FastTokenizer.fit(CHUNKS, vocab_size=256, scale=10.0)
+    tok = fit(CHUNKS, vocab_size=256, scale=10.0)
     batch = tok.encode(CHUNKS, num_threads=None)
     assert batch.ids.dtype == np.int32
     assert batch.offsets.dtype == np.int64
@@ -95,7 +100,7 @@ def test_rounding_moves_no_coefficient_by_more_than_half_a_step(tok):
 
 def test_a_scale_per_dimension_bounds_each_dimension_by_its_own():
     scales = np.array([2.0, 10.0, 50.0])
-    tok = FastTokenizer.fit(CHUNKS, 512, scales)
+    tok = fit(CHUNKS, 512, scales)
     off = _reference.cosine_matrix(T) @ (tok.decode(tok.encode(CHUNKS)) - CHUNKS)
     worst = np.abs(off).max(axis=(0, 1))
     assert (worst <= 0.5 / scales + 1e-9).all()
@@ -150,12 +155,12 @@ def other(request):
 
 
 def test_any_form_of_the_same_chunks_fits_the_same_tokenizer(tok, other):
-    assert FastTokenizer.fit(other(CHUNKS), vocab_size=128) == tok
+    assert fit(other(CHUNKS), vocab_size=128) == tok
 
 
 def test_any_form_of_the_same_chunks_fits_the_same_normalizer(other):
-    expected = FastTokenizer.fit(CHUNKS, 512, normalize="quantile")
-    assert FastTokenizer.fit(other(CHUNKS), 512, normalize="quantile") == expected
+    expected = fit(CHUNKS, 512, normalize="quantile")
+    assert fit(other(CHUNKS), 512, normalize="quantile") == expected
 
 
 def test_any_form_of_the_same_chunks_has_the_same_ids(tok, other):
@@ -165,7 +170,7 @@ def test_any_form_of_the_same_chunks_has_the_same_ids(tok, other):
 def test_float32_is_taken_as_the_float64_it_stands_for(tok):
     narrow = CHUNKS.astype(np.float32)
     assert same_batch(tok.encode(narrow), tok.encode(narrow.astype(np.float64)))
-    assert FastTokenizer.fit(narrow, 128) == FastTokenizer.fit(narrow.astype(np.float64), 128)
+    assert fit(narrow, 128) == fit(narrow.astype(np.float64), 128)
 
 
 @pytest.mark.parametrize("form", [">f4", "unpickled"])
@@ -179,7 +184,7 @@ def test_float32_and_float64_may_stand_in_one_list(tok):
     mixed = [c.astype(np.float32) if i % 3 else c for i, c in enumerate(CHUNKS)]
     one_by_one = [tok.encode(c[None])[0].tolist() for c in mixed]
     assert tok.encode(mixed).to_list() == one_by_one
-    assert FastTokenizer.fit(mixed, 128) == FastTokenizer.fit([c.astype(np.float64) for c in mixed], 128)
+    assert fit(mixed, 128) == fit([c.astype(np.float64) for c in mixed], 128)
 
 
 def test_an_iterator_is_read_once():
@@ -191,14 +196,14 @@ def test_an_iterator_is_read_once():
             yield c
 
     for normalize in (None, "quantile"):
-        FastTokenizer.fit(chunks(), 512, normalize=normalize)
+        fit(chunks(), 512, normalize=normalize)
         assert reads == list(range(N))
         reads.clear()
 
 
 def test_input_is_left_as_it_was(tok):
     before = CHUNKS.tobytes()
-    FastTokenizer.fit(CHUNKS, 128, normalize="quantile", clip=0.5)
+    fit(CHUNKS, 128, normalize="quantile", clip=0.5)
     tok.encode(CHUNKS)
     assert CHUNKS.tobytes() == before
 
@@ -216,18 +221,18 @@ def test_horizon_and_dimensions_are_recorded_when_fixed(tok):
 
 
 def test_horizon_is_not_recorded_when_it_differs():
-    spec = FastTokenizer.fit(ragged_chunks(), 128).spec
+    spec = fit(ragged_chunks(), 128).spec
     assert (spec.time_horizon, spec.action_dim) == (None, D)
 
 
 def test_horizon_is_not_recorded_when_it_differs_only_between_blocks(monkeypatch):
     monkeypatch.setattr(chunk, "_BLOCK_VALUES", 1)
     chunks = [*smooth_chunks(5, 10), *smooth_chunks(5, 11)]
-    assert FastTokenizer.fit(chunks, 128).spec.time_horizon is None
+    assert fit(chunks, 128).spec.time_horizon is None
 
 
 def test_rate_and_names_are_recorded():
-    spec = FastTokenizer.fit(CHUNKS, 128, hz=29.97, dimension_names=["x", "y", "z"]).spec
+    spec = fit(CHUNKS, 128, hz=29.97, dimension_names=["x", "y", "z"]).spec
     assert (spec.hz, spec.dimension_names) == (29.97, ("x", "y", "z"))
 
 
@@ -248,7 +253,7 @@ def replay(tok, chunks):
 @pytest.mark.parametrize("min_frequency", [1, 2, 7, 50])
 def test_pairs_below_min_frequency_are_not_merged_and_all_others_are(min_frequency):
     chunks = CHUNKS[:30]
-    tok = FastTokenizer.fit(chunks, 1024, min_frequency=min_frequency)
+    tok = fit(chunks, 1024, min_frequency=min_frequency)
     merged, left_over = replay(tok, chunks)
     assert tok.vocab_size < 1024, "the corpus must run out of pairs"
     assert min(merged) >= min_frequency
@@ -258,7 +263,7 @@ def test_pairs_below_min_frequency_are_not_merged_and_all_others_are(min_frequen
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 12])
 def test_no_token_stands_for_more_than_max_token_symbols(limit):
-    lengths = FastTokenizer.fit(CHUNKS, 256, max_token_symbols=limit).expansion_lengths
+    lengths = fit(CHUNKS, 256, max_token_symbols=limit).expansion_lengths
     assert lengths.max() == limit
     assert lengths.min() == 1
 
@@ -285,7 +290,7 @@ def sparse_chunks():
 )
 def test_a_vocabulary_within_the_documented_limits_is_fitted_used_and_loaded(chunks, options, tmp_path):
     data = chunks()
-    tok = FastTokenizer.fit(data, 16384, min_frequency=1, **options)
+    tok = fit(data, 16384, min_frequency=1, **options)
     # Training leaves out what would take all tokens together beyond 2^22 symbols.
     assert tok.vocab_size == 16384 or 2**22 - tok.expansion_lengths.sum() < tok.expansion_lengths.max()
     assert tok.vocab_size > 14_000
@@ -309,14 +314,14 @@ def test_the_range_is_that_of_the_coefficients(tok):
 
 
 def test_the_range_always_holds_0():
-    spec = FastTokenizer.fit(np.full((3, 4, 1), 5.0), 128).spec
+    spec = fit(np.full((3, 4, 1), 5.0), 128).spec
     assert (spec.min_coefficient, spec.max_coefficient) == (0, 100)
-    spec = FastTokenizer.fit(np.full((3, 1, 1), -5.0), 128).spec
+    spec = fit(np.full((3, 1, 1), -5.0), 128).spec
     assert (spec.min_coefficient, spec.max_coefficient) == (-50, 0)
 
 
 def test_constant_zero_needs_one_symbol():
-    tok = FastTokenizer.fit(np.zeros((5, 8, 2)), 16)
+    tok = fit(np.zeros((5, 8, 2)), 16)
     assert tok.spec.alphabet_size == 1
     assert tok.encode(np.zeros((1, 8, 2))).lengths[0] == 1
     assert (tok.decode(tok.encode(np.zeros((2, 8, 2)))) == 0).all()
@@ -330,23 +335,23 @@ def with_outlier(value):
 
 def test_an_outlier_eats_the_vocabulary_unless_it_may_saturate():
     with pytest.raises(ValueError, match=r"the quantized coefficients span -\d+\.\.\d+: \d+ symbols do not fit") as e:
-        FastTokenizer.fit(with_outlier(1000.0), 256)
+        fit(with_outlier(1000.0), 256)
     for advice in ("vocab_size=256", 'normalize="quantile"', "lower scale", "range_quantile=0.99999"):
         assert advice in str(e.value)
 
 
 def test_an_outlier_beyond_the_maximum_is_refused_unless_it_may_saturate():
     with pytest.raises(ValueError, match=r"^\d+ quantized coefficients lie beyond \+-16382; ") as e:
-        FastTokenizer.fit(with_outlier(1e6), 256)
+        fit(with_outlier(1e6), 256)
     for advice in ('normalize="quantile"', "lower scale", "range_quantile=0.99999"):
         assert advice in str(e.value)
 
 
 @pytest.mark.parametrize("outlier", [1000.0, 1e6, -1e12])
 def test_range_quantile_spares_the_vocabulary_and_counts_what_saturates(outlier):
-    clean = FastTokenizer.fit(CHUNKS, 256)
+    clean = fit(CHUNKS, 256)
     chunks = with_outlier(outlier)
-    tok = FastTokenizer.fit(chunks, 256, range_quantile=0.998)
+    tok = fit(chunks, 256, range_quantile=0.998)
     assert tok.spec.alphabet_size <= clean.spec.alphabet_size
     batch = tok.encode(chunks)
     assert batch.saturated[17] >= T // 2, "the outlier's own chunk"
@@ -357,7 +362,7 @@ def test_range_quantile_spares_the_vocabulary_and_counts_what_saturates(outlier)
 
 @pytest.mark.parametrize("quantile", [0.99, 0.995, 0.999])
 def test_each_end_of_the_range_drops_at_most_its_share(quantile):
-    tok = FastTokenizer.fit(CHUNKS, 256, range_quantile=quantile)
+    tok = fit(CHUNKS, 256, range_quantile=quantile)
     coefficients = np.array([_reference.quantized_coefficients(c, tok.spec)[0] for c in CHUNKS])
     low, high = tok.spec.min_coefficient, tok.spec.max_coefficient
     below, above = (coefficients < low).sum(), (coefficients > high).sum()
@@ -375,7 +380,7 @@ def test_nothing_saturates_by_default(tok):
 
 
 def test_fit_summary_counts():
-    tok = FastTokenizer.fit(ragged_chunks(), 200, normalize="quantile", clip=1.0)
+    tok = fit(ragged_chunks(), 200, normalize="quantile", clip=1.0)
     summary = tok.fit_summary
     assert summary.chunks == 60
     assert summary.coefficients == sum(c.size for c in ragged_chunks())
@@ -392,7 +397,7 @@ def test_a_loaded_tokenizer_has_no_fit_summary(tok, tmp_path):
 
 def test_progress_is_told_of_both_stages():
     told = []
-    tok = FastTokenizer.fit(iter(np.array_split(CHUNKS, 4)), 128, progress=lambda *a: told.append(a))
+    tok = fit(iter(np.array_split(CHUNKS, 4)), 128, progress=lambda *a: told.append(a))
     assert told[0] == ("quantize", N, None)
     assert told[-1] == ("merge", tok.fit_summary.merges, 128 - tok.spec.alphabet_size)
     assert {stage for stage, _, _ in told} == {"quantize", "merge"}
@@ -406,9 +411,9 @@ def test_what_progress_raises_stops_fitting_and_comes_out(tok, stage, error):
             raise error
 
     with pytest.raises(type(error)) as caught:
-        FastTokenizer.fit(CHUNKS, 128, progress=progress)
+        fit(CHUNKS, 128, progress=progress)
     assert caught.value is error
-    assert FastTokenizer.fit(CHUNKS, 128) == tok, "and fitting works as before"
+    assert fit(CHUNKS, 128) == tok, "and fitting works as before"
 
 
 # ---- Same result from any order, any threads, any blocks ---------------------------------------------
@@ -419,7 +424,7 @@ NORMALIZE = [None, "quantile", "min-max", "mean-std", "identity"]
 @pytest.mark.parametrize("normalize", NORMALIZE)
 def test_the_order_of_the_chunks_does_not_matter(normalize):
     orders = [np.random.default_rng(i).permutation(N) for i in range(8)]
-    assert len({FastTokenizer.fit(CHUNKS[o], 512, normalize=normalize).fingerprint() for o in orders}) == 1
+    assert len({fit(CHUNKS[o], 512, normalize=normalize).fingerprint() for o in orders}) == 1
 
 
 @pytest.mark.parametrize("normalize", NORMALIZE)
@@ -428,23 +433,23 @@ def test_the_order_of_the_chunks_does_not_matter_where_zeros_have_signs(normaliz
     chunks[:, :, 1] = 0.0
     chunks[::2, :, 1] = -0.0
     orders = [np.random.default_rng(i).permutation(N) for i in range(8)]
-    assert len({FastTokenizer.fit(chunks[o], 512, normalize=normalize).fingerprint() for o in orders}) == 1
+    assert len({fit(chunks[o], 512, normalize=normalize).fingerprint() for o in orders}) == 1
 
 
 @pytest.mark.parametrize("normalize", NORMALIZE)
 def test_threads_do_not_matter_to_fit(normalize):
     chunks = smooth_chunks(400, 50, 14)
-    prints = {FastTokenizer.fit(chunks, 700, normalize=normalize, num_threads=n).fingerprint() for n in (None, 1, 3, 8)}
+    prints = {fit(chunks, 700, normalize=normalize, num_threads=n).fingerprint() for n in (None, 1, 3, 8)}
     assert len(prints) == 1
 
 
 def test_blocks_do_not_matter_to_fit(tok, monkeypatch):
-    ragged = FastTokenizer.fit(ragged_chunks(), 128)
+    ragged = fit(ragged_chunks(), 128)
     for values in (1, T * D, 10 * T * D + 1):
         monkeypatch.setattr(chunk, "_BLOCK_VALUES", values)
-        assert FastTokenizer.fit(list(CHUNKS), 128) == tok
-        assert FastTokenizer.fit(CHUNKS, 128) == tok
-        assert FastTokenizer.fit(ragged_chunks(), 128) == ragged
+        assert fit(list(CHUNKS), 128) == tok
+        assert fit(CHUNKS, 128) == tok
+        assert fit(ragged_chunks(), 128) == ragged
 
 
 def test_blocks_do_not_matter_to_encode(tok, any_shape, monkeypatch):
@@ -457,7 +462,7 @@ def test_blocks_do_not_matter_to_encode(tok, any_shape, monkeypatch):
 
 def test_threads_do_not_matter_to_encode_and_decode():
     chunks = smooth_chunks(400, 50, 14)  # enough for eight threads
-    tok = FastTokenizer.fit(chunks, 700, normalize="quantile", clip=0.9, range_quantile=0.99)
+    tok = fit(chunks, 700, normalize="quantile", clip=0.9, range_quantile=0.99)
     once = tok.encode(chunks, num_threads=1)
     assert once.saturated.any()
     assert once.clipped.any()
@@ -488,7 +493,7 @@ def raw_chunks():
 @pytest.mark.parametrize("kind", ["quantile", "min-max", "mean-std", "identity"])
 def test_encoding_with_a_normalizer_is_normalising_by_hand_first(kind, clip):
     chunks = raw_chunks() if kind != "identity" else np.repeat(CHUNKS, 2, axis=2)[:, :, :4]
-    tok = FastTokenizer.fit(chunks, 2048, normalize=kind, clip=clip)
+    tok = fit(chunks, 2048, normalize=kind, clip=clip)
     s, normalizer = tok.spec, tok.spec.normalizer
     assert (normalizer.kind, normalizer.clip) == (kind, clip)
     bare = FastTokenizer(TokenizerSpec(s.scale, s.min_coefficient, s.max_coefficient, s.merges))
@@ -502,7 +507,7 @@ def test_encoding_with_a_normalizer_is_normalising_by_hand_first(kind, clip):
 
 @pytest.mark.parametrize("kind", ["quantile", "min-max", "mean-std"])
 def test_a_constant_dimension_comes_back_exactly_whatever_the_ids_say(kind):
-    tok = FastTokenizer.fit(raw_chunks(), 2048, normalize=kind)
+    tok = fit(raw_chunks(), 2048, normalize=kind)
     assert (tok.decode(tok.encode(raw_chunks()))[:, :, 2] == 0.7).all()
     ids = np.random.default_rng(0).integers(0, tok.vocab_size, (20, 30))
     actions, _ = tok.decode_with_status(ids)
@@ -510,7 +515,7 @@ def test_a_constant_dimension_comes_back_exactly_whatever_the_ids_say(kind):
 
 
 def test_clipped_values_are_counted_per_chunk():
-    tok = FastTokenizer.fit(raw_chunks(), 2048, normalize="quantile", clip=0.5)
+    tok = fit(raw_chunks(), 2048, normalize="quantile", clip=0.5)
     unclipped = Normalizer("quantile", tok.spec.normalizer.center, tok.spec.normalizer.half_range)
     beyond = (np.abs(unclipped.apply(raw_chunks())) > 0.5).sum(axis=(1, 2))
     assert beyond.any()
@@ -519,7 +524,7 @@ def test_clipped_values_are_counted_per_chunk():
 
 
 def test_leaving_a_constant_is_counted_as_clipped():
-    tok = FastTokenizer.fit(raw_chunks(), 2048, normalize="quantile")
+    tok = fit(raw_chunks(), 2048, normalize="quantile")
     moved = raw_chunks()
     moved[3, 4:9, 2] += 0.1
     clipped = tok.encode(moved).clipped
@@ -529,7 +534,7 @@ def test_leaving_a_constant_is_counted_as_clipped():
 
 def test_a_given_normalizer_is_used_as_it_is():
     normalizer = Normalizer("min-max", np.zeros(D), np.full(D, 2.0), clip=0.3)
-    tok = FastTokenizer.fit(CHUNKS, 128, normalize=normalizer)
+    tok = fit(CHUNKS, 128, normalize=normalizer)
     assert tok.spec.normalizer is normalizer
     assert tok.encode(CHUNKS).clipped.sum() == (np.abs(CHUNKS) > 0.6).sum() > 0
 
@@ -538,7 +543,7 @@ def test_statistics_are_taken_over_all_blocks():
     a, b = smooth_chunks(20), smooth_chunks(20, seed=1) + 3.0
     together = Normalizer.fit(np.concatenate([a, b]), "quantile")
     for chunks in ([a, b], iter([*a, *b]), np.concatenate([a, b])):
-        fitted = FastTokenizer.fit(chunks, 1024, normalize="quantile").spec.normalizer
+        fitted = fit(chunks, 1024, normalize="quantile").spec.normalizer
         assert fitted.center.tolist() == together.center.tolist()
         assert fitted.half_range.tolist() == together.half_range.tolist()
 
@@ -816,7 +821,7 @@ def test_no_artefact_decodes_to_what_is_not_finite(scale, center, half_range):
 def both(tok, chunks):
     """The messages with which fit and encode refuse the same chunks (or what a function of no arguments makes)."""
     messages = []
-    for use in (lambda c: FastTokenizer.fit(c, 128), tok.encode):
+    for use in (lambda c: fit(c, 128), tok.encode):
         with pytest.raises(ValueError) as e:  # noqa: PT011  # the caller looks at the message
             use(chunks() if isinstance(chunks, types.FunctionType) else chunks)
         messages.append(str(e.value))
@@ -850,7 +855,7 @@ def test_the_first_of_several_bad_values_is_named_whatever_the_threads():
             with pytest.raises(ValueError, match=rf"^chunk {i}: value at time step 3, dimension 5 is NaN"):
                 tok.encode(chunks, num_threads=threads)
             with pytest.raises(ValueError, match=rf"^chunk {i}: value at time step 3, dimension 5 is NaN"):
-                FastTokenizer.fit(chunks, 1024, num_threads=threads)
+                fit(chunks, 1024, num_threads=threads)
 
 
 @pytest.mark.parametrize("values", [1, 3 * T * D, 10**6])
@@ -872,7 +877,7 @@ def test_fit_names_chunk_step_and_dimension_with_every_normalizer(normalize):
     bad[150, 2, 1] = np.inf
     for chunks in (bad, list(bad), [*ragged_chunks(150), *bad[150:]]):
         with pytest.raises(ValueError, match=r"^chunk 150: value at time step 2, dimension 1 is inf"):
-            FastTokenizer.fit(chunks, 512, normalize=normalize)
+            fit(chunks, 512, normalize=normalize)
 
 
 @pytest.mark.parametrize(
@@ -937,7 +942,7 @@ def test_chunks_without_values_are_refused(any_shape, shape, got):
 @pytest.mark.parametrize("normalize", [None, "quantile"])
 def test_no_chunks_are_refused(tok, nothing, normalize):
     with pytest.raises(ValueError, match=exact_match("got no chunks to fit on")):
-        FastTokenizer.fit(nothing, 128, normalize=normalize)
+        fit(nothing, 128, normalize=normalize)
     with pytest.raises(ValueError, match=exact_match("got no chunks")):
         tok.encode(nothing)
 
@@ -1009,12 +1014,12 @@ def test_finite_values_too_large_to_sum_are_refused():
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=exact_match(message)):
-        FastTokenizer.fit(CHUNKS, **({"vocab_size": 128} | options))
+        fit(CHUNKS, **({"vocab_size": 128} | options))
 
 
 def test_an_empty_scale_is_refused_as_such():
     with pytest.raises(ValueError, match="scale"):
-        FastTokenizer.fit(CHUNKS, 128, [])
+        fit(CHUNKS, 128, [])
 
 
 @pytest.mark.parametrize("merges", [[[2**32, 1]], [[2**32 + 1, 1]], [[-(2**32), 0]]])
@@ -1025,7 +1030,7 @@ def test_merges_that_do_not_fit_int32_are_refused_not_wrapped(merges):
 
 @pytest.mark.parametrize("scale", [np.float32(10), np.float64(10), np.int64(10), 10, np.array(10.0)], ids=repr)
 def test_any_number_serves_as_scale(tok, scale):
-    assert FastTokenizer.fit(CHUNKS, 128, scale) == tok
+    assert fit(CHUNKS, 128, scale) == tok
 
 
 @pytest.mark.parametrize(
@@ -1037,7 +1042,7 @@ def test_options_that_no_chunk_can_save_are_refused_before_any_is_read(options):
         yield
 
     with pytest.raises(ValueError, match=next(iter(options))):
-        FastTokenizer.fit(unread(), **options)
+        fit(unread(), **options)
 
 
 @pytest.mark.parametrize("threads", [0, -1])
@@ -1077,7 +1082,7 @@ def test_a_mask_must_fit_its_padded_array(tok):
 
 
 def test_nothing_is_printed(tok, tmp_path, capfd):
-    FastTokenizer.fit(CHUNKS, 128)
+    fit(CHUNKS, 128)
     tok.decode(tok.encode(CHUNKS))
     tok.decode_with_status([[-1], []])
     with pytest.raises(DecodeError):
@@ -1093,7 +1098,7 @@ def test_nothing_is_printed(tok, tmp_path, capfd):
 
 def test_equality_is_that_of_the_artefacts(tok, tmp_path):
     tok.save(tmp_path)
-    loaded, other = FastTokenizer.load(tmp_path), FastTokenizer.fit(CHUNKS, 127)
+    loaded, other = FastTokenizer.load(tmp_path), fit(CHUNKS, 127)
     assert tok == loaded
     assert hash(tok) == hash(loaded)
     assert tok != other
@@ -1104,7 +1109,7 @@ def test_equality_is_that_of_the_artefacts(tok, tmp_path):
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 def test_pickling_keeps_everything(protocol):
-    tok = FastTokenizer.fit(raw_chunks(), 512, normalize="quantile", clip=0.7)
+    tok = fit(raw_chunks(), 512, normalize="quantile", clip=0.7)
     again = pickle.loads(pickle.dumps(tok, protocol))
     assert again == tok
     assert again.fit_summary == tok.fit_summary
@@ -1119,7 +1124,7 @@ def test_copies_are_equal(tok):
     "get", [lambda t: t, lambda t: pickle.loads(pickle.dumps(t)), copy.deepcopy], ids=["fitted", "unpickled", "copied"]
 )
 def test_merges_and_statistics_are_read_only(get):
-    tok = get(FastTokenizer.fit(raw_chunks(), 512, normalize="quantile"))
+    tok = get(fit(raw_chunks(), 512, normalize="quantile"))
     for array in (tok.merges, tok.spec.normalizer.center, tok.spec.normalizer.half_range):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
@@ -1143,7 +1148,7 @@ def test_repr_says_what_matters(tok):
         f"FastTokenizer(vocab_size=128, scale=10.0, coefficients={low}..{high}, "
         "time_horizon=20, action_dim=3, normalizer=None)"
     )
-    assert "normalizer=quantile" in repr(FastTokenizer.fit(CHUNKS, 512, normalize="quantile"))
+    assert "normalizer=quantile" in repr(fit(CHUNKS, 512, normalize="quantile"))
 
 
 def test_coefficients_are_what_the_ids_stand_for(tok):

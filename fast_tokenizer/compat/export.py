@@ -45,7 +45,8 @@ def export_hf(tokenizer: FastTokenizer, directory: str | os.PathLike[str]) -> No
 
     Example:
         >>> from fast_tokenizer import FastTokenizer
-        >>> export_hf(FastTokenizer.default(), "my_robot_hf")
+        >>> chunks = np.cumsum(np.random.default_rng(0).normal(0, 0.1, (100, 20, 3)), axis=1)
+        >>> export_hf(FastTokenizer.fit(chunks, 256, end_of_block=None), "my_robot_hf")
         >>> sorted(p.name for p in Path("my_robot_hf").iterdir())[:3]
         ['bpe_tokenizer', 'fast_tokenizer.json', 'processing_fast_tokenizer.py']
     """

@@ -119,7 +119,9 @@ class FastProcessor:
         Raises:
             ValueError: As `FastTokenizer.fit`; or the chunks have another shape than was said.
         """
-        processor = cls(FastTokenizer.fit([as_actions(chunk) for chunk in action_data], vocab_size, scale))
+        chunks = [as_actions(chunk) for chunk in action_data]
+        # Without ends of blocks, as in the published format: the result can be saved in it.
+        processor = cls(FastTokenizer.fit(chunks, vocab_size, scale, end_of_block=None))
         for name, given in (("time_horizon", time_horizon), ("action_dim", action_dim)):
             fitted = getattr(processor, name)
             if given is not None and fitted is not None and given != fitted:
