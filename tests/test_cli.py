@@ -146,13 +146,16 @@ def test_inspect_shows_the_artefact(model: Path) -> None:
 
 
 def test_demo_needs_nothing(tmp_path: Path) -> None:
-    done = run("demo", "--episodes", 8, cwd=tmp_path)
+    done = run("demo", "--generated-episodes", 8, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for expected in ("aloha", "humanoid", "tokens a chunk", "recorded", "decoded", "coefficients in"):
         assert expected in done.stdout
-    again = json.loads(ok("demo", "--episodes", 8, "--json"))
+    again = json.loads(ok("demo", "--generated-episodes", 8, "--json"))
     assert set(again) == set(ROBOTS)
-    assert again["aloha"]["fingerprint"] == json.loads(ok("demo", "--episodes", 8, "--json"))["aloha"]["fingerprint"]
+    assert (
+        again["aloha"]["fingerprint"]
+        == json.loads(ok("demo", "--generated-episodes", 8, "--json"))["aloha"]["fingerprint"]
+    )
 
 
 def test_demo_takes_a_path(episodes: Path) -> None:
@@ -306,7 +309,7 @@ def test_data_of_another_rate_or_other_dimensions_is_refused(episodes: Path, mod
 
 def test_a_terminal_without_unicode_gets_a_picture_too() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
-    command = [sys.executable, "-m", "fast_tokenizer", "demo", "--episodes", "4"]
+    command = [sys.executable, "-m", "fast_tokenizer", "demo", "--generated-episodes", "4"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "recorded" in done.stdout

@@ -93,8 +93,12 @@ HorizonOption = Annotated[
     str | None,
     typer.Option("--horizon", help="Steps of a chunk (50) or seconds (1s). Default: 1s, or the data's own."),
 ]
-HzOption = Annotated[float | None, typer.Option("--hz", help="Control rate, where the data does not say it.")]
-DimsOption = Annotated[str | None, typer.Option("--dims", help="Dimensions to keep, e.g. 0:6,gripper. Default: all.")]
+HzOption = Annotated[
+    float | None, typer.Option("--hz", help="Control rate, where the data does not say it or says it wrongly.")
+]
+DimsOption = Annotated[
+    str | None, typer.Option("--dims", help="Dimensions to keep, by index, range of indices or name: 0:6,gripper.")
+]
 ActionKeyOption = Annotated[
     str | None, typer.Option("--action-key", help="Where the actions are, if not in the usual place: a or a,b to join.")
 ]
@@ -380,19 +384,36 @@ def demo(
     ] = None,
     horizon: HorizonOption = None,
     hz: HzOption = None,
-    episodes: Annotated[int, typer.Option("--episodes", help="Generated episodes of each robot.")] = 100,
+    generated: Annotated[
+        int, typer.Option("--generated-episodes", help="Episodes to generate of each robot, where there is no DATA.")
+    ] = 100,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the generated episodes.")] = 0,
+    dims: DimsOption = None,
     action_key: ActionKeyOption = None,
+    state_key: StateKeyOption = None,
+    episodes: EpisodesOption = None,
     on_broken: OnBrokenOption = OnBrokenChoice.error,
     as_json: JsonOption = False,
 ) -> None:
     """Fit, encode and decode generated robot trajectories (or yours), and show what comes out."""
+    of_data = {"--dims": dims, "--action-key": action_key, "--state-key": state_key, "--episodes": episodes}
+    if not data and (given := [name for name, value in of_data.items() if value is not None]):
+        raise ValueError(f"{given[0]}: needs DATA, of which it chooses")
     with _progress() as report:
         if data:
-            opened = open_recording(data, hz, None, report, action_key=action_key, on_broken=on_broken.value)
+            opened = open_recording(
+                data,
+                hz,
+                dims,
+                report,
+                action_key=action_key,
+                state_key=state_key,
+                episodes=episodes,
+                on_broken=on_broken.value,
+            )
             recordings = {data[0].stem: opened}
         else:
-            recordings = {name: _generated(name, episodes, seed) for name in ROBOTS}
+            recordings = {name: _generated(name, generated, seed) for name in ROBOTS}
         results: dict[str, Result] = {}
         for name, recording in recordings.items():
             steps = horizon_steps(horizon, recording)
@@ -523,7 +544,7 @@ def _generated(name: str, episodes: int, seed: int) -> Recording:
     robot = ROBOTS[name]
     actions = generate_trajectories(robot, episodes, seed)
     if not actions:
-        raise ValueError("--episodes must be positive")
+        raise ValueError("--generated-episodes must be positive")
     dataset = of_arrays(name, actions, robot.hz, robot.dimension_names)
     return Recording(dataset.trajectories, dataset.action_dim, robot.hz, robot.dimension_names, None)
 

@@ -100,11 +100,12 @@ def open_recording(
         datasets.append(
             read(
                 path,
-                action_key=None if action_key is None else action_key.split(","),
-                state_key=None if state_key is None else state_key.split(","),
+                action_key=None if action_key is None else [k.strip() for k in action_key.split(",")],
+                state_key=None if state_key is None else [k.strip() for k in state_key.split(",")],
                 state=state_key is not None,
                 episodes=chosen_episodes,
                 on_broken=on_broken,
+                hz=hz,
             )
         )
         report("open", len(datasets), len(paths))
@@ -112,17 +113,15 @@ def open_recording(
     for other in datasets[1:]:
         for what, a, b in (
             ("dimensions", first.action_dim, other.action_dim),
-            ("Hz (give --hz to treat them alike)", None if hz else first.hz, None if hz else other.hz),
+            ("Hz (give --hz to treat them alike)", first.hz, other.hz),
             ("steps a chunk", first.horizon, other.horizon),
         ):
             if a != b:
                 raise ValueError(f"{other.path} has {b} {what}, {first.path} has {a}")
-        if first.dimension_names and other.dimension_names and first.dimension_names != other.dimension_names:
-            theirs, ours = list(other.dimension_names), list(first.dimension_names)
-            raise ValueError(f"{other.path} has the dimensions {theirs}, {first.path} has {ours}")
-    names, chosen = first.dimension_names, None
+    names, chosen = _common_names(datasets), None
     if dims is not None:
-        chosen = parse_dims(dims, first.action_dim, names)
+        unnamed = next((d.path for d in datasets if d.dimension_names is None), None)
+        chosen = parse_dims(dims, first.action_dim, names, unnamed)
         names = None if names is None else tuple(names[d] for d in chosen)
     return Recording(
         Trajectories(datasets, dimensions=chosen),
@@ -134,11 +133,28 @@ def open_recording(
     )
 
 
-def parse_dims(text: str, action_dim: int, names: Sequence[str] | None = None) -> list[int]:
-    """Dimension indices from e.g. "0:6,gripper": ranges exclude their end, as slices do; a name may stand once only."""
+def _common_names(datasets: Sequence[Dataset]) -> tuple[str, ...] | None:
+    """The names of those that have any. Raises ValueError where two differ."""
+    named = [(d.path, d.dimension_names) for d in datasets if d.dimension_names is not None]
+    for path, names in named[1:]:
+        if names != named[0][1]:
+            raise ValueError(f"{path} has the dimensions {list(names)}, {named[0][0]} has {list(named[0][1])}")
+    return named[0][1] if named else None
+
+
+def parse_dims(
+    text: str, action_dim: int, names: Sequence[str] | None = None, unnamed: Path | None = None
+) -> list[int]:
+    """Dimension indices from e.g. "0:6,gripper": ranges exclude their end, as slices do; a name may stand once only.
+
+    There are no ranges of names: whether "x:z" has z would have to be remembered. Names are refused where there is a
+    file, `unnamed`, of which it is not known that it has the same dimensions in the same places.
+    """
     chosen: list[int] = []
     for part in (p.strip() for p in text.split(",")):
         if names is not None and part in names and not part.isdigit():
+            if unnamed is not None:
+                raise ValueError(f"--dims: {unnamed} does not name its dimensions; give the index of {part!r}")
             if names.count(part) > 1:
                 raise ValueError(f"--dims: {names.count(part)} dimensions are called {part!r}; give their indices")
             chosen.append(names.index(part))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -24,6 +25,7 @@ def read(
     state: bool = True,
     episodes: Collection[int] | None = None,
     on_broken: Literal["raise", "skip"] = "raise",
+    hz: float | None = None,
 ) -> Dataset:
     """Opens a dataset, by what it is, and reads its outline.
 
@@ -43,10 +45,12 @@ def read(
         action_key: Where the actions are, when it is not the usual place; several are joined along D.
         state_key: The same of the state.
         state: Whether to read the state, too, where there is one.
-        episodes: The numbers of those to keep. Default: all.
+        episodes: The numbers of those to keep. Default: all. What is wrong with others does not matter.
         on_broken: What is done about an episode that cannot be used (damaged or missing file, values that are not
             finite, lost frames, ...). "raise": an error, when it is met. "skip": it is left out, and stands in the
             dataset's `left_out`; to know them, everything is read once here.
+        hz: Control rate, where the data does not say it or says it wrongly. Recorded times must agree with a recorded
+            rate, but need not with this one: gaps are then measured by the time that most steps of an episode take.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -61,15 +65,29 @@ def read(
     """
     if on_broken not in ("raise", "skip"):
         raise ValueError(f"on_broken must be 'raise' or 'skip', got {on_broken!r}")
+    if hz is not None and not (np.isfinite(hz) and hz > 0):
+        raise ValueError(f"hz must be positive, got {hz}")
     local = fetch(path)
-    source = Source(local, _keys(action_key), _keys(state_key), state, skip=on_broken == "skip")
+    source = Source(
+        local,
+        _keys(action_key),
+        _keys(state_key),
+        state,
+        skip=on_broken == "skip",
+        hz=hz,
+        episodes=None if episodes is None else frozenset(episodes),
+    )
     dataset = _reader(local)(source)
+    if hz is not None:
+        dataset = replace(dataset, hz=hz, hz_is_given=True)
     if source.left_out:
         dataset = dataset.select(np.ones(len(dataset.lengths), np.bool_), source.left_out)
-    if episodes is not None:
-        dataset = _chosen(dataset, set(episodes))
+    if source.episodes is not None:
+        dataset = _chosen(dataset, source.episodes)
     if source.skip:
         dataset = _usable(dataset)
+    elif problem := next((e.problem for e in dataset.episodes or () if e.problem), None):
+        raise problem
     if not len(dataset.lengths):
         reasons = "; ".join(str(e) for e in dataset.left_out[:1])
         raise ValueError(f"{local}: holds no episode that can be used{': ' if reasons else ''}{reasons}")
@@ -122,13 +140,14 @@ def _reader(path: Path) -> _Reader:
     return by_suffix[path.suffix.lower()]
 
 
-def _chosen(dataset: Dataset, numbers: set[int]) -> Dataset:
+def _chosen(dataset: Dataset, numbers: frozenset[int]) -> Dataset:
     """The episodes of these numbers."""
     here = np.array([dataset.episode(i).index for i in range(len(dataset.lengths))], np.int64)
     unknown = sorted(numbers - set(here.tolist()))
     if unknown:
         listed = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-        raise ValueError(f"{dataset.path}: has no episode {listed}; its {len(here)} are {here.min()}..{here.max()}")
+        known = f"; its {len(here)} are {here.min()}..{here.max()}" if len(here) else ", nor any other"
+        raise ValueError(f"{dataset.path}: has no episode {listed}{known}")
     chosen = np.isin(here, sorted(numbers))
     others = int(np.count_nonzero(~chosen))
     message = f"{dataset.path}: {others} of {len(here)} episodes are not chosen"

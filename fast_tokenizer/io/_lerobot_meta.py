@@ -80,8 +80,8 @@ def read_layout(root: Path) -> tuple[Layout, int]:
     return Layout(root, version, str(info.get("data_path") or usual), chunks_size, features, fps), claimed
 
 
-def listed_v2(layout: Layout) -> list[Outline]:
-    """A file an episode, in the order of `meta/episodes.jsonl`."""
+def listed_v2(layout: Layout) -> tuple[list[Outline], list[BrokenDataError]]:
+    """A file an episode, in the order of `meta/episodes.jsonl`; and how many files are of none of them."""
     outlines = []
     seen: set[int] = set()
     path = layout.root / "meta" / "episodes.jsonl"
@@ -92,12 +92,14 @@ def listed_v2(layout: Layout) -> list[Outline]:
             raise ValueError(f"{path}: expected rows with episode_index and length, got {dict(row)}") from None
         _once(path, index, seen)
         file = layout.file(episode_index=index, episode_chunk=index // layout.chunks_size)
-        outlines.append(Outline(file, (EpisodeInfo(index, f"episode {index}", _texts(row)),), (length,)))
-    return outlines
+        info = EpisodeInfo(index, f"episode {index}", _texts(row))
+        outlines.append(Outline(file, (info,), (length,), one_a_file=True))
+    others = sorted(set(layout.root.glob(glob_of(layout.data_path))) - {o.file for o in outlines})
+    return outlines, _unlisted(path, [p.name for p in others])
 
 
-def listed_v3(layout: Layout, parquet: Any) -> list[Outline]:
-    """By data file, in order of their episodes."""
+def listed_v3(layout: Layout, parquet: Any) -> tuple[list[Outline], list[BrokenDataError]]:
+    """By data file, in order of their episodes; and how many episodes in these files are not listed."""
     folder = layout.root / "meta" / "episodes"
     files = sorted(folder.glob("**/*.parquet"))
     if not files:
@@ -125,7 +127,15 @@ def listed_v3(layout: Layout, parquet: Any) -> list[Outline]:
             file = layout.file(chunk_index=chunk, file_index=number)
             info = EpisodeInfo(index, f"episode {index}", _texts(row))
             by_file.setdefault(file, []).append((info, length, first if isinstance(first, int) else None))
-    return _outlines(_where_they_are(layout, by_file, parquet))
+    located, found = _where_they_are(layout, by_file, parquet)
+    return _outlines(located), _unlisted(folder, [f"episode {i}" for i in sorted(found - seen)])
+
+
+def _unlisted(where: Path, names: Sequence[str]) -> list[BrokenDataError]:
+    if not names:
+        return []
+    some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return [BrokenDataError("not listed", f"{where}: does not list what is there: {some}", len(names))]
 
 
 def _once(path: Path, index: int, seen: set[int]) -> None:
@@ -148,14 +158,12 @@ def _outlines(by_file: _Listed) -> list[Outline]:
     return sorted(outlines, key=lambda o: o.episodes[0].index)
 
 
-def _where_they_are(layout: Layout, by_file: _Listed, parquet: Any) -> _Listed:
-    """The same by what stands in the files, where they say it.
+def _where_they_are(layout: Layout, by_file: _Listed, parquet: Any) -> tuple[_Listed, set[int]]:
+    """The same by what stands in the files, where they say it; and the episodes that do.
 
     lerobot 0.4.4's conversion from v2.1 names the wrong file for the first episode of each file but the first, and
     lerobot does not notice, because it reads all files as one table.
     """
-    if not by_file:
-        return by_file
     found: dict[int, list[Path]] = {}
     for file in sorted({*by_file, *layout.root.glob(glob_of(layout.data_path))}):
         if missing(file):
@@ -172,7 +180,7 @@ def _where_they_are(layout: Layout, by_file: _Listed, parquet: Any) -> _Listed:
         for info, length, first in listed:
             files = found.get(info.index, [file])
             located.setdefault(file if file in files else files[0], []).append((info, length, first))
-    return located
+    return located, set(found)
 
 
 def task_texts(layout: Layout, parquet: Any) -> dict[int, str]:
@@ -180,7 +188,9 @@ def task_texts(layout: Layout, parquet: Any) -> dict[int, str]:
     root = layout.root / "meta"
     if (root / "tasks.jsonl").is_file():
         rows = _json_lines(root / "tasks.jsonl")
-    elif (root / "tasks.parquet").is_file() and not missing(root / "tasks.parquet"):
+    elif (root / "tasks.parquet").is_file():
+        if problem := missing(root / "tasks.parquet"):
+            raise problem
         with reading(root / "tasks.parquet"), parquet.ParquetFile(root / "tasks.parquet") as opened:
             rows = opened.read().to_pylist()
     else:
@@ -226,11 +236,18 @@ def names_of(features: Mapping[str, Any], keys: Sequence[str], widths: Mapping[s
     return tuple(names) or None
 
 
+def width_of(features: Mapping[str, Any], key: str) -> int | None:
+    """How wide a column should be; None where its feature does not say."""
+    shape = features[key].get("shape") if isinstance(features.get(key), dict) else None
+    return shape[0] if isinstance(shape, list) and len(shape) == 1 and isinstance(shape[0], int) else None
+
+
 def _flat(names: Any) -> list[str]:
-    """Names as people write them: a list, lists in a list, {"motors": [...]}, {"x": 0, "y": 1}."""
+    """Names as people write them: a list, lists in a list, {"motors": [...]}, {"x": 0, "y": 1}; else none."""
     if isinstance(names, dict):
         if all(isinstance(v, int) for v in names.values()):
-            return sorted(names, key=lambda n: names[n])
+            in_order = sorted(names, key=lambda n: names[n])
+            return in_order if [names[n] for n in in_order] == list(range(len(names))) else []
         return [n for v in names.values() for n in _flat(v)]
     if isinstance(names, list):
         return [n for v in names for n in _flat(v)]

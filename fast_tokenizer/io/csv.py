@@ -1,28 +1,50 @@
 """CSV: one file an episode, or a column `episode_index` or `episode` that says which rows are one.
 
 The first row names the columns. Actions are all columns whose names begin with the key and go on with what is no
-letter: `action_0`, `action.x`, `action[2]`; or columns of that very name: `--action-key x,y,z`. A column `timestamp` or
-`time` in seconds gives the control rate, `task` the task text.
+letter: `action_0`, `action.x`, `action[2]`, but for what is known to be no dimension (`action_valid`,
+`action_timestamp`); or columns of that very name: `--action-key x,y,z`. A column `timestamp` or `time`, in seconds or
+as ISO 8601, gives the control rate, `task` the task text.
+
+A row or cell that cannot be read costs its episode; a row of another number of cells, of which it is not known whose it
+is, those on both sides. A file that cannot be read to its end counts as one episode.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fast_tokenizer.io.dataset import BrokenDataError, Dataset, EpisodeInfo, Steps
-from fast_tokenizer.io.source import Outline, Source, last_number, missing, natural, of_files
+from fast_tokenizer.io.source import (
+    Outline,
+    Source,
+    common_rate,
+    failed_file,
+    last_number,
+    missing,
+    most_common,
+    natural,
+    of_files,
+)
 
 _EPISODE = ("episode_index", "episode")
 _TIME = ("timestamp", "time")
+#: What may follow a key in the name of a column that is no dimension.
+_NO_DIMENSION = ("valid", "is_valid", "mask", "is_pad", "pad", "timestamp", "time", "index", "id")
+
+#: The number of its line, and its cells, or what is wrong with them.
+_Row: TypeAlias = tuple[int, "list[str] | BrokenDataError"]
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -42,54 +64,61 @@ class _Columns:
 
 
 def read_csv(source: Source) -> Dataset:
-    """Opens a file, or all of a folder; they must have the same columns.
+    """Opens a file, or all of a folder; those that do not have the columns that most have are broken.
 
     Raises:
-        BrokenDataError: A file is empty or has other columns, or a row has other cells, and nothing is skipped.
-        ValueError: There are no such columns; the message has those that there are.
+        ValueError: There are no such columns, and the message has those that there are; or the times are no seconds.
     """
     files = files_in(source.path) if source.path.is_dir() else [source.path]
-    outlines: list[Outline] = []
-    header: list[str] | None = None
+    headers = [_header(file) for file in files]
+    header = most_common(h for h in headers if isinstance(h, tuple))
     columns = _Columns((), (), None, None, None)
-    rates: list[float] = []
-    for file in files:
+    if header is not None:
+        columns = _columns(files[headers.index(header)], header, source)
+    outlines: list[Outline] = []
+    periods: list[float] = []
+    for file, names in zip(files, headers, strict=True):
+        before = sum(len(o.episodes) for o in outlines)
         try:
-            with _rows(file) as (names, rows):
-                if header is None:
-                    header, columns = names, _columns(file, names, source)
-                elif names != header:
-                    raise BrokenDataError("missing column", f"{file}: has the columns {names}, others have {header}")
-                before = sum(len(o.episodes) for o in outlines)
-                outline = _outline(file, rows, columns, len(files), before, rates)
+            if isinstance(names, BrokenDataError):
+                raise names
+            if names != header:
+                message = f"{file}: has the columns {list(names)}, others have {list(header or ())}"
+                raise BrokenDataError("missing column", message)
+            outlines.append(_outline(file, columns, len(files), before, periods))
         except BrokenDataError as error:
-            source.broken(error)
-        else:
-            outlines.append(outline)
-    if header is None:
-        raise ValueError(f"{source.path}: holds no file that can be read: {source.left_out[0]}")
+            number = last_number(file.stem) if columns.episode is None else None
+            outlines.append(failed_file(file, before if number is None else number, error))
 
     def load_file(outline: Outline, wanted: Sequence[int]) -> Iterator[Steps | BrokenDataError]:
+        chosen = set(wanted)
         with _rows(outline.file) as (_, rows):
-            chosen = set(wanted)
-            for i, (_, part) in enumerate(groupby(rows, lambda row: _episode(row, columns))):
+            for i, (_, part) in enumerate(_by_episode(rows, columns)):
                 if i in chosen:
-                    yield _steps(outline.file, list(part), columns)
+                    yield _steps(outline.file, part, columns)
 
-    names = header
     return of_files(
         source,
         outlines,
         load_file,
         len(columns.actions),
-        hz=float(f"{np.median(rates):.4g}") if rates else None,
-        dimension_names=tuple(names[i] for i in columns.actions),
-        state_names=tuple(names[i] for i in columns.state) or None,
+        hz=common_rate(source, periods),
+        dimension_names=tuple(header[i] for i in columns.actions) if header else None,
+        state_dim=len(columns.state) or None,
+        state_names=tuple(header[i] for i in columns.state) or None if header else None,
     )
 
 
+def _header(file: Path) -> tuple[str, ...] | BrokenDataError:
+    try:
+        with _rows(file) as (names, _):
+            return names
+    except BrokenDataError as error:
+        return error.bare()
+
+
 @contextmanager
-def _rows(file: Path) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
+def _rows(file: Path) -> Iterator[tuple[tuple[str, ...], Iterator[_Row]]]:
     """The names of the columns, and the rows, one at a time."""
     if problem := missing(file):
         raise problem
@@ -99,16 +128,19 @@ def _rows(file: Path) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
             names = next(rows, None)
             if not names:
                 raise BrokenDataError("unreadable file", f"{file}: is empty")
+            if len(names) == 1 and (other := re.search(r"[;\t|]", names[0])):
+                message = f"{file}: expected columns separated by commas, got {other[0]!r}: {names[0][:80]!r}"
+                raise BrokenDataError("unreadable file", message)
 
-            def checked() -> Iterator[list[str]]:
+            def numbered() -> Iterator[_Row]:
                 for row in rows:
                     if row and len(row) != len(names):
                         message = f"{file}: line {rows.line_num} has {len(row)} cells, expected {len(names)}"
-                        raise BrokenDataError("unreadable file", message)
-                    if row:
-                        yield row
+                        yield rows.line_num, BrokenDataError("unreadable file", message)
+                    elif row:
+                        yield rows.line_num, row
 
-            yield [n.strip() for n in names], checked()
+            yield tuple(n.strip() for n in names), numbered()
     except (UnicodeDecodeError, csv.Error) as error:
         raise BrokenDataError("unreadable file", f"{file}: not a readable CSV file: {error}") from None
 
@@ -118,7 +150,7 @@ def _columns(file: Path, names: Sequence[str], source: Source) -> _Columns:
         found: list[int] = []
         for key in keys:
             here = [i for i, n in enumerate(names) if n == key]
-            here = here or [i for i, n in enumerate(names) if re.match(re.escape(key) + r"[^A-Za-z]", n)]
+            here = here or [i for i, n in enumerate(names) if _is_dimension(n, key)]
             if not here:
                 hint = "" if source.action_keys else ": give an action key"
                 raise ValueError(f"{file}: has no column {key!r} or {key + '_0'!r} of {what}, only {list(names)}{hint}")
@@ -128,7 +160,7 @@ def _columns(file: Path, names: Sequence[str], source: Source) -> _Columns:
     def first(keys: Sequence[str]) -> int | None:
         return next((names.index(k) for k in keys if k in names), None)
 
-    has_state = any(re.match(r"state([^A-Za-z]|$)", n) for n in names)
+    has_state = any(n == "state" or _is_dimension(n, "state") for n in names)
     usual = ("state",) if has_state else ()
     state_keys = (source.state_keys or usual) if source.state else ()
     return _Columns(
@@ -140,31 +172,48 @@ def _columns(file: Path, names: Sequence[str], source: Source) -> _Columns:
     )
 
 
-def _episode(row: Sequence[str], columns: _Columns) -> str:
-    return "" if columns.episode is None else row[columns.episode]
+def _is_dimension(name: str, key: str) -> bool:
+    """Whether it is `key` and something more that begins with no letter."""
+    rest = name.removeprefix(key)
+    return re.match(r"[^A-Za-z]", rest) is not None and rest != name and rest.strip("_./ ").lower() not in _NO_DIMENSION
 
 
-def _outline(
-    file: Path, rows: Iterator[list[str]], columns: _Columns, files: int, before: int, rates: list[float]
-) -> Outline:
-    """The episodes of a file. Adds the control rate of each to `rates`."""
+def _by_episode(rows: Iterator[_Row], columns: _Columns) -> Iterator[tuple[str, Iterator[_Row]]]:
+    """The rows of one episode after the other, and what the file calls it."""
+
+    def labelled() -> Iterator[tuple[str, _Row]]:
+        label: str | None = None
+        bad: _Row | None = None
+        for row in rows:
+            if isinstance(row[1], BrokenDataError):
+                bad = row
+                if label is not None:
+                    yield label, row
+                continue
+            previous, label = label, "" if columns.episode is None else row[1][columns.episode]
+            if bad is not None and label != previous:
+                yield label, bad
+            bad = None
+            yield label, row
+        if label is None and bad is not None:
+            yield "", bad
+
+    for label, part in groupby(labelled(), lambda pair: pair[0]):
+        yield label, (row for _, row in part)
+
+
+def _outline(file: Path, columns: _Columns, files: int, before: int, periods: list[float]) -> Outline:
+    """The episodes of a file. Adds the seconds that a step takes in each to `periods`."""
     episodes, lengths = [], []
-    for i, (label, part) in enumerate(groupby(rows, lambda row: _episode(row, columns))):
-        tasks: dict[str, None] = {}
-        times, length = [], 0
-        for row in part:
-            length += 1
-            if columns.task is not None:
-                tasks[row[columns.task]] = None
-            if columns.time is not None:
-                times.append(row[columns.time])
-        number = last_number(file.stem) if columns.episode is None else last_number(label) if files == 1 else None
-        name = file.name if columns.episode is None else f"{file.name} episode {label}"
-        episodes.append(EpisodeInfo(before + i if number is None else number, name, tuple(tasks)))
-        lengths.append(length)
-        passed = np.median(np.diff(_numbers(file, [times])[0])) if len(times) > 1 else 0.0
-        if passed > 0:
-            rates.append(float(1 / passed))
+    with _rows(file) as (_, rows):
+        for i, (label, part) in enumerate(_by_episode(rows, columns)):
+            problem, times, tasks, length = _facts(file, part, columns)
+            number = last_number(file.stem) if columns.episode is None else last_number(label) if files == 1 else None
+            name = file.name if columns.episode is None else f"{file.name} episode {label}"
+            episodes.append(EpisodeInfo(before + i if number is None else number, name, tasks, problem))
+            lengths.append(0 if problem else length)
+            if len(times) > 1 and np.isfinite(times).all() and (passed := np.median(np.diff(times))) > 0:
+                periods.append(float(passed))
     labels = [e.name for e in episodes]
     if not episodes or len(set(labels)) < len(labels):
         what = "the rows of an episode do not stand together" if episodes else "holds no rows"
@@ -172,20 +221,68 @@ def _outline(
     return Outline(file, tuple(episodes), tuple(lengths))
 
 
-def _steps(file: Path, rows: list[list[str]], columns: _Columns) -> Steps | BrokenDataError:
+def _facts(
+    file: Path, rows: Iterator[_Row], columns: _Columns
+) -> tuple[BrokenDataError | None, NDArray[np.float64], tuple[str, ...], int]:
+    """What is wrong with an episode, the times of its steps, its tasks and its length."""
+    tasks: dict[str, None] = {}
+    times = array("d")
+    length = 0
     try:
-        return Steps(
-            _numbers(file, [[row[i] for i in columns.actions] for row in rows]),
-            _numbers(file, [[row[i] for i in columns.state] for row in rows]) if columns.state else None,
-            timestamps=None if columns.time is None else _numbers(file, [[row[columns.time] for row in rows]])[0],
-        )
+        for line, row in rows:
+            cells = _cells(row)
+            length += 1
+            if columns.task is not None:
+                tasks[cells[columns.task]] = None
+            if columns.time is not None:
+                times.append(_number(file, line, cells[columns.time], _seconds))
     except BrokenDataError as error:
-        return error
+        return error.bare(), np.empty(0), (), 0
+    return None, np.array(times), tuple(tasks), length
 
 
-def _numbers(file: Path, cells: list[list[str]]) -> NDArray[np.float64]:
-    """float64; an empty cell is NaN."""
+def _steps(file: Path, rows: Iterator[_Row], columns: _Columns) -> Steps | BrokenDataError:
+    """Row by row: the text of a whole file takes many times its numbers' memory."""
+    values, times = array("d"), array("d")
     try:
-        return np.array([[float(c) if c.strip() else np.nan for c in row] for row in cells], np.float64)
+        for line, row in rows:
+            cells = _cells(row)
+            values.extend(_number(file, line, cells[i]) for i in (*columns.actions, *columns.state))
+            if columns.time is not None:
+                times.append(_number(file, line, cells[columns.time], _seconds))
+    except BrokenDataError as error:
+        return error.bare()
+    table = np.array(values).reshape(-1, len(columns.actions) + len(columns.state))
+    actions, state = np.split(table, [len(columns.actions)], axis=1)
+    return Steps(
+        np.ascontiguousarray(actions),
+        np.ascontiguousarray(state) if columns.state else None,
+        timestamps=None if columns.time is None else np.array(times),
+    )
+
+
+def _cells(row: list[str] | BrokenDataError) -> list[str]:
+    if isinstance(row, BrokenDataError):
+        raise row
+    return row
+
+
+def _number(file: Path, line: int, cell: str, parse: Callable[[str], float] = float) -> float:
+    """An empty cell is NaN."""
+    try:
+        return parse(cell) if cell.strip() else np.nan
     except ValueError as error:
-        raise BrokenDataError("unreadable file", f"{file}: a cell is no number: {error}") from None
+        message = f"{file}: line {line}: a cell is no number: {error}"
+        raise BrokenDataError("unreadable file", message) from None
+
+
+def _seconds(cell: str) -> float:
+    """A number, or a date and time."""
+    try:
+        return float(cell)
+    except ValueError as error:
+        try:
+            moment = datetime.fromisoformat(cell.strip())
+        except ValueError:
+            raise error from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

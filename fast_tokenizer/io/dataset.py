@@ -22,6 +22,8 @@ Reason: TypeAlias = Literal[
     "other dimensions",
     "not finite",
     "gap in time",
+    "other control rate",
+    "not listed",
     "not chosen",
 ]
 
@@ -77,11 +79,13 @@ class EpisodeInfo:
         index: Its number in the source.
         name: For messages, such as "demo_3".
         tasks: What was to be done, in words.
+        problem: Why it cannot be read, where the outline shows it; its length is then not known, and 0.
     """
 
     index: int
     name: str
     tasks: tuple[str, ...] = ()
+    problem: BrokenDataError | None = None
 
 
 #: Reads the episodes of a mask (E,), in order.
@@ -101,9 +105,11 @@ class Dataset:
         hz: Control rate, or None when not recorded.
         dimension_names: D names, or None.
         horizon: Set when the source holds chunks already: each trajectory is one chunk of that many steps.
+        state_dim: Dimensions S; None: no state is read.
         state_names: S names, or None.
         episodes: E infos; None: they are numbered.
         left_out: What is not among the E episodes, and why.
+        hz_is_given: Whether `hz` is the caller's word, to which recorded times need not agree.
     """
 
     path: Path
@@ -113,9 +119,11 @@ class Dataset:
     hz: float | None = None
     dimension_names: tuple[str, ...] | None = None
     horizon: int | None = None
+    state_dim: int | None = None
     state_names: tuple[str, ...] | None = None
     episodes: tuple[EpisodeInfo, ...] | None = None
     left_out: tuple[BrokenDataError, ...] = ()
+    hz_is_given: bool = False
 
     @property
     def trajectories(self) -> Trajectories:
@@ -156,19 +164,22 @@ class Dataset:
 
     def _problem(self, i: int, steps: Steps) -> BrokenDataError | None:
         where = f"{self.path} {self.episode(i).name}"
-        length, actions = int(self.lengths[i]), steps.actions
-        if actions.shape[1:] != (self.action_dim,):
-            message = f"{where}: has actions of shape {actions.shape}, expected D={self.action_dim}"
-            return BrokenDataError("other dimensions", message)
-        for name, values in (("actions", actions), ("state", steps.state)):
+        length = int(self.lengths[i])
+        for name, values, letter, dim in (
+            ("actions", steps.actions, "D", self.action_dim),
+            ("state", steps.state, "S", self.state_dim),
+        ):
             if values is None:
                 continue
+            if values.shape[1:] != (dim,):
+                message = f"{where}: has {name} of shape {values.shape}, expected {letter}={dim}"
+                return BrokenDataError("other dimensions", message)
             if len(values) != length:
                 return BrokenDataError("other length", f"{where}: has {len(values)} {name}, expected {length}")
             if at := first_not_finite(values):
                 place = f"{name}[{', '.join(map(str, at))}]"
                 return BrokenDataError("not finite", f"{where}: {place} is {values[at]}; {name} must be finite")
-        return _gap(where, steps, self.hz)
+        return _lost_frame(where, steps) or _wrong_times(where, steps, self.hz, given=self.hz_is_given)
 
 
 class Trajectories:
@@ -262,21 +273,52 @@ def first_not_finite(values: NDArray[np.floating]) -> tuple[int, ...]:
     return ()
 
 
-def _gap(where: str, steps: Steps, hz: float | None) -> BrokenDataError | None:
-    """A frame that was lost, by the frames' numbers or, more than half a period beyond the next, by their times."""
-    if steps.frame_index is not None:
-        by_one = np.diff(steps.frame_index) == 1
-        if not by_one.all():
-            i = int(np.argmin(by_one))
-            a, b = steps.frame_index[i : i + 2]
-            return BrokenDataError("gap in time", f"{where}: step {i + 1} is frame {b}, the one before is frame {a}")
-    if steps.timestamps is not None and hz is not None:
-        passed = np.diff(np.asarray(steps.timestamps, np.float64))
-        fits = (passed > 0) & (passed < 1.5 / hz)
-        if not fits.all():
-            i = int(np.argmin(fits))
+def _lost_frame(where: str, steps: Steps) -> BrokenDataError | None:
+    """A frame that was lost, by the frames' numbers."""
+    if steps.frame_index is None:
+        return None
+    by_one = np.diff(steps.frame_index) == 1
+    if by_one.all():
+        return None
+    i = int(np.argmin(by_one))
+    a, b = steps.frame_index[i : i + 2]
+    return BrokenDataError("gap in time", f"{where}: step {i + 1} is frame {b}, the one before is frame {a}")
+
+
+def _wrong_times(where: str, steps: Steps, hz: float | None, *, given: bool) -> BrokenDataError | None:
+    """Times that leave a gap of half a period or more, or pass at another rate than the one that is recorded.
+
+    Where no rate is recorded, or the caller knows better, gaps are measured by the time that most steps take.
+    """
+    if steps.timestamps is None or len(steps.timestamps) < 2:
+        return None
+    times = np.asarray(steps.timestamps, np.float64)
+    if at := first_not_finite(times):
+        return BrokenDataError("not finite", f"{where}: the time of step {at[0]} is {times[at]}; times must be finite")
+    passed = np.diff(times)
+    usual = float(np.sort(passed)[(len(passed) - 1) // 2])  # no gap shows in it, if there are as many steps without
+    recorded = None if given else hz
+    period = usual if recorded is None else 1 / recorded
+    fits = (passed > 0) & (passed < 1.5 * period)
+    if recorded is not None:
+        if fits.all():
+            usual = float(passed.mean())
+        tolerance = 0.1 + 0.4 / len(passed)  # the first and the last frame may be early or late
+        if usual > 0 and abs(usual / period - 1) > tolerance:
             message = (
-                f"{where}: step {i + 1} comes {passed[i]:.4g} s after the one before; at {hz:g} Hz it is {1 / hz:.4g} s"
+                f"{where}: a step takes {usual:.4g} s by its times, {period:.4g} s at the {recorded:g} Hz of the "
+                f"dataset{_unit_hint(usual / period)}; give hz if the times are wrong"
             )
-            return BrokenDataError("gap in time", message)
-    return None
+            return BrokenDataError("other control rate", message)
+    if fits.all():
+        return None
+    i = int(np.argmin(fits))
+    expected = f"at {recorded:g} Hz it is" if recorded is not None else "most take"
+    message = f"{where}: step {i + 1} comes {passed[i]:.4g} s after the one before; {expected} {period:.4g} s"
+    return BrokenDataError("gap in time", message)
+
+
+def _unit_hint(factor: float) -> str:
+    """What may be wrong with times that pass so much too fast."""
+    units = {1e3: "milliseconds", 1e6: "microseconds", 1e9: "nanoseconds"}
+    return next((f" (are they {unit}?)" for scale, unit in units.items() if 0.5 < factor / scale < 2), "")

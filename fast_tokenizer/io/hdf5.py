@@ -8,15 +8,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from fast_tokenizer.io.dataset import BrokenDataError, Dataset, EpisodeInfo, Steps
-from fast_tokenizer.io.source import Outline, Source, joined, last_number, missing, natural, of_files, require
+from fast_tokenizer.io.source import (
+    Outline,
+    Source,
+    failed_file,
+    joined,
+    last_number,
+    missing,
+    most_common,
+    natural,
+    of_files,
+    require,
+)
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -28,84 +40,165 @@ def read_hdf5(source: Source) -> Dataset:
     """Opens a file, or all of a folder.
 
     Raises:
-        BrokenDataError: A file is damaged or a Git LFS pointer, and nothing is skipped.
-        ValueError: A file has none of the layouts, or not the same one as the others.
+        ValueError: No file has one of the layouts, or they are of different control rates.
     """
     h5py = require("h5py", "hdf5", source.path)
     files = files_in(source.path) if source.path.is_dir() else [source.path]
-    outlines: list[Outline] = []
-    layout: _Layout | None = None
-    rates = set()
+    contents: list[_Contents | BrokenDataError] = []
     for file in files:
         try:
             with _opened(h5py, file) as root:
-                layout = layout or _Layout(file, root, source)
-                outline, hz = layout.outline(file, root, len(files), sum(len(o.episodes) for o in outlines), source)
+                contents.append(_contents(root, source))
         except BrokenDataError as error:
-            source.broken(error)
-            continue
-        outlines.append(outline)
-        rates.add(hz)
-    if layout is None:
-        raise ValueError(f"{source.path}: holds no file that can be read: {source.left_out[0]}")
-    if len(rates) > 1:
-        raise ValueError(f"{source.path}: has files of different control rates: {sorted(rates, key=str)}")
+            contents.append(error.bare())
+    readable = [c for c in contents if isinstance(c, _Contents)]
+    layout = _layout(readable, source)
+    if readable and not (layout.action_dim and (layout.state_dim or not layout.state_keys)):
+        _refuse(h5py, files[contents.index(readable[0])], readable[0], layout)
+    rates = {c.hz for c in readable}
+    if source.hz is None and len(rates) > 1:
+        raise ValueError(
+            f"{source.path}: has files of different control rates: {sorted(rates, key=str)}: give hz (--hz) to treat "
+            "them alike"
+        )
+    outlines: list[Outline] = []
+    for file, content in zip(files, contents, strict=True):
+        before = sum(len(o.episodes) for o in outlines)
+        if isinstance(content, BrokenDataError):
+            number = None if layout.many else last_number(file.stem)
+            outlines.append(failed_file(file, before if number is None else number, content))
+        else:
+            outlines.append(layout.outline(file, content, len(files), before))
+    demos = {file: c.demos for file, c in zip(files, contents, strict=True) if isinstance(c, _Contents)}
 
     def load_file(outline: Outline, wanted: Sequence[int]) -> Iterator[Steps | BrokenDataError]:
         with _opened(h5py, outline.file) as root:
             for i in wanted:
-                yield layout.steps(root, outline.file, outline.episodes[i].name.rpartition(" ")[2])
+                yield layout.steps(root, outline.file, demos[outline.file][i].name)
 
-    return of_files(source, outlines, load_file, layout.action_dim, hz=rates.pop() if rates else None)
+    hz = rates.pop() if len(rates) == 1 else None
+    return of_files(source, outlines, load_file, layout.action_dim, hz=hz, state_dim=layout.state_dim or None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Demo:
+    """A demonstration's name in its file, and the shapes of its arrays that may be read; None: cannot be opened."""
+
+    name: str
+    shapes: Mapping[str, tuple[int, ...]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """What is in a file.
+
+    Attributes:
+        many: Whether it is laid out for many demonstrations: robomimic, LIBERO.
+    """
+
+    many: bool
+    demos: tuple[_Demo, ...]
+    tasks: tuple[str, ...] = ()
+    hz: float | None = None
+
+
+def _contents(root: Any, source: Source) -> _Contents:
+    keys = {*source.action_keys, *source.state_keys, "actions", "action", "observations/qpos"}
+    if not ("data" in root and hasattr(root["data"], "keys")):
+        return _Contents(False, (_Demo("", _shapes(root, keys)),))
+    demos = []
+    for name in sorted(root["data"], key=natural):
+        try:
+            demo = root["data"][name]
+        except (KeyError, OSError, RuntimeError):  # a link to nowhere
+            demos.append(_Demo(name, None))
+        else:
+            if hasattr(demo, "keys"):
+                demos.append(_Demo(name, _shapes(demo, keys)))
+    return _Contents(True, tuple(demos), *_facts(root["data"].attrs))
+
+
+def _shapes(group: Any, keys: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Those of the arrays (L, D) or (L,) that there are."""
+    shapes = {k: getattr(group[k], "shape", None) or () for k in keys if k in group}  # None: h5py.Empty
+    return {k: shape if len(shape) == 2 else (*shape, 1) for k, shape in shapes.items() if len(shape) in (1, 2)}
+
+
+@dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where the arrays of an episode are, by the first file that can be read."""
+    """Where the arrays of an episode are, and how wide, by what most files have."""
 
-    def __init__(self, file: Path, root: Any, source: Source) -> None:
-        self.many = "data" in root and hasattr(root["data"], "keys")
-        self.action_keys = source.action_keys or (("actions",) if self.many else ("action",))
-        usual = () if self.many or "observations/qpos" not in root else ("observations/qpos",)
-        self.state_keys = (source.state_keys or usual) if source.state else ()
-        names = _demos(root) if self.many else [file.name]
-        if not names:
-            raise ValueError(f"{file}: its group 'data' holds no demonstrations")
-        first = root["data"][names[0]] if self.many else root
-        for key in (*self.action_keys, *self.state_keys):
-            if not _is_table(first, key):
-                inside = f"data/{names[0]}" if self.many else "the file"
-                raise ValueError(f"{file}: expected an array {key!r} (L, D) in {inside}; there are {_arrays(first)}")
-        self.action_dim = sum(_width(first[key]) for key in self.action_keys)
+    many: bool
+    action_keys: tuple[str, ...]
+    state_keys: tuple[str, ...]
+    action_dim: int
+    state_dim: int
 
-    def outline(self, file: Path, root: Any, files: int, before: int, source: Source) -> tuple[Outline, float | None]:
-        """The episodes of a file, and its control rate."""
-        if self.many != ("data" in root and hasattr(root["data"], "keys")):
-            raise BrokenDataError("missing column", f"{file}: is not laid out as the other files are")
-        tasks, hz = _facts(root["data"].attrs) if self.many else ((), None)
-        names = _demos(root) if self.many else [file.name]
+    def outline(self, file: Path, contents: _Contents, files: int, before: int) -> Outline:
+        """The episodes of a file."""
+        if not contents.demos:
+            message = f"{file}: its group 'data' holds no demonstrations"
+            return failed_file(file, before, BrokenDataError("other length", message))
         episodes, lengths = [], []
-        for i, name in enumerate(names):
-            group = root["data"][name] if self.many else root
-            lacking = [k for k in (*self.action_keys, *self.state_keys) if not _is_table(group, k)]
-            if lacking:
-                source.broken(BrokenDataError("missing column", f"{file}: {name} has no array {lacking[0]!r} (L, D)"))
-                continue
-            number = last_number(Path(name).stem) if files == 1 or not self.many else None
-            shown = f"{file.name} {name}" if files > 1 and self.many else name
-            episodes.append(EpisodeInfo(before + i if number is None else number, shown, tasks))
-            lengths.append(len(group[self.action_keys[0]]))
-        return Outline(file, tuple(episodes), tuple(lengths)), hz
+        for i, demo in enumerate(contents.demos):
+            problem = self._problem(file, contents, demo)
+            number = last_number(demo.name or file.stem) if files == 1 or not self.many else None
+            shown = f"{file.name} {demo.name}" if files > 1 and contents.many else demo.name or file.name
+            number = before + i if number is None else number
+            episodes.append(EpisodeInfo(number, shown, contents.tasks, problem))
+            lengths.append(0 if problem or demo.shapes is None else demo.shapes[self.action_keys[0]][0])
+        return Outline(file, tuple(episodes), tuple(lengths))
+
+    def _problem(self, file: Path, contents: _Contents, demo: _Demo) -> BrokenDataError | None:
+        if contents.many != self.many:
+            return BrokenDataError("missing column", f"{file}: is not laid out as the other files are")
+        if demo.shapes is None:
+            return BrokenDataError("unreadable file", f"{file}: {demo.name} cannot be opened: a link to nowhere")
+        where = f"{file}: {demo.name}" if demo.name else str(file)
+        lacking = next((k for k in (*self.action_keys, *self.state_keys) if k not in demo.shapes), None)
+        if lacking is not None:
+            return BrokenDataError("missing column", f"{where} has no array {lacking!r} (L, D)")
+        if demo.shapes[self.action_keys[0]][0] == 0:
+            return BrokenDataError("other length", f"{where} has no steps")
+        return None
 
     def steps(self, root: Any, file: Path, name: str) -> Steps | BrokenDataError:
         """An episode's arrays."""
+        where = f"{file} {name}".rstrip()
         try:
             group = root["data"][name] if self.many else root
             actions = joined([group[k][()] for k in self.action_keys])
             return Steps(actions, joined([group[k][()] for k in self.state_keys]) if self.state_keys else None)
         except BrokenDataError as error:
-            return BrokenDataError(error.reason, f"{file} {name}: {error}")
+            return BrokenDataError(error.reason, f"{where}: {error}")
         except (OSError, KeyError, RuntimeError, TypeError) as error:  # TypeError: a type that NumPy lacks
-            return BrokenDataError("unreadable file", f"{file} {name}: cannot be read: {error}")
+            return BrokenDataError("unreadable file", f"{where}: cannot be read: {error}")
+
+
+def _layout(contents: Sequence[_Contents], source: Source) -> _Layout:
+    many = bool(most_common(c.many for c in contents))
+    shapes = [d.shapes for c in contents if c.many == many for d in c.demos if d.shapes is not None]
+
+    def width(keys: Sequence[str]) -> int:
+        return most_common(sum(s[k][1] for k in keys) for s in shapes if all(k in s for k in keys)) or 0
+
+    action_keys = source.action_keys or (("actions",) if many else ("action",))
+    qpos = not many and most_common("observations/qpos" in s for s in shapes)
+    state_keys = (source.state_keys or (("observations/qpos",) if qpos else ())) if source.state else ()
+    return _Layout(many, action_keys, state_keys, width(action_keys), width(state_keys))
+
+
+def _refuse(h5py: Any, file: Path, contents: _Contents, layout: _Layout) -> NoReturn:
+    """Says what there is, where no demonstration has the arrays."""
+    demo = next((d for d in contents.demos if d.shapes is not None), None)
+    if demo is None:
+        raise ValueError(f"{file}: its group 'data' holds no demonstrations")
+    keys = (*layout.action_keys, *layout.state_keys)
+    key = next((k for k in keys if k not in (demo.shapes or ())), keys[0])
+    inside = f"data/{demo.name}" if contents.many else "the file"
+    with _opened(h5py, file) as root:
+        there = _arrays(root["data"][demo.name] if contents.many else root)
+    raise ValueError(f"{file}: expected an array {key!r} (L, D) in {inside}; there are {there}")
 
 
 @contextmanager
@@ -119,18 +212,6 @@ def _opened(h5py: Any, file: Path) -> Iterator[Any]:
         raise
     except (OSError, KeyError, RuntimeError) as error:
         raise BrokenDataError("unreadable file", f"{file}: not a readable HDF5 file: {error}") from None
-
-
-def _demos(root: Any) -> list[str]:
-    return sorted((n for n in root["data"] if hasattr(root["data"][n], "keys")), key=natural)
-
-
-def _is_table(group: Any, key: str) -> bool:
-    return key in group and len(getattr(group[key], "shape", None) or ()) in (1, 2)  # None: h5py.Empty
-
-
-def _width(array: Any) -> int:
-    return int(array.shape[1]) if len(array.shape) == 2 else 1
 
 
 def _arrays(group: Any) -> list[str]:

@@ -3,6 +3,8 @@
 - v2.x: `meta/episodes.jsonl` says which episodes there are, `data_path` of `meta/info.json` where.
 - v3.0: the tables in `meta/episodes/` say which, and in which file; the files themselves are asked, too.
 
+Episodes that have files or rows, but are not listed, are not read; they are counted.
+
 Only the columns of actions, state, frame numbers, times and tasks are read: no image, no video, no recorded statistics
 (`stats.json`, `episodes_stats.jsonl`).
 """
@@ -10,6 +12,7 @@ Only the columns of actions, state, frame numbers, times and tasks are read: no 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_tokenizer.io._lerobot_meta import (
+    Layout,
     glob_of,
     listed_v2,
     listed_v3,
     names_of,
     read_layout,
     task_texts,
+    width_of,
 )
 from fast_tokenizer.io._parquet import column_array, reading
 from fast_tokenizer.io.dataset import BrokenDataError, Dataset, Steps
@@ -37,42 +42,34 @@ def read_lerobot(source: Source) -> Dataset:
     """Opens a LeRobot folder.
 
     Raises:
-        BrokenDataError: A data file is missing, a Git LFS pointer, or damaged, and nothing is skipped.
+        BrokenDataError: A file of `meta/` is missing, a Git LFS pointer, or damaged.
         ValueError: `meta/` is not as it should be, or there is no such column; the message has those that there are.
     """
     parquet = require("pyarrow.parquet", "lerobot", source.path)
     layout, claimed = read_layout(source.path)
-    listed = listed_v3(layout, parquet) if layout.version == "v3.0" else listed_v2(layout)
-    if claimed > sum(len(o.episodes) for o in listed):
+    listed, unlisted = listed_v3(layout, parquet) if layout.version == "v3.0" else listed_v2(layout)
+    source.left_out += unlisted
+    n = sum(len(o.episodes) for o in listed)
+    if (lost := claimed - n - sum(e.episodes for e in unlisted)) > 0:
         # Nothing that could be read is lost, so this stops nothing.
-        n = claimed - sum(len(o.episodes) for o in listed)
-        message = f"{source.path}: meta/info.json claims {claimed} episodes, {claimed - n} are listed"
-        source.left_out.append(BrokenDataError("missing file", message, n))
-    outlines = []
-    for outline in listed:
-        if problem := missing(outline.file):
-            source.broken(BrokenDataError(problem.reason, str(problem), len(outline.episodes)))
-        else:
-            outlines.append(outline)
-    columns = _first_columns(source, outlines, parquet)
-    action_keys: tuple[str, ...] = ()
-    state_keys: tuple[str, ...] = ()
-    if outlines:
-        action_keys = _resolve(source.path, "action", source.action_keys, _ACTION_KEYS, columns)
-        state_keys = _resolve(source.path, "state", source.state_keys, _STATE_KEYS, columns) if source.state else ()
+        message = f"{source.path}: meta/info.json claims {claimed} episodes, {n} are listed"
+        source.left_out.append(BrokenDataError("missing file", message, lost))
+    outlines = [o.failed(problem) if (problem := missing(o.file)) else o for o in listed]
+    outlines, columns = _columns(source, layout, outlines, parquet)
     tasks = task_texts(layout, parquet)
 
     def load_file(outline: Outline, wanted: Sequence[int]) -> Iterator[Steps | BrokenDataError]:
-        yield from _load(parquet, outline, wanted, action_keys, state_keys, tasks)
+        yield from _load(parquet, outline, wanted, columns.actions, columns.state, tasks)
 
     return of_files(
         source,
         outlines,
         load_file,
-        sum(columns[k] for k in action_keys),
+        sum(columns.widths[k] for k in columns.actions),
         hz=layout.fps,
-        dimension_names=names_of(layout.features, action_keys, columns),
-        state_names=names_of(layout.features, state_keys, columns),
+        dimension_names=names_of(layout.features, columns.actions, columns.widths),
+        state_dim=sum(columns.widths[k] for k in columns.state) or None,
+        state_names=names_of(layout.features, columns.state, columns.widths),
     )
 
 
@@ -103,22 +100,80 @@ def download(repository: str) -> Path:
         raise FileNotFoundError(f"{repository}: no such file, and the hub does not give it: {error}") from error
 
 
-def _first_columns(source: Source, outlines: list[Outline], parquet: Any) -> dict[str, int]:
-    """The columns of numbers in the first file that can be read, and their widths; others are taken out and noted."""
-    while outlines:
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """The columns that are read, and how wide the columns of numbers are."""
+
+    actions: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()
+    widths: Mapping[str, int] = field(default_factory=dict)
+
+
+def _columns(source: Source, layout: Layout, outlines: list[Outline], parquet: Any) -> tuple[list[Outline], _Columns]:
+    """Those of the first file that is as `meta/info.json` says, else of the first that has actions.
+
+    Files that cannot be read are failed on the way.
+    """
+    first: _Columns | None = None
+    refused: ValueError | None = None
+    checked = list(outlines)
+    for i, outline in enumerate(outlines):
+        if outline.episodes[0].problem or not source.wants(outline.episodes):
+            continue
         try:
-            with reading(outlines[0].file), parquet.ParquetFile(outlines[0].file) as file:
-                schema = file.schema_arrow
-                others = (*_OPTIONAL, "index")
-                numbers = [n for n in schema.names if n not in others and _is_numbers(schema.field(n).type)]
-                for batch in file.iter_batches(batch_size=1, columns=numbers):
-                    return {n: column_array(batch.column(n)).size for n in numbers if batch.column(n).null_count == 0}
-            problem = BrokenDataError("other length", f"{outlines[0].file}: holds no rows")
+            widths, others = _widths(outline.file, parquet)
+            found = _Columns(
+                _resolve(source.path, "action", source.action_keys, _ACTION_KEYS, widths, others),
+                _resolve(source.path, "state", source.state_keys, _STATE_KEYS, widths, others) if source.state else (),
+                widths,
+            )
         except BrokenDataError as error:
-            problem = error
-        source.broken(BrokenDataError(problem.reason, str(problem), len(outlines[0].episodes)))
-        outlines.pop(0)
-    return {}
+            checked[i] = outline.failed(error)
+        except ValueError as error:
+            refused = refused or error
+            if not source.skip:
+                break
+        else:
+            first = first or found
+            if _as_described(layout, found, source):
+                return checked, found
+    if first is None and refused is not None:
+        raise refused
+    return checked, first or _Columns()
+
+
+def _as_described(layout: Layout, columns: _Columns, source: Source) -> bool:
+    """Whether a file's columns are as wide as `meta/info.json` says, and the state is there if it says so."""
+    if source.state and not columns.state and any(k in layout.features for k in _STATE_KEYS):
+        return False
+    described = {k: width_of(layout.features, k) for k in (*columns.actions, *columns.state)}
+    return all(width in (None, columns.widths[k]) for k, width in described.items())
+
+
+def _widths(file: Path, parquet: Any) -> tuple[dict[str, int], dict[str, str]]:
+    """The columns of numbers and their widths, and the types of the other columns.
+
+    Raises:
+        BrokenDataError: It cannot be read, or holds no rows.
+    """
+    with reading(file), parquet.ParquetFile(file) as opened:
+        schema = opened.schema_arrow
+        candidates = [n for n in schema.names if n not in (*_OPTIONAL, "index")]
+        numbers = [n for n in candidates if _is_numbers(schema.field(n).type)]
+        others = {n: str(schema.field(n).type) for n in candidates if n not in numbers}
+        if not opened.metadata.num_rows:
+            raise BrokenDataError("other length", f"{file}: holds no rows")
+        widths: dict[str, int] = {}
+        for batch in opened.iter_batches(batch_size=256, columns=numbers):
+            for name in numbers:
+                column = batch.column(name).drop_null()
+                if len(column) and name not in widths:
+                    widths[name] = column_array(column[:1]).size
+            if len(widths) == len(numbers):
+                break
+    if empty := [n for n in numbers if not widths.get(n)]:
+        others |= dict.fromkeys(empty, "empty")
+    return {n: w for n, w in widths.items() if w}, others
 
 
 def _is_numbers(kind: Any) -> bool:
@@ -179,6 +234,10 @@ def _row_ranges(table: Any, outline: Outline, wanted: Sequence[int]) -> list[ran
         starts = np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 1))
         ends = [*starts[1:].tolist(), len(numbers)]
         found = {numbers[s]: range(int(s), int(e)) for s, e in zip(starts, ends, strict=True)}
+        if outline.one_a_file and len(found) > 1:
+            raise BrokenDataError(
+                "other length", f"holds rows of the episodes {sorted(found)[:5]}, expected those of one"
+            )
         return [found.get(outline.episodes[i].index, range(0)) for i in wanted]
     if len(outline.episodes) == 1:
         return [range(table.num_rows)] * len(wanted)
@@ -206,16 +265,25 @@ def _seen(part: Any, tasks: Mapping[int, str]) -> tuple[str, ...]:
 
 
 def _resolve(
-    path: Path, what: str, given: Sequence[str], usual: Sequence[str], columns: Mapping[str, int]
+    path: Path,
+    what: str,
+    given: Sequence[str],
+    usual: Sequence[str],
+    widths: Mapping[str, int],
+    others: Mapping[str, str],
 ) -> tuple[str, ...]:
     """The columns that were asked for, or the first usual one that there is. A state need not be there."""
-    if lacking := [k for k in given if k not in columns]:
-        raise ValueError(f"{path}: has no column {lacking[0]!r} of numbers; there are {sorted(columns)}")
-    if given:
-        return tuple(given)
-    found = next(((k,) for k in usual if k in columns), ())
+    unfit = next((k for k in given or usual if k in others), None)
+    lacking = next((k for k in given if k not in widths), None)
+    found = tuple(given) or next(((k,) for k in usual if k in widths), ())
+    if unfit is not None and (lacking or not found):
+        raise ValueError(
+            f"{path}: expected a number or a list of numbers in each row of the column {unfit!r}, got {others[unfit]}"
+        )
+    if lacking is not None:
+        raise ValueError(f"{path}: has no column {lacking!r} of numbers; there are {sorted(widths)}")
     if not found and what == "action":
         raise ValueError(
-            f"{path}: has no column {' or '.join(map(repr, usual))}; there are {sorted(columns)}: give an action key"
+            f"{path}: has no column {' or '.join(map(repr, usual))}; there are {sorted(widths)}: give an action key"
         )
     return found

@@ -1,7 +1,8 @@
 """NumPy files.
 
 - npz: `actions` (N, D) with `episode_ends` (E,) exclusive ends, or chunks (N, T, D) under `actions` or `chunks`;
-  optional `hz`, `action_names`, `state` (N, S) and `state_names`.
+  optional `hz`, `action_names`, `state` (N, S) and `state_names`. Names are of these arrays, not of others that a key
+  asks for.
 - npy: one trajectory (L, D), or chunks (N, T, D). Memory-mapped.
 
 Nothing is unpickled.
@@ -49,15 +50,20 @@ def read_npz(source: Source) -> Dataset:
         raise ValueError(f"{path}: actions of shape {shape} need 'episode_ends'; chunks have rank 3 (N, T, D)")
     if state_field is not None and (len(state_shape) != len(shape) or state_shape[:-1] != shape[:-1]):
         raise ValueError(f"{path}: {state_field} of shape {state_shape} does not fit {field} of shape {shape}")
-    if state_field is not None and state_dtype.kind not in "fiub":
-        raise ValueError(f"{path}: expected {state_field} of numbers, got {state_dtype}")
+    if state_field is not None and (state_dtype.kind not in "fiub" or 0 in state_shape):
+        raise ValueError(f"{path}: expected {state_field} of numbers, got {state_dtype} of shape {state_shape}")
+    state_names = _names(fields.get("state_names")) if state_field == "state" else None
+    if state_names is not None and len(state_names) != state_shape[-1]:
+        raise ValueError(f"{path}: state_names has {len(state_names)} names for {state_shape[-1]} dimensions")
+
+    action_names = _names(fields.get("action_names")) if field in ("actions", "chunks") else None
 
     def load() -> _Arrays:
         with _reading(path, "npz"), _opened(path) as file:
             return file[field], None if state_field is None else file[state_field]
 
-    dataset = _dataset(path, shape, dtype, fields.get("episode_ends"), load, hz, _names(fields.get("action_names")))
-    return replace(dataset, state_names=None if state_field is None else _names(fields.get("state_names")))
+    dataset = _dataset(path, shape, dtype, fields.get("episode_ends"), load, hz, action_names)
+    return replace(dataset, state_dim=None if state_field is None else state_shape[-1], state_names=state_names)
 
 
 def read_npy(source: Source) -> Dataset:

@@ -6,7 +6,9 @@ split they are of. Every record's checksum is checked when it is read, and so it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,18 @@ from numpy.typing import NDArray
 
 from fast_tokenizer.io._tfrecord import Record, Values, records
 from fast_tokenizer.io.dataset import BrokenDataError, Dataset, EpisodeInfo, Steps
-from fast_tokenizer.io.source import Outline, Source, floats, joined, missing, natural, of_files, require
+from fast_tokenizer.io.source import (
+    Outline,
+    Source,
+    failed_file,
+    floats,
+    joined,
+    missing,
+    most_common,
+    natural,
+    of_files,
+    require,
+)
 
 #: Features that have one value a step, and so tell how many steps there are.
 _COUNTS = ("steps/is_last", "steps/is_first", "steps/is_terminal", "steps/reward", "steps/discount")
@@ -24,8 +37,8 @@ _TASKS = ("steps/language_instruction", "steps/observation/natural_language_inst
 
 
 def is_tfrecord(path: Path) -> bool:
-    """By its name: x.tfrecord, or x-train.tfrecord-00000-of-00008."""
-    return ".tfrecord" in path.name
+    """By its name: x.tfrecord, or x-train.tfrecord-00000-of-00008; not x.tfrecord.idx, an index of other tools."""
+    return re.search(r"\.tfrecords?([-_.]\d+([-_]of[-_]\d+)?)?$", path.name) is not None
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -33,91 +46,95 @@ def files_in(folder: Path) -> list[Path]:
     return sorted((p for p in folder.iterdir() if is_tfrecord(p)), key=lambda p: natural(p.name))
 
 
+@dataclass(frozen=True, slots=True)
+class _Outlined:
+    """How many steps a record has, and how many values in each step of the features that may be read."""
+
+    length: int
+    widths: Mapping[str, int]
+
+
 def read_rlds(source: Source) -> Dataset:
     """Opens a file, or all of a folder. Of each record only the numbers are looked at, to know its length.
 
     Raises:
-        BrokenDataError: A file is damaged or a Git LFS pointer, and nothing is skipped.
         ValueError: There are no such features; the message has those that there are.
     """
     crc32c = require("google_crc32c", "rlds", source.path)
+    action_keys = tuple(f"steps/{k}" for k in source.action_keys or ("action",))
+    state_keys = tuple(f"steps/{k}" for k in source.state_keys) if source.state else ()
+    usual = tuple(f"steps/{k}" for k in _STATE_KEYS) if source.state and not state_keys else ()
+    keys = (*action_keys, *state_keys, *usual)
     outlines: list[Outline] = []
-    keys: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-    action_dim = 0
-    # Which records of each file are episodes that can be read.
-    ordinals: dict[Path, list[int]] = {}
+    outlined: list[_Outlined] = []
     before = 0
     for file in files_in(source.path) if source.path.is_dir() else [source.path]:
         episodes: list[EpisodeInfo] = []
         lengths: list[int] = []
-        ordinals[file] = []
-        count = 0
         try:
             if problem := missing(file):
                 raise problem
-            for count, record in enumerate(records(file, crc32c), 1):
+            for record in records(file, crc32c):
+                info = EpisodeInfo(before + len(episodes), f"{file.name} episode {len(episodes)}")
                 try:
-                    if keys is None:  # it says what all others are expected to have
-                        record.check(crc32c)
-                    features = record.features(None if keys is None else {*keys[0], *_COUNTS})
-                    length = _length(record, features)
+                    outlined.append(_outlined(record, crc32c, keys))
+                    lengths.append(outlined[-1].length)
                 except BrokenDataError as error:  # the next one's place is known
-                    source.broken(error)
-                    continue
-                keys = keys or _keys(source, features)
-                action_dim = action_dim or sum(_width(features[k], length) for k in keys[0])
-                episodes.append(EpisodeInfo(before + count - 1, f"{file.name} episode {count - 1}"))
-                lengths.append(length)
-                ordinals[file].append(count - 1)
+                    info = replace(info, problem=error.bare())
+                    lengths.append(0)
+                episodes.append(info)
         except BrokenDataError as error:  # what stands before the damage can be read
-            source.broken(error)
-        before += count
+            rest = failed_file(file, before + len(episodes), error)
+            episodes, lengths = [*episodes, *rest.episodes], [*lengths, 0]
+        before += len(episodes)
         outlines.append(Outline(file, tuple(episodes), tuple(lengths)))
-    if keys is None:
-        raise ValueError(
-            f"{source.path}: holds no episode that can be read{''.join(f': {e}' for e in source.left_out[:1])}"
-        )
-    action_keys, state_keys = keys
+    if most := most_common(next((k for k in usual if k in o.widths), None) for o in outlined):
+        state_keys = (most,)
+    for key in (*action_keys, *state_keys):
+        if outlined and not any(key in o.widths for o in outlined):
+            raise ValueError(
+                f"{source.path}: has no numbers {key}, only {_numbers(outlines, crc32c)}: "
+                "give an action key, or several to join"
+            )
 
     def load_file(outline: Outline, wanted: Sequence[int]) -> Iterator[Steps | BrokenDataError]:
-        chosen = {ordinals[outline.file][i]: outline.lengths[i] for i in wanted}
-        for ordinal, record in enumerate(records(outline.file, crc32c)):
-            if ordinal in chosen:
-                yield _steps(record, crc32c, action_keys, state_keys, chosen[ordinal])
-            if ordinal == max(chosen):
+        chosen = set(wanted)
+        for i, record in enumerate(records(outline.file, crc32c)):
+            if i in chosen:
+                yield _steps(record, crc32c, action_keys, state_keys, outline.lengths[i])
+            if i == max(chosen):
                 return
 
-    return of_files(source, outlines, load_file, action_dim)
+    action_dim, state_dim = (
+        most_common(sum(o.widths[k] for k in ks) for o in outlined if all(k in o.widths for k in ks)) or 0
+        for ks in (action_keys, state_keys)
+    )
+    return of_files(source, outlines, load_file, action_dim, state_dim=state_dim or None)
 
 
-def _length(record: Record, features: Mapping[str, Values]) -> int:
+def _outlined(record: Record, crc32c: Any, keys: Sequence[str]) -> _Outlined:
+    features = record.features({*keys, *_COUNTS})
     counts = {len(features[k]) for k in _COUNTS if k in features}
     if len(counts) != 1 or 0 in counts:
-        have = sorted(k for k in features if k.startswith("steps/")) or sorted(features)
+        record.check(crc32c)  # is it damaged?
+        have = sorted(k for k in record.features() if k.startswith("steps/")) or sorted(record.features())
         raise BrokenDataError(
             "missing column",
             f"{record}: expected an RLDS episode with one {' or '.join(_COUNTS[:2])} a step, got {have}",
         )
-    return counts.pop()
+    length = counts.pop()
+    numbers = {k: v for k, v in features.items() if k in keys and isinstance(v, np.ndarray) and len(v)}
+    return _Outlined(length, {k: max(1, len(v) // length) for k, v in numbers.items()})
 
 
-def _keys(source: Source, features: Mapping[str, Values]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The full names of actions and state."""
-    numbers = {k.removeprefix("steps/") for k, v in features.items() if k.startswith("steps/") and len(v)}
-    action = source.action_keys or ("action",)
-    usual = next(((k,) for k in _STATE_KEYS if k in numbers), ())
-    state = (source.state_keys or usual) if source.state else ()
-    for key in (*action, *state):
-        if key not in numbers:
-            raise ValueError(
-                f"{source.path}: has no numbers steps/{key}, only {sorted(numbers)}: "
-                "give an action key, or several to join"
-            )
-    return tuple(f"steps/{k}" for k in action), tuple(f"steps/{k}" for k in state)
-
-
-def _width(values: Values, length: int) -> int:
-    return max(1, len(values) // length)
+def _numbers(outlines: Sequence[Outline], crc32c: Any) -> list[str]:
+    """The features of numbers in the first record that can be read."""
+    for outline in outlines:
+        for info, record in zip(outline.episodes, records(outline.file, crc32c), strict=False):
+            if info.problem is None:
+                found = record.features()
+                return sorted(k.removeprefix("steps/") for k, v in found.items() if k.startswith("steps/") and len(v))
+    return []
 
 
 def _steps(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,10 @@ from fast_tokenizer.io.dataset import BrokenDataError, Dataset, EpisodeInfo, Ste
 
 _FILES = (".npz", ".npy", ".hdf5", ".h5", ".zarr", ".zip", ".csv", ".tfrecord")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+#: Seconds a step that are taken for another unit.
+_SLOWEST_PERIOD = 2.0
+
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -27,8 +32,10 @@ class Source:
         action_keys: Where the actions are; empty: in the usual place.
         state_keys: The same of the state.
         state: Whether the state is read, too, where there is one.
-        skip: Whether what is broken is left out; else it raises.
-        left_out: What was.
+        skip: Whether what is broken will be left out; else it will raise.
+        hz: The control rate that the caller gives, or None.
+        episodes: The numbers of those that will be kept; None: all.
+        left_out: What is known of and not among the dataset's episodes. It stops nothing.
     """
 
     path: Path
@@ -36,23 +43,34 @@ class Source:
     state_keys: tuple[str, ...] = ()
     state: bool = True
     skip: bool = False
+    hz: float | None = None
+    episodes: frozenset[int] | None = None
     left_out: list[BrokenDataError] = field(default_factory=list)
 
-    def broken(self, error: BrokenDataError) -> None:
-        """Raises it, or takes note of it."""
-        if not self.skip:
-            raise error
-        self.left_out.append(error.bare())
+    def wants(self, episodes: Iterable[EpisodeInfo]) -> bool:
+        """Whether any of them will be kept."""
+        return self.episodes is None or any(e.index in self.episodes for e in episodes)
 
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """One file's episodes, in order; their rows in it where these are listed."""
+    """One file's episodes, in order; their rows in it where these are listed; whether no other may stand in it."""
 
     file: Path
     episodes: tuple[EpisodeInfo, ...]
     lengths: tuple[int, ...]
     rows: tuple[range, ...] | None = None
+    one_a_file: bool = False
+
+    def failed(self, problem: BrokenDataError) -> Outline:
+        """The same of a file that costs all its episodes."""
+        bare = BrokenDataError(problem.reason, str(problem))
+        return replace(self, episodes=tuple(replace(e, problem=bare) for e in self.episodes))
+
+
+def failed_file(file: Path, number: int, problem: BrokenDataError) -> Outline:
+    """A file of which nothing is known but what is wrong with it: it counts as one episode."""
+    return Outline(file, (EpisodeInfo(number, file.name, problem=problem.bare()),), (0,))
 
 
 #: Reads the episodes at these positions of a file, in order.
@@ -66,22 +84,18 @@ def of_files(
 
     Numbers that two episodes share number neither; all are then numbered by position.
 
-    An error while a file is read costs all its episodes that have not been given by then.
+    Episodes whose problem is known are not asked for. An error while a file is read costs all its episodes that have
+    not been given by then.
     """
     counts = [len(o.episodes) for o in outlines]
     starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
     def load(chosen: NDArray[np.bool_]) -> Iterator[Steps | BrokenDataError]:
         for outline, start, count in zip(outlines, starts[:-1], counts, strict=True):
-            wanted = [int(i) for i in np.flatnonzero(chosen[start : start + count])]
-            given = 0
-            try:
-                for steps in load_file(outline, wanted) if wanted else ():
-                    yield steps
-                    given += 1
-            except BrokenDataError as error:
-                for _ in wanted[given:]:
-                    yield BrokenDataError(error.reason, str(error))
+            infos = {int(i): outline.episodes[i] for i in np.flatnonzero(chosen[start : start + count])}
+            steps = _all_of(load_file, outline, [i for i, info in infos.items() if info.problem is None])
+            for info in infos.values():
+                yield next(steps) if info.problem is None else info.problem.bare()
 
     episodes = [e for o in outlines for e in o.episodes]
     if len({e.index for e in episodes}) < len(episodes):
@@ -94,6 +108,41 @@ def of_files(
         episodes=tuple(episodes),
         **facts,
     )
+
+
+def _all_of(load_file: LoadFile, outline: Outline, wanted: Sequence[int]) -> Iterator[Steps | BrokenDataError]:
+    """As many as are wanted, whatever happens."""
+    given = 0
+    try:
+        for steps in load_file(outline, wanted) if wanted else ():
+            yield steps
+            given += 1
+    except BrokenDataError as error:
+        for _ in wanted[given:]:
+            yield BrokenDataError(error.reason, str(error))
+
+
+def most_common(values: Iterable[_T]) -> _T | None:
+    """What most have, so that no first one decides for all; of several the first. None where there is nothing."""
+    counted = Counter(values).most_common(1)
+    return counted[0][0] if counted else None
+
+
+def common_rate(source: Source, periods: Sequence[float]) -> float | None:
+    """The control rate of most episodes, by the seconds that a step takes in each.
+
+    Raises:
+        ValueError: No robot is that slow: the times are no seconds. Not where the caller gives the rate.
+    """
+    if source.hz is not None or not periods:
+        return source.hz
+    period = sorted(periods)[(len(periods) - 1) // 2]
+    if period > _SLOWEST_PERIOD:
+        raise ValueError(
+            f"{source.path}: a step takes {period:g} by its times; they are expected in seconds (are they "
+            "milliseconds?): convert them, or give hz (--hz)"
+        )
+    return float(f"{1 / period:.4g}")
 
 
 def require(package: str, extra: str, path: Path) -> Any:
@@ -148,6 +197,8 @@ def floats(values: NDArray[Any]) -> NDArray[np.floating]:
         )
     if array.ndim == 1:
         array = array[:, None]
+    if array.shape[1] == 0:
+        raise BrokenDataError("other dimensions", f"expected numbers of shape (L, D), got shape {array.shape}")
     if array.dtype.kind == "f" and array.dtype.itemsize in (4, 8):
         return array.astype(array.dtype.newbyteorder("="), copy=False)
     return array.astype(np.float32 if array.dtype.itemsize <= 2 else np.float64)

@@ -1,14 +1,17 @@
 """Zarr replay buffers, format 2 and 3, folder or zip: `data/action` and `meta/episode_ends`.
 
 UMI's have no `action`: there its training code joins, robot by robot, position, rotation and gripper width, and so
-does this reader.
+does this reader. `data/timestamp` in seconds, where there is one, gives the control rate and shows gaps.
+
+zarr gives the fill value for blocks that are not stored, whether they were lost or, holding nothing else, never
+written. Only who wrote them knows, so such a block costs the episodes in it.
 """
 
 from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_tokenizer.io.dataset import BrokenDataError, Dataset, Steps
-from fast_tokenizer.io.source import Source, joined, require
+from fast_tokenizer.io.source import Source, common_rate, joined, require
 
 #: Files of which one is in every zarr group.
 MARKS = ("zarr.json", ".zgroup", ".zmetadata")
@@ -45,13 +48,18 @@ def read_zarr(source: Source) -> Dataset:
         usual = ("state",) if "state" in names else ()
         state_keys = (source.state_keys or usual) if source.state else ()
         keys = (*(action_keys or ("action",)), *state_keys)
+        times = ("timestamp",) if "timestamp" in names else ()
         with _reading(path):
-            arrays = {key: _shape(root["data"], key) for key in keys if key in names}
+            arrays = {key: _shape(root["data"], key) for key in (*keys, *times) if key in names}
+            if times and (len(arrays["timestamp"]) != 1 or root["data"]["timestamp"].dtype.kind not in "fiu"):
+                times = ()
         for key in keys:
-            if len(arrays.get(key, ())) not in (1, 2):
+            if len(arrays.get(key, ())) not in (1, 2) or 0 in arrays[key]:
                 shapes = {name: _shape(root["data"], name, readable=False) for name in names}
                 raise ValueError(f"{path}: expected an array data/{key} of shape (N, D); there are {shapes}")
-    rows = {key: arrays[key][0] for key in (*action_keys, *state_keys)}
+        with _reading(path):
+            absent = _absent_blocks(path, root["data"], dict.fromkeys((*keys, *times)))
+    rows = {key: arrays[key][0] for key in (*action_keys, *state_keys, *times)}
     if stored.ndim != 1 or stored.dtype.kind not in "iu":
         raise ValueError(f"{path}: episode_ends must be a list of integers, got {stored.dtype} of shape {stored.shape}")
     ends = stored.astype(np.int64)
@@ -64,14 +72,28 @@ def read_zarr(source: Source) -> Dataset:
 
     def steps(root: Any, group: NDArray[np.intp]) -> list[Steps]:
         first, last = starts[group[0]], ends[group[-1]]
+        for block, at in absent:
+            if block.start < last and block.stop > first:
+                raise BrokenDataError(
+                    "missing file",
+                    f"{path}: {at} of the rows {block.start} to {block.stop - 1} is not stored; it is lost, or holds "
+                    "nothing but the fill value (if so, write it anew with write_empty_chunks=True)",
+                )
         with _reading(path):
-            actions, state = (
+            actions, state, timestamps = (
                 joined([root["data"][k][first:last] for k in keys]) if keys else None
-                for keys in (action_keys, state_keys)
+                for keys in (action_keys, state_keys, times)
             )
         assert actions is not None
         rows = [slice(starts[i] - first, ends[i] - first) for i in group]
-        return [Steps(actions[r].copy(), None if state is None else state[r].copy()) for r in rows]
+        return [
+            Steps(
+                actions[r].copy(),
+                None if state is None else state[r].copy(),
+                timestamps=None if timestamps is None else timestamps[r, 0],
+            )
+            for r in rows
+        ]
 
     def load(chosen: NDArray[np.bool_]) -> Iterator[Steps | BrokenDataError]:
         with _opened(zarr, path) as root:
@@ -86,8 +108,38 @@ def read_zarr(source: Source) -> Dataset:
                             message = str(error).removeprefix(f"{path}: ")
                             yield BrokenDataError(error.reason, f"{path} episode {i}: {message}")
 
-    action_dim = sum(arrays[k][1] if len(arrays[k]) == 2 else 1 for k in action_keys)
-    return Dataset(path, lengths, action_dim, load)
+    action_dim, state_dim = (
+        sum(arrays[k][1] if len(arrays[k]) == 2 else 1 for k in keys) for keys in (action_keys, state_keys)
+    )
+    periods: list[float] = []
+    if times:
+        with _opened(zarr, path) as root, suppress(BrokenDataError), _reading(path):  # damage costs its episodes
+            periods = _periods(np.asarray(root["data"]["timestamp"][:], np.float64), starts, ends)
+    hz = common_rate(source, periods)
+    return Dataset(path, lengths, action_dim, load, hz=hz, state_dim=state_dim or None)
+
+
+def _periods(times: NDArray[np.float64], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> list[float]:
+    """Seconds that most steps take, of each episode that has two."""
+    found = (float(np.median(np.diff(times[s:e]))) for s, e in zip(starts, ends, strict=True) if e - s > 1)
+    return [period for period in found if 0 < period < np.inf]
+
+
+def _absent_blocks(path: Path, data: Any, names: Iterable[str]) -> list[tuple[range, str]]:
+    """The rows whose values are not stored, and the name of the file that should hold them."""
+    inside: set[str] | None = None
+    if path.is_file():
+        with zipfile.ZipFile(path) as file:
+            inside = set(file.namelist())
+    found = []
+    for name in names:
+        array = data[name]
+        block = array.shards or array.chunks
+        for place in np.ndindex(*(-(-n // b) for n, b in zip(array.shape, block, strict=True))):
+            key = f"{array.path}/{array.metadata.encode_chunk_key(place)}"
+            if not ((path / key).is_file() if inside is None else key in inside):
+                found.append((range(place[0] * block[0], (place[0] + 1) * block[0]), key))
+    return found
 
 
 def _names(path: Path) -> list[str]:
