@@ -1,5 +1,7 @@
 """CSV files, written with pandas, NumPy and by hand."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -138,3 +140,134 @@ def test_no_two_episodes_share_a_number(tmp_path, labels, expected):
     assert [t.episode for t in read(tmp_path / "x.csv").trajectories] == expected
     (chosen,) = read(tmp_path / "x.csv", episodes=[expected[1]]).trajectories
     assert chosen.actions.tolist() == [[1.0]]
+
+
+# ---- Times -------------------------------------------------------------------------------------------
+
+
+def timed(path, times, **columns):
+    pd.DataFrame({"time": times, "action_0": np.arange(len(times)) * 1.0, **columns}).to_csv(path, index=False)
+    return path
+
+
+def test_files_of_another_rate_than_most_are_refused(tmp_path):
+    for number, hz in enumerate((50, 10, 10)):
+        timed(tmp_path / f"episode_{number}.csv", np.arange(6) / hz)
+    with pytest.raises(BrokenDataError, match=r"episode_0\.csv: a step takes 0\.02 s by its times, 0\.1 s at"):
+        list(read(tmp_path).trajectories)
+    dataset = read(tmp_path, on_broken="skip")
+    assert [t.episode for t in dataset.trajectories] == [1, 2]
+    assert [e.reason for e in dataset.left_out] == ["other control rate"]
+    assert [t.hz for t in read(tmp_path, hz=10.0).trajectories] == [10.0] * 3, "who gives the rate knows"
+
+
+def test_times_that_are_no_seconds_are_noticed(tmp_path):
+    path = timed(tmp_path / "x.csv", np.arange(6) * 100)
+    with pytest.raises(ValueError, match=r"x\.csv: a step takes 100 by its times; .* \(are they milliseconds\?\)"):
+        read(path)
+    assert next(iter(read(path, hz=10).trajectories)).hz == 10
+    timed(path, [0, 100, 200, 500, 600])
+    with pytest.raises(BrokenDataError, match="step 3 comes 300 s after the one before; most take 100 s"):
+        list(read(path, hz=10).trajectories)
+
+
+@pytest.mark.parametrize("zone", [None, "Europe/Rome"])
+def test_dates_are_times(tmp_path, zone):
+    """The hour that an October night has twice is no gap."""
+    times = pd.date_range("2024-10-27 00:59:59.700", periods=8, freq="100ms", tz="UTC").tz_convert(zone)
+    dataset = read(timed(tmp_path / "x.csv", times))
+    assert (dataset.hz, len(list(dataset.trajectories))) == (10.0, 1)
+    timed(tmp_path / "x.csv", times.delete(3))
+    with pytest.raises(BrokenDataError, match=r"step 3 comes 0\.2 s after the one before"):
+        list(read(tmp_path / "x.csv").trajectories)
+
+
+def test_a_time_that_is_missing_is_no_time(tmp_path):
+    timed(tmp_path / "x.csv", [0, 0.1, None, 0.3])
+    with pytest.raises(BrokenDataError, match=r"x\.csv: the time of step 2 is nan; times must be finite"):
+        list(read(tmp_path / "x.csv").trajectories)
+
+
+# ---- What one episode or file has, others need not -----------------------------------------------------
+
+
+ROWS = [f"{e},{i / 10},{i}" for e in range(4) for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("row", "text", "lost", "message"),
+    [
+        (4, "1,now,1", [1], "line 6: a cell is no number: could not convert string to float: 'now'"),
+        (4, "1,0.1,x", [1], "line 6: a cell is no number"),
+        (4, "1,0.1", [1], "line 6 has 2 cells, expected 3"),
+        (5, "1", [1, 2], "line 7 has 1 cells"),
+        (3, "1,0.0,0,0", [0, 1], "line 5 has 4 cells"),
+        (0, "0", [0], "line 2 has 1 cells"),
+        (11, "3,", [3], "line 13 has 2 cells"),
+    ],
+)
+def test_a_bad_row_costs_its_episode(tmp_path, row, text, lost, message):
+    """Of a row with other cells it is not known whose it is: at a border it costs both sides."""
+    path = tmp_path / "x.csv"
+    path.write_text("\n".join(["episode,time,action_0", *ROWS[:row], text, *ROWS[row + 1 :]]) + "\n")
+    with pytest.raises(BrokenDataError, match=f"x.csv: {message}"):
+        list(read(path).trajectories)
+    dataset = read(path, on_broken="skip")
+    assert [(t.episode, len(t.actions)) for t in dataset.trajectories] == [(e, 3) for e in range(4) if e not in lost]
+    assert [(e.reason, e.episodes) for e in dataset.left_out] == [("unreadable file", 1)] * len(lost)
+    others = read(path, episodes=[e for e in range(4) if e not in lost])
+    assert len(list(others.trajectories)) == 4 - len(lost), "what is not chosen stops nothing"
+
+
+def test_a_file_of_bad_rows_holds_nothing(tmp_path):
+    (tmp_path / "x.csv").write_text("action_0,action_1\n1\n2\n")
+    with pytest.raises(BrokenDataError, match=r"x\.csv: line 3 has 1 cells, expected 2"):
+        read(tmp_path / "x.csv")
+
+
+def test_the_columns_are_those_that_most_files_have(tmp_path):
+    write_folder(tmp_path)
+    replaced(tmp_path / "episode_0.csv", "action_2", "velocity_2")
+    with pytest.raises(BrokenDataError, match=r"episode_0\.csv: has the columns .*'velocity_2'"):
+        read(tmp_path)
+    dataset = read(tmp_path, on_broken="skip")
+    assert [t.episode for t in dataset.trajectories] == [2, 10]
+    assert dataset.dimension_names == ("action_0", "action_1", "action_2")
+
+
+@pytest.mark.parametrize("damage", ["pointer", "bytes", "columns"])
+def test_a_broken_file_that_is_not_chosen_stops_nothing(tmp_path, damage):
+    write_folder(tmp_path)
+    DAMAGE[damage][0](tmp_path / "episode_2.csv")
+    dataset = read(tmp_path, episodes=[0, 10])
+    assert [t.episode for t in dataset.trajectories] == [0, 10]
+    assert [(e.reason, e.episodes) for e in dataset.left_out] == [("not chosen", 1)]
+    left_out = read(tmp_path, episodes=[0, 2], on_broken="skip").left_out
+    assert [(e.reason, e.episodes) for e in left_out] == [("not chosen", 1), (DAMAGE[damage][1], 1)]
+
+
+def test_columns_that_are_known_to_be_no_dimension_are_none(tmp_path):
+    beside = {"action_valid": 1, "action_timestamp": 5.0, "action.is_pad": 0, "state_index": 3}
+    frame(EPISODES[0], **beside).to_csv(tmp_path / "x.csv", index=False)
+    dataset = read(tmp_path / "x.csv")
+    assert dataset.dimension_names == ("action_0", "action_1", "action_2")
+    assert dataset.state_names == ("state_x",)
+    assert read(tmp_path / "x.csv", action_key="action_valid").dimension_names == ("action_valid",), "unless asked for"
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_other_separators_are_named(tmp_path, separator):
+    frame(EPISODES[0]).to_csv(tmp_path / "x.csv", index=False, sep=separator)
+    with pytest.raises(BrokenDataError, match=r"x\.csv: expected columns separated by commas, got .*action_0"):
+        read(tmp_path / "x.csv")
+
+
+def test_the_text_of_a_file_is_not_held(tmp_path):
+    table = np.random.default_rng(0).normal(size=(6000, 8))
+    pd.DataFrame(table, columns=[f"action_{i}" for i in range(8)]).to_csv(tmp_path / "x.csv", index=False)
+    tracemalloc.start()
+    (t,) = read(tmp_path / "x.csv").trajectories
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(t.actions, table)
+    assert peak < 4 * table.nbytes, "as text it was 9 times as large"

@@ -200,12 +200,15 @@ def test_v3_s_episodes_are_found_in_another_file_than_the_one_that_is_named(tmp_
     assert_whole(read(root))
 
 
-def test_rows_of_episodes_that_are_not_listed_are_not_read(tmp_path: Path):
+def test_rows_of_episodes_that_are_not_listed_are_counted(tmp_path: Path):
     root = write_v3(tmp_path)
     listed = root / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
     pq.write_table(pq.read_table(listed)[1:], listed)
-    (first, _) = read(root).trajectories
+    dataset = read(root)
+    (first, _) = dataset.trajectories
     np.testing.assert_array_equal(first.actions, EPISODES[1][0])
+    assert reasons(dataset) == {"not listed": 1}
+    assert "meta/episodes: does not list what is there: episode 0" in str(dataset.left_out[0])
 
 
 def test_a_v2_file_with_another_s_number_is_refused(tmp_path: Path):
@@ -528,6 +531,163 @@ def test_columns_that_are_not_there_are_named(tmp_path: Path):
         ValueError, match=r"has no column 'action' or 'actions'; there are .*'velocity'.*: give an action key"
     ):
         read(write_v2(tmp_path / "b", action="velocity"))
+
+
+# ---- Times -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fps", "scale", "message"),
+    [
+        (2, 1, r"a step takes 0\.1 s by its times, 0\.5 s at the 2 Hz of the dataset; give hz if the times are wrong"),
+        (30, 1, r"a step takes 0\.1 s by its times, 0\.03333 s at the 30 Hz"),
+        (8, 1, r"a step takes 0\.1 s by its times, 0\.125 s at the 8 Hz"),
+        (10, 1e3, r"a step takes 100 s by its times, 0\.1 s at the 10 Hz of the dataset \(are they milliseconds\?\)"),
+        (10, 1e9, r"\(are they nanoseconds\?\)"),
+    ],
+)
+def test_a_rate_that_is_not_that_of_the_times_is_refused(tmp_path: Path, fps, scale, message: str):
+    root = write_v2(tmp_path, info={"fps": fps})
+    for i, (actions, _) in enumerate(EPISODES):
+        times = pa.array(np.arange(len(actions)) / 10 * scale)
+        change(root / f"data/chunk-{i // 2:03d}/episode_{i:06d}.parquet", timestamp=times)
+    with pytest.raises(BrokenDataError, match=message) as caught:
+        list(read(root).trajectories)
+    assert caught.value.reason == "other control rate"
+    assert [t.hz for t in read(root, hz=12.0).trajectories] == [12.0] * 3, "the caller's word counts"
+
+
+def test_times_may_be_early_or_late(tmp_path: Path):
+    root = write_v2(tmp_path)
+    jitter = np.random.default_rng(0).uniform(-0.02, 0.02, 9)
+    change(root / "data/chunk-001/episode_000002.parquet", timestamp=pa.array(np.arange(9) / 10 + jitter))
+    change(root / "data/chunk-000/episode_000001.parquet", timestamp=pa.array([0.02, 0.12, 0.19, 0.28]))
+    assert_whole(read(root))
+
+
+@pytest.mark.parametrize(("fps", "hz"), [(None, None), (None, 10.0), (30, 10.0)])
+def test_gaps_are_noticed_without_a_rate_and_with_that_of_the_caller(tmp_path: Path, fps, hz):
+    root = write_v2(tmp_path, info={"fps": fps})
+    assert {t.hz for t in read(root, hz=hz or 10.0).trajectories} == {10.0}
+    change(root / "data/chunk-000/episode_000001.parquet", timestamp=pa.array([0.0, 0.1, 0.4, 0.5]))
+    with pytest.raises(BrokenDataError, match=r"step 2 comes 0\.3 s after the one before; most take 0\.1 s") as caught:
+        list(read(root, hz=hz).trajectories)
+    assert caught.value.reason == "gap in time"
+
+
+@pytest.mark.parametrize("hz", [0, -1.0, np.nan, np.inf])
+def test_a_rate_that_is_none_is_refused(tmp_path: Path, hz):
+    with pytest.raises(ValueError, match="hz must be positive, got"):
+        read(write_v2(tmp_path), hz=hz)
+
+
+# ---- What the first file has, others need not ----------------------------------------------------------
+
+
+def first_file(root):
+    return root / "data" / "chunk-000" / "episode_000000.parquet"
+
+
+FIRST = {
+    "null row": lambda p: change(p, action=pa.array([None, *EPISODES[0][0][1:].tolist()], pa.list_(pa.float32()))),
+    "null state": lambda p: change(p, **{"observation.state": pa.array([None] + [[1.0, 2.0]] * 6)}),
+    "no action": lambda p: change(p, action=None),
+    "no state": lambda p: change(p, **{"observation.state": None}),
+    "empty": lambda p: change(p, action=pa.array([[]] * 7, pa.list_(pa.float32()))),
+    "wide": lambda p: change(p, action=lists(np.ones((7, 5), np.float32))),
+    "wide state": lambda p: change(p, **{"observation.state": lists(np.ones((7, 5), np.float32))}),
+    "text": lambda p: change(p, action=pa.array(["a"] * 7)),
+}
+
+
+@pytest.mark.parametrize("kind", FIRST)
+def test_a_first_file_that_is_odd_costs_itself_only(tmp_path: Path, kind: str):
+    root = write_v2(tmp_path)
+    FIRST[kind](first_file(root))
+    with pytest.raises(ValueError, match=r"episode_000000|episode 0|has no column 'action'|of the column 'action'"):
+        list(read(root).trajectories)
+    dataset = read(root, on_broken="skip")
+    assert [t.episode for t in dataset.trajectories] == [1, 2]
+    assert (dataset.dimension_names, dataset.state_names) == (("x", "y", "z"), ("p", "q"))
+    assert [e.episodes for e in dataset.left_out] == [1]
+
+
+def test_a_description_of_another_width_is_no_matter_if_all_files_agree(tmp_path: Path):
+    """And one that has a state which no file has."""
+    feature = {"dtype": "float32", "shape": [7], "names": None}
+    features = {"action": feature, "state": feature}
+    dataset = read(write_v2(tmp_path, drop=("observation.state",), info={"features": features}))
+    assert [t.actions.shape[1] for t in dataset.trajectories] == [3, 3, 3]
+    assert {t.state is None for t in dataset.trajectories} == {True}
+
+
+def test_a_state_of_another_width_is_refused(tmp_path: Path):
+    root = write_v2(tmp_path)
+    change(root / "data/chunk-001/episode_000002.parquet", **{"observation.state": lists(np.ones((9, 5)))})
+    with pytest.raises(BrokenDataError, match=r"episode 2: has state of shape \(9, 5\), expected S=2"):
+        list(read(root).trajectories)
+    assert reasons(read(root, on_broken="skip")) == {"other dimensions": 1}
+
+
+def test_numbers_that_are_nested_deeper_are_refused_by_their_type(tmp_path: Path):
+    root = write_v2(tmp_path)
+    change(first_file(root), action=pa.array([[[1.0, 2.0]]] * 7))
+    with pytest.raises(ValueError, match=r"numbers in each row of the column 'action', got list<.*list<.*double"):
+        read(root)
+
+
+@pytest.mark.parametrize("names", [{"x": 0, "y": 0, "z": 1}, {"x": 0, "y": 1, "z": 7}, {"x": 1, "y": 2, "z": 3}])
+def test_names_in_no_order_are_none(tmp_path: Path, names):
+    features = {"action": {"dtype": "float32", "shape": [3], "names": names}}
+    assert read(write_v2(tmp_path, info={"features": features})).dimension_names is None
+
+
+# ---- What is not listed, and what is not chosen --------------------------------------------------------
+
+
+def test_files_that_are_not_listed_are_counted(tmp_path: Path):
+    root = write_v2(tmp_path)
+    listed = root / "meta" / "episodes.jsonl"
+    listed.write_text(listed.read_text().split("\n")[1] + "\n")
+    dataset = read(root)
+    assert [t.episode for t in dataset.trajectories] == [1]
+    assert reasons(dataset) == {"not listed": 2}
+    assert "episodes.jsonl: does not list what is there: episode_000000.parquet, ep" in str(dataset.left_out[0])
+
+
+def test_rows_of_another_episode_in_a_v2_file_are_refused(tmp_path: Path):
+    root = write_v2(tmp_path)
+    change(first_file(root), episode_index=pa.array([0] * 5 + [4] * 2))
+    with pytest.raises(BrokenDataError, match=r"000000\.parquet: holds rows of the episodes \[0, 4\], "):
+        list(read(root).trajectories)
+
+
+@pytest.mark.parametrize("write", [write_v2, write_v3])
+@pytest.mark.parametrize("kind", ["missing", "pointer", "cut", "nan"])
+def test_what_is_not_chosen_stops_nothing(tmp_path: Path, write, kind: str):
+    root = write(tmp_path)
+    path = root / "data" / "chunk-000" / ("file-000.parquet" if write is write_v3 else "episode_000001.parquet")
+    if kind == "nan":
+        change(path, action=lists(np.full((pq.read_metadata(path).num_rows, 3), np.nan, np.float32)))
+    else:
+        DAMAGE[kind][0](path)
+    lost = [0, 1] if write is write_v3 else [1]
+    kept = [i for i in range(3) if i not in lost]
+    dataset = read(root, episodes=kept)
+    assert [t.episode for t in dataset.trajectories] == kept
+    assert reasons(dataset) == {"not chosen": len(lost)}
+    with pytest.raises(BrokenDataError, match=DAMAGE[kind][2].replace("2, 1", "0, 0")):
+        list(read(root, episodes=[1, 2]).trajectories)
+    dataset = read(root, episodes=[1, 2], on_broken="skip")
+    assert [t.episode for t in dataset.trajectories] == [2]
+    assert reasons(dataset) == {"not chosen": 1, DAMAGE[kind][1]: 1}
+
+
+def test_a_pointer_in_the_place_of_the_tasks_is_an_error(tmp_path: Path):
+    root = write_v3(tmp_path)
+    (root / "meta" / "tasks.parquet").write_text(STUB)
+    with pytest.raises(BrokenDataError, match=r"tasks\.parquet: is a Git LFS pointer"):
+        read(root)
 
 
 # ---- Hub and packages --------------------------------------------------------------------------------

@@ -236,7 +236,7 @@ def _row_ranges(table: Any, outline: Outline, wanted: Sequence[int]) -> list[ran
         found = {numbers[s]: range(int(s), int(e)) for s, e in zip(starts, ends, strict=True)}
         if outline.one_a_file and len(found) > 1:
             raise BrokenDataError(
-                "other length", f"holds rows of the episodes {sorted(found)[:5]}, expected those of one"
+                "other length", f"holds rows of the episodes {sorted(map(int, found))[:5]}, expected those of one"
             )
         return [found.get(outline.episodes[i].index, range(0)) for i in wanted]
     if len(outline.episodes) == 1:
