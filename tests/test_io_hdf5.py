@@ -235,3 +235,94 @@ def test_values_of_a_type_that_numpy_lacks_cost_their_demonstration(tmp_path):
     with pytest.raises(BrokenDataError, match=r"x\.hdf5 demo_1: cannot be read"):
         list(read(tmp_path / "x.hdf5").trajectories)
     assert len(read(tmp_path / "x.hdf5", on_broken="skip").trajectories) == 1
+
+
+def test_demonstrations_are_called_as_they_like(tmp_path):
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        for i, name in enumerate(("demo 0", "the demo 2", "3")):
+            file[f"data/{name}/actions"] = np.full((4, 2), i, np.float32)
+    got = [(t.episode, t.actions[0, 0]) for t in read(tmp_path / "x.hdf5").trajectories]
+    assert got == [(3, 2), (0, 0), (2, 1)]
+    (tmp_path / "y.hdf5").write_bytes((tmp_path / "x.hdf5").read_bytes())
+    assert [t.actions[0, 0] for t in read(tmp_path).trajectories] == [2, 0, 1] * 2
+
+
+@pytest.mark.parametrize("name", ["demo_2", "demo_9", "another"])
+def test_a_link_to_nowhere_costs_its_demonstration(tmp_path, name):
+    path = write_robomimic(tmp_path / "r.hdf5")
+    with h5py.File(path, "a") as file:
+        if name in file["data"]:
+            del file["data"][name]
+        file[f"data/{name}"] = h5py.SoftLink("/nowhere")
+    with pytest.raises(BrokenDataError, match=rf"r\.hdf5: {name} cannot be opened: a link to nowhere"):
+        read(path)
+    dataset = read(path, on_broken="skip")
+    assert [t.episode for t in dataset.trajectories] == [n for n in (0, 2, 10) if name != f"demo_{n}"]
+    assert [(e.reason, e.episodes) for e in dataset.left_out] == [("unreadable file", 1)]
+
+
+@pytest.mark.parametrize("other", ["{}", '{"env_kwargs": {"control_freq": 10}}'])
+def test_files_of_different_rates_are_treated_alike_by_choice(tmp_path, other):
+    write_robomimic(tmp_path / "a.hdf5")
+    write_robomimic(tmp_path / "b.hdf5", env_args=other)
+    with pytest.raises(ValueError, match=r"files of different control rates: \[.*\]: give hz \(--hz\) to treat them"):
+        read(tmp_path)
+    assert {t.hz for t in read(tmp_path, hz=15.0).trajectories} == {15.0}
+
+
+FIRST = {
+    "no action": {"data/demo_0/actions": None},
+    "wide": {"data/demo_0/actions": np.ones((6, 9))},
+    "wide state": {"data/demo_0/obs/ee_states": np.ones((6, 9))},
+    "no state": {"data/demo_0/obs/ee_states": None},
+    "no steps": {"data/demo_0/actions": np.ones((0, 7))},
+    "no dimensions": {"data/demo_0/actions": np.ones((6, 0))},
+}
+
+
+@pytest.mark.parametrize("kind", FIRST)
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_first_demonstration_that_is_odd_costs_itself_only(tmp_path, kind, folder):
+    path = write_robomimic(tmp_path / "a.hdf5")
+    if folder:
+        path = write_robomimic(tmp_path / "a.hdf5", EPISODES[:1], (0,))
+        write_robomimic(tmp_path / "b.hdf5", EPISODES[1:], (1, 2))
+    rewrite(path, **FIRST[kind])
+    source = tmp_path if folder else path
+    with pytest.raises(BrokenDataError, match=r"a\.hdf5:? (a\.hdf5 )?demo_0:?") as caught:
+        list(read(source, state_key="obs/ee_states").trajectories)
+    dataset = read(source, state_key="obs/ee_states", on_broken="skip")
+    assert dataset.lengths.tolist() == [3, 8]
+    assert [(e.reason, e.episodes) for e in dataset.left_out] == [(caught.value.reason, 1)]
+
+
+def test_a_first_file_of_another_layout_costs_its_demonstrations(tmp_path):
+    write_aloha(tmp_path)
+    write_robomimic(tmp_path / "a.hdf5")
+    with pytest.raises(BrokenDataError, match=r"a\.hdf5: is not laid out as the other files are"):
+        read(tmp_path)
+    dataset = read(tmp_path, on_broken="skip")
+    assert dataset.lengths.tolist() == [6, 3, 8]
+    assert [(e.reason, e.episodes) for e in dataset.left_out] == [("missing column", 1)] * 3
+
+
+def test_a_file_without_demonstrations_is_counted(tmp_path):
+    write_robomimic(tmp_path / "a.hdf5")
+    with h5py.File(tmp_path / "b.hdf5", "w") as file:
+        file.create_group("data").attrs["env_args"] = '{"env_kwargs": {"control_freq": 20}}'
+    with pytest.raises(BrokenDataError, match=r"b\.hdf5: its group 'data' holds no demonstrations"):
+        read(tmp_path)
+    (tmp_path / "a.hdf5").unlink()
+    with pytest.raises(ValueError, match=r"b\.hdf5: its group 'data' holds no demonstrations"):
+        read(tmp_path / "b.hdf5")
+
+
+@pytest.mark.parametrize("kind", ["pointer", "cut", "no action", "nan"])
+def test_a_broken_file_that_is_not_chosen_stops_nothing(tmp_path, kind):
+    write_aloha(tmp_path, [EPISODES[1]] * 3)
+    DAMAGE[kind][0](tmp_path / "episode_2.hdf5")
+    dataset = read(tmp_path, episodes=[0, 10])
+    assert [t.episode for t in dataset.trajectories] == [0, 10]
+    assert [(e.reason, e.episodes) for e in dataset.left_out] == [("not chosen", 1)]
+    left_out = read(tmp_path, episodes=[2, 10], on_broken="skip").left_out
+    assert [(e.reason, e.episodes) for e in left_out] == [("not chosen", 1), (DAMAGE[kind][1], 1)]

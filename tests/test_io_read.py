@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import h5py
+import huggingface_hub
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fast_tokenizer import FastTokenizer
@@ -170,6 +173,7 @@ def test_dimensions_are_indices_ranges_and_names(text: str, expected: list[int])
     [
         ("q", ("x", "y"), r"expected indices and ranges such as 0:6,7, or names of \['x', 'y'\]; got 'q'"),
         ("q", None, "the data has no names; got 'q'"),
+        ("x:y", ("x", "y"), "expected indices and ranges .* got 'x:y'"),
         ("x,0", ("x", "y"), "'x,0' names a dimension twice"),
         ("x", ("x", "x"), "2 dimensions are called 'x'; give their indices"),
         ("0:3", ("x", "y"), r"0:3 does not lie in the data's dimensions 0\.\.1"),
@@ -240,8 +244,114 @@ def test_keys_reach_the_reader_and_errors_are_one_line(tmp_path: Path):
     assert "has no episode 7" in fails(*fit, "--episodes", "7")
 
 
-@pytest.mark.parametrize("state", [np.full((5, 2), "a"), np.zeros((5, 2), complex)])
-def test_a_state_of_no_numbers_is_refused(tmp_path: Path, state):
-    np.savez(tmp_path / "x.npz", actions=np.zeros((5, 2)), episode_ends=[5], state=state)
-    with pytest.raises(ValueError, match=r"x\.npz: expected state of numbers, got (<U1|complex128)"):
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (np.full((5, 2), "a"), r"expected state of numbers, got <U1 of shape \(5, 2\)"),
+        (np.zeros((5, 2), complex), "expected state of numbers, got complex128"),
+        (np.zeros((5, 0)), r"expected state of numbers, got float64 of shape \(5, 0\)"),
+        (np.zeros(5), r"state of shape \(5,\) does not fit actions of shape \(5, 2\)"),
+        (np.zeros((5, 3)), "state_names has 2 names for 3 dimensions"),
+    ],
+)
+def test_a_state_that_is_none_is_refused(tmp_path: Path, state, message: str):
+    np.savez(tmp_path / "x.npz", actions=np.zeros((5, 2)), episode_ends=[5], state=state, state_names=["a", "b"])
+    with pytest.raises(ValueError, match=rf"x\.npz: {message}"):
         read(tmp_path / "x.npz")
+
+
+def test_names_are_of_the_arrays_that_have_them_only(tmp_path: Path):
+    names = {"action_names": ["x", "y", "z"], "state_names": ["u", "v"]}
+    path = save(
+        tmp_path / "a.npz", 5, state=np.ones((5, 2)), velocity=np.zeros((5, 3)), force=np.zeros((5, 2)), **names
+    )
+    (t,) = read(path, action_key="velocity", state_key="force").trajectories
+    assert (t.dimension_names, t.state_names) == (None, None)
+
+
+# ---- Several files -----------------------------------------------------------------------------------
+
+
+def test_names_of_all_files_must_agree(tmp_path: Path):
+    order = {"a": None, "b": ["x", "y", "z"], "c": ["y", "x", "z"]}
+    paths = {k: save(tmp_path / f"{k}.npz", 9, **({"action_names": v} if v else {})) for k, v in order.items()}
+
+    def opened(*names: str, **options):
+        return open_recording([paths[n] for n in names], None, options.get("dims"), lambda *_: None)
+
+    with pytest.raises(ValueError, match=r"c\.npz has the dimensions \['y', 'x', 'z'\], .*b\.npz has \['x',"):
+        opened("a", "b", "c")
+    assert opened("a", "b").dimension_names == opened("b", "a").dimension_names == ("x", "y", "z")
+    for names in (("a", "b"), ("b", "a")):
+        with pytest.raises(ValueError, match=r"--dims: .*a\.npz does not name its dimensions; give the index of 'z'"):
+            opened(*names, dims="z")
+        assert opened(*names, dims="2,0:1").dimension_names == ("z", "x")
+    assert opened("b", dims="z").dimension_names == ("z",)
+
+
+def test_a_rate_that_is_given_reaches_the_readers(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("time,action_0\n" + "".join(f"{100 * i},{i}\n" for i in range(9)))
+    (tmp_path / "b.csv").write_text("action_0\n" + "".join(f"{i}\n" for i in range(9)))
+    paths = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    with pytest.raises(ValueError, match="are they milliseconds"):
+        open_recording(paths, None, None, lambda *_: None)
+    recording = open_recording(paths, 10.0, None, lambda *_: None)
+    assert [t.hz for t in recording.trajectories] == [10.0, 10.0]
+
+
+def test_keys_may_stand_apart(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("a,b,c\n1,2,3\n")
+    keys = {"action_key": "a, c", "state_key": " b "}
+    (t,) = open_recording([tmp_path / "a.csv"], None, None, lambda *_: None, **keys).trajectories
+    assert (t.actions.tolist(), t.state.tolist()) == ([[1, 3]], [[2]])
+    with pytest.raises(ValueError, match="a key must not be empty"):
+        open_recording([tmp_path / "a.csv"], None, None, lambda *_: None, action_key="a,")
+
+
+def test_a_hub_id_is_data(tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = str(shared_data / "lerobot" / "so101_record_test")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: folder)
+    monkeypatch.chdir(tmp_path)
+    recording = open_recording([Path("someone/so101")], None, "gripper.pos", lambda *_: None)
+    assert (len(recording.trajectories), recording.dimension_names) == (4, ("gripper.pos",))
+
+
+def test_every_reason_is_counted_and_reported(tmp_path: Path):
+    """Episodes too short, with a gap in time, with NaN, as a pointer, missing, not listed."""
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "data").mkdir()
+    info = {"codebase_version": "v2.1", "fps": 10, "data_path": "data/{episode_index}.parquet", "total_episodes": 9}
+    (tmp_path / "meta" / "info.json").write_text(json.dumps(info))
+    for i in range(8):
+        actions = np.cumsum(RNG.normal(size=(40 if i else 5, 2)), axis=0)
+        times = np.arange(len(actions)) / 10
+        times[20:] += 0.5 * (i == 1)
+        actions[3] += np.nan if i == 2 else 0
+        pq.write_table(pa.table({"action": actions.tolist(), "timestamp": times}), tmp_path / "data" / f"{i}.parquet")
+    lines = [json.dumps({"episode_index": i, "length": 40 if i else 5}) for i in range(7)]
+    (tmp_path / "meta" / "episodes.jsonl").write_text("\n".join(lines))
+    (tmp_path / "data" / "3.parquet").write_text(STUB)
+    (tmp_path / "data" / "4.parquet").unlink()
+    fit = ("fit", tmp_path, "-o", tmp_path / "tok", "--horizon", "1s", "--vocab-size", 300)
+    expected = {
+        "shorter than 10 steps": 1,
+        "gap in time": 1,
+        "not finite": 1,
+        "Git LFS pointer": 1,
+        "missing file": 2,
+        "not listed": 1,
+    }
+    figures = json.loads(ok(*fit, "--on-broken", "skip", "--json"))
+    assert (figures["episodes"], figures["episodes_left_out"]) == (2, expected)
+    out = ok("encode", tmp_path / "tok", tmp_path, "-o", tmp_path / "tokens.npz", "--on-broken", "skip")
+    assert "Episodes: 2 of 9 used; left out: " in out
+    assert all(f"{count} {reason}" in out for reason, count in expected.items())
+    assert all(f"\n  {reason}: {tmp_path}" in out for reason in list(expected)[1:])
+
+
+def test_the_demo_takes_the_options_of_fit(tmp_path: Path):
+    path = save(tmp_path / "a.npz", *[40] * 8, state=np.ones((320, 1)), action_names=["x", "y", "grip"])
+    options = ("--dims", "0,grip", "--state-key", "state", "--episodes", "0:6")
+    figures = json.loads(ok("demo", path, *options, "--json"))["a"]
+    assert (figures["action_dim"], figures["episodes"], figures["episodes_left_out"]) == (2, 6, {"not chosen": 2})
+    assert "--dims: needs DATA" in fails("demo", *options)

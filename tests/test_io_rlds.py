@@ -211,6 +211,47 @@ def test_a_bad_record_costs_itself_only(tmp_path, bad, changes):
     assert [e.episodes for e in dataset.left_out] == [1]
 
 
+FIRST = {
+    "no action": {"steps/action": None},
+    "wide": {"steps/action": ([1.0] * 16, "float")},
+    "no state": {"steps/observation/state": None},
+    "wide state": {"steps/observation/state": ([1.0] * 16, "float")},
+}
+
+
+@pytest.mark.parametrize("kind", FIRST)
+def test_a_first_episode_that_is_odd_costs_itself_only(tmp_path, kind):
+    states = [{"steps/observation/state": ([0.5] * 2 * len(e), "float")} for e in EPISODES]
+    states[0] |= FIRST[kind]
+    path = write(tmp_path / "x.tfrecord", *(example(e, **s) for e, s in zip(EPISODES, states, strict=True)))
+    with pytest.raises(BrokenDataError, match=r"at byte 0: has no numbers|episode 0: has (actions|state) of shape"):
+        list(read(path).trajectories)
+    dataset = read(path, on_broken="skip")
+    assert [(t.episode, t.actions.shape[1], t.state.shape[1]) for t in dataset.trajectories] == [(1, 3, 2), (2, 3, 2)]
+    assert [e.episodes for e in dataset.left_out] == [1]
+    assert len(list(read(path, episodes=[1, 2]).trajectories)) == 2
+
+
+def test_a_file_that_is_cut_behind_what_is_chosen_stops_nothing(tmp_path):
+    path = write(tmp_path / "x.tfrecord", *map(example, EPISODES))
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(BrokenDataError, match="is cut within the record"):
+        read(path)
+    assert [t.episode for t in read(path, episodes=[0, 1]).trajectories] == [0, 1]
+
+
+def test_the_index_of_other_tools_is_no_data(tmp_path):
+    second = write_shards(tmp_path)
+    for name in ("toy.tfrecord.idx", "toy-train.tfrecord-00000-of-00002.idx", "toy.tfrecord.json"):
+        (tmp_path / name).write_text("0 2180\n")
+        with pytest.raises(ValueError, match="expected a folder, or a file ending in"):
+            read(tmp_path / name)
+    assert len(read(tmp_path).trajectories) == 3
+    for name in ("a.tfrecord", "a.tfrecords", "a.tfrecord-3", "a.tfrecord_0003_of_0007"):
+        assert len(read(second.rename(tmp_path / name)).trajectories) == 1
+        second = tmp_path / name
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_bytes_that_are_no_example_are_refused_by_name(tmp_path, seed):
     """Content that is damaged, under a right checksum."""

@@ -173,3 +173,90 @@ def test_without_zarr_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "zarr", None)
     with pytest.raises(ImportError, match=r"x\.zarr: needs the package zarr: pip install 'fast-tokenizer\[zarr\]'"):
         read(path)
+
+
+# ---- Blocks that are not stored ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("name", ["action", "state"])
+def test_a_block_that_is_not_stored_stops_the_run_or_costs_what_stands_in_it(tmp_path, zarr_format, zipped, name):
+    """zarr itself would give zeros."""
+    path = write(tmp_path / "x.zarr", zarr_format)
+    (path / "data" / name / ("1.0" if zarr_format == 2 else "c/1/0")).unlink()  # rows 4 to 7: episodes 0 and 1
+    if zipped:
+        shutil.make_archive(str(tmp_path / "x"), "zip", tmp_path / "x.zarr")
+        path = tmp_path / "x.zip"
+    with pytest.raises(BrokenDataError, match=rf"episode 0: data/{name}/.*1.0 of the rows 4 to 7 is not stored"):
+        list(read(path).trajectories)
+    dataset = read(path, on_broken="skip")
+    assert [t.episode for t in dataset.trajectories] == [2, 3, 4]
+    assert [(e.reason, e.episodes) for e in dataset.left_out] == [("missing file", 1)] * 2
+    assert len(list(read(path, episodes=[2, 4]).trajectories)) == 2
+    if name == "state":
+        assert_whole(read(path, state=False))
+
+
+def test_shards_that_are_not_stored_are_noticed(tmp_path):
+    path = write(tmp_path / "x.zarr", 3)
+    values = ACTIONS.copy()
+    values[4:8] = 0  # a block within a shard need not be stored: it cannot be lost alone
+    shutil.rmtree(path / "data" / "action")
+    zarr.open_group(path)["data"].create_array("action", data=values, chunks=(4, 2), shards=(8, 2))
+    assert_whole(read(path), values)
+    (path / "data" / "action" / "c" / "2" / "0").unlink()
+    with pytest.raises(BrokenDataError, match=r"episode 2: data/action/c/2/0 of the rows 16 to 23 is not stored"):
+        list(read(path).trajectories)
+
+
+def test_zeros_that_are_written_are_zeros(tmp_path):
+    path = write(tmp_path / "x.zarr")
+    shutil.rmtree(path / "data" / "state")
+    config = {"write_empty_chunks": True}
+    data = zarr.open_group(path)["data"]
+    data.create_array("state", data=np.zeros((23, 2)), chunks=(4, 2), config=config)
+    assert all((t.state == 0).all() for t in assert_whole(read(path)))
+
+
+# ---- Times -------------------------------------------------------------------------------------------
+
+
+TIMES = np.concatenate([100.0 * i + np.arange(n) / 20 for i, n in enumerate(LENGTHS)])
+
+
+def test_times_give_the_rate(tmp_path):
+    dataset = read(write(tmp_path / "x.zarr", action=ACTIONS, timestamp=TIMES))
+    assert dataset.hz == 20.0
+    assert_whole(dataset)
+    assert read(tmp_path / "x.zarr", hz=10).hz == 10
+    with pytest.raises(ValueError, match=r"x\.zarr: a step takes 50 by its times; .* milliseconds"):
+        read(write(tmp_path / "y" / "x.zarr", action=ACTIONS, timestamp=TIMES * 1000))
+
+
+def test_times_that_are_no_numbers_are_not_read(tmp_path):
+    dataset = read(write(tmp_path / "x.zarr", action=ACTIONS, timestamp=TIMES.astype("U8")))
+    assert dataset.hz is None
+    assert_whole(dataset)
+
+
+@pytest.mark.parametrize("hz", [None, 20.0])
+def test_gaps_in_time_cost_their_episode(tmp_path, hz):
+    times = TIMES.copy()
+    times[12:17] += 9
+    path = write(tmp_path / "x.zarr", action=ACTIONS, timestamp=times)
+    with pytest.raises(BrokenDataError, match=r"episode 2: step 3 comes 9\.05 s after the one before"):
+        list(read(path, hz=hz).trajectories)
+    dataset = read(path, on_broken="skip", hz=hz)
+    assert [t.episode for t in dataset.trajectories] == [0, 1, 3, 4]
+    assert [e.reason for e in dataset.left_out] == ["gap in time"]
+    (path / "data" / "timestamp" / "0").write_bytes(b"damaged")  # rows 0 to 3
+    dataset = read(path, on_broken="skip", hz=hz)
+    assert [t.episode for t in dataset.trajectories] == [1, 3, 4]
+
+
+def test_an_array_without_columns_is_refused(tmp_path):
+    path = write(tmp_path / "x.zarr")
+    zarr.open_group(path)["data"].create_array("nothing", shape=(23, 0), chunks=(4, 1), dtype="f4")
+    with pytest.raises(ValueError, match=r"expected an array data/nothing of shape \(N, D\)"):
+        read(path, state_key="nothing")

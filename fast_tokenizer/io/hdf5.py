@@ -55,7 +55,7 @@ def read_hdf5(source: Source) -> Dataset:
     layout = _layout(readable, source)
     if readable and not (layout.action_dim and (layout.state_dim or not layout.state_keys)):
         _refuse(h5py, files[contents.index(readable[0])], readable[0], layout)
-    rates = {c.hz for c in readable}
+    rates = {c.hz for c in readable if c.many == layout.many}
     if source.hz is None and len(rates) > 1:
         raise ValueError(
             f"{source.path}: has files of different control rates: {sorted(rates, key=str)}: give hz (--hz) to treat "

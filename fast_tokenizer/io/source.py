@@ -82,7 +82,7 @@ def of_files(
 ) -> Dataset:
     """The dataset of several files, of which one is open at a time and those of which nothing is chosen never are.
 
-    Numbers that two episodes share number neither; all are then numbered by position.
+    Numbers that two episodes share number neither, unless one is broken; all are then numbered by position.
 
     Episodes whose problem is known are not asked for. An error while a file is read costs all its episodes that have
     not been given by then.
@@ -98,7 +98,8 @@ def of_files(
                 yield next(steps) if info.problem is None else info.problem.bare()
 
     episodes = [e for o in outlines for e in o.episodes]
-    if len({e.index for e in episodes}) < len(episodes):
+    numbers = [e.index for e in episodes if e.problem is None]
+    if len(set(numbers)) < len(numbers):
         episodes = [replace(e, index=i) for i, e in enumerate(episodes)]
     return Dataset(
         source.path,
