@@ -254,7 +254,7 @@ def test_a_link_to_nowhere_costs_its_demonstration(tmp_path, name):
         if name in file["data"]:
             del file["data"][name]
         file[f"data/{name}"] = h5py.SoftLink("/nowhere")
-    with pytest.raises(BrokenDataError, match=rf"r\.hdf5: {name} cannot be opened: a link to nowhere"):
+    with pytest.raises(BrokenDataError, match=rf"r\.hdf5: {name} cannot be opened; is it a link to nowhere"):
         read(path)
     dataset = read(path, on_broken="skip")
     assert [t.episode for t in dataset.trajectories] == [n for n in (0, 2, 10) if name != f"demo_{n}"]
@@ -326,3 +326,12 @@ def test_a_broken_file_that_is_not_chosen_stops_nothing(tmp_path, kind):
     assert [(e.reason, e.episodes) for e in dataset.left_out] == [("not chosen", 1)]
     left_out = read(tmp_path, episodes=[2, 10], on_broken="skip").left_out
     assert [(e.reason, e.episodes) for e in left_out] == [("not chosen", 1), (DAMAGE[kind][1], 1)]
+
+
+def test_a_demonstration_without_steps_is_counted(tmp_path):
+    path = write_robomimic(tmp_path / "r.hdf5")
+    rewrite(path, **{"data/demo_2/actions": np.ones((0, 7))})
+    with pytest.raises(BrokenDataError, match=r"r\.hdf5: demo_2 has no steps"):
+        read(path)
+    left_out = read(path, on_broken="skip").left_out
+    assert [(e.reason, e.episodes) for e in left_out] == [("other length", 1)]

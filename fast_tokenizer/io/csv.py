@@ -77,8 +77,8 @@ def read_csv(source: Source) -> Dataset:
         columns = _columns(files[headers.index(header)], header, source)
     outlines: list[Outline] = []
     periods: list[float] = []
+    before = 0
     for file, names in zip(files, headers, strict=True):
-        before = sum(len(o.episodes) for o in outlines)
         try:
             if isinstance(names, BrokenDataError):
                 raise names
@@ -89,6 +89,7 @@ def read_csv(source: Source) -> Dataset:
         except BrokenDataError as error:
             number = last_number(file.stem) if columns.episode is None else None
             outlines.append(failed_file(file, before if number is None else number, error))
+        before += len(outlines[-1].episodes)
 
     def load_file(outline: Outline, wanted: Sequence[int]) -> Iterator[Steps | BrokenDataError]:
         chosen = set(wanted)

@@ -62,13 +62,14 @@ def read_hdf5(source: Source) -> Dataset:
             "them alike"
         )
     outlines: list[Outline] = []
+    before = 0
     for file, content in zip(files, contents, strict=True):
-        before = sum(len(o.episodes) for o in outlines)
         if isinstance(content, BrokenDataError):
             number = None if layout.many else last_number(file.stem)
             outlines.append(failed_file(file, before if number is None else number, content))
         else:
             outlines.append(layout.outline(file, content, len(files), before))
+        before += len(outlines[-1].episodes)
     demos = {file: c.demos for file, c in zip(files, contents, strict=True) if isinstance(c, _Contents)}
 
     def load_file(outline: Outline, wanted: Sequence[int]) -> Iterator[Steps | BrokenDataError]:
@@ -153,7 +154,7 @@ class _Layout:
         if contents.many != self.many:
             return BrokenDataError("missing column", f"{file}: is not laid out as the other files are")
         if demo.shapes is None:
-            return BrokenDataError("unreadable file", f"{file}: {demo.name} cannot be opened: a link to nowhere")
+            return BrokenDataError("unreadable file", f"{file}: {demo.name} cannot be opened; is it a link to nowhere?")
         where = f"{file}: {demo.name}" if demo.name else str(file)
         lacking = next((k for k in (*self.action_keys, *self.state_keys) if k not in demo.shapes), None)
         if lacking is not None:

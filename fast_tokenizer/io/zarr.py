@@ -13,6 +13,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,79 +45,92 @@ def read_zarr(source: Source) -> Dataset:
             stored = np.asarray(root["meta/episode_ends"][:]) if "meta/episode_ends" in root else None
         if stored is None or not names:
             raise ValueError(f"{path}: expected the arrays data/action and meta/episode_ends; data has {names}")
-        action_keys = source.action_keys or (("action",) if "action" in names else _umi_keys(names))
+        action_keys = source.action_keys or (("action",) if "action" in names else _umi_keys(names)) or ("action",)
         usual = ("state",) if "state" in names else ()
         state_keys = (source.state_keys or usual) if source.state else ()
-        keys = (*(action_keys or ("action",)), *state_keys)
-        times = ("timestamp",) if "timestamp" in names else ()
+        shapes = _shapes(path, root, names, (*action_keys, *state_keys))
         with _reading(path):
-            arrays = {key: _shape(root["data"], key) for key in (*keys, *times) if key in names}
-            if times and (len(arrays["timestamp"]) != 1 or root["data"]["timestamp"].dtype.kind not in "fiu"):
-                times = ()
-        for key in keys:
-            if len(arrays.get(key, ())) not in (1, 2) or 0 in arrays[key]:
-                shapes = {name: _shape(root["data"], name, readable=False) for name in names}
-                raise ValueError(f"{path}: expected an array data/{key} of shape (N, D); there are {shapes}")
-        with _reading(path):
-            absent = _absent_blocks(path, root["data"], dict.fromkeys((*keys, *times)))
-    rows = {key: arrays[key][0] for key in (*action_keys, *state_keys, *times)}
+            time_keys = ("timestamp",) if "timestamp" in names and _is_list(root["data"]["timestamp"]) else ()
+            absent = _absent_blocks(path, root["data"], {*action_keys, *state_keys, *time_keys})
+            times = root["data"]["timestamp"].shape if time_keys else ()
     if stored.ndim != 1 or stored.dtype.kind not in "iu":
         raise ValueError(f"{path}: episode_ends must be a list of integers, got {stored.dtype} of shape {stored.shape}")
     ends = stored.astype(np.int64)
-    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
-    lengths = ends - starts
+    buffer = _Buffer(path, action_keys, state_keys, time_keys, np.concatenate([[0], ends[:-1]]), ends, absent)
+    lengths = buffer.ends - buffer.starts
+    rows = {key: shape[0] for key, shape in shapes.items()} | ({"timestamp": times[0]} if times else {})
     if not len(ends) or (lengths < 1).any() or any(n != ends[-1] for n in rows.values()):
         raise ValueError(
             f"{path}: episode_ends must rise to the number of rows; they end with {ends[-3:]}, rows: {rows}"
         )
-
-    def steps(root: Any, group: NDArray[np.intp]) -> list[Steps]:
-        first, last = starts[group[0]], ends[group[-1]]
-        for block, at in absent:
-            if block.start < last and block.stop > first:
-                raise BrokenDataError(
-                    "missing file",
-                    f"{path}: {at} of the rows {block.start} to {block.stop - 1} is not stored; it is lost, or holds "
-                    "nothing but the fill value (if so, write it anew with write_empty_chunks=True)",
-                )
-        with _reading(path):
-            actions, state, timestamps = (
-                joined([root["data"][k][first:last] for k in keys]) if keys else None
-                for keys in (action_keys, state_keys, times)
-            )
-        assert actions is not None
-        rows = [slice(starts[i] - first, ends[i] - first) for i in group]
-        return [
-            Steps(
-                actions[r].copy(),
-                None if state is None else state[r].copy(),
-                timestamps=None if timestamps is None else timestamps[r, 0],
-            )
-            for r in rows
-        ]
+    action_dim, state_dim = (sum(shapes[k][1] for k in keys) for keys in (action_keys, state_keys))
 
     def load(chosen: NDArray[np.bool_]) -> Iterator[Steps | BrokenDataError]:
         with _opened(zarr, path) as root:
             for group in _batches(np.flatnonzero(chosen), lengths, action_dim):
-                try:
-                    yield from steps(root, group)
-                except BrokenDataError:  # which of them is it?
-                    for i in group:
-                        try:
-                            yield from steps(root, np.array([i]))
-                        except BrokenDataError as error:
-                            message = str(error).removeprefix(f"{path}: ")
-                            yield BrokenDataError(error.reason, f"{path} episode {i}: {message}")
+                yield from buffer.each(root, group)
 
-    action_dim, state_dim = (
-        sum(arrays[k][1] if len(arrays[k]) == 2 else 1 for k in keys) for keys in (action_keys, state_keys)
-    )
     periods: list[float] = []
-    if times:
+    if time_keys:
         with _opened(zarr, path) as root, suppress(BrokenDataError), _reading(path):  # damage costs its episodes
-            periods = _periods(np.asarray(root["data"]["timestamp"][:], np.float64), starts, ends)
+            periods = _periods(np.asarray(root["data"]["timestamp"][:], np.float64), buffer.starts, ends)
     hz = common_rate(source, periods)
     return Dataset(path, lengths, action_dim, load, hz=hz, state_dim=state_dim or None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Buffer:
+    """What is read of a replay buffer.
+
+    Attributes:
+        starts: First row of each episode.
+        ends: The row after its last.
+        absent: Rows whose values are not stored, and the file that should hold them.
+    """
+
+    path: Path
+    action_keys: tuple[str, ...]
+    state_keys: tuple[str, ...]
+    time_keys: tuple[str, ...]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    absent: list[tuple[range, str]]
+
+    def each(self, root: Any, group: NDArray[np.intp]) -> Iterator[Steps | BrokenDataError]:
+        """Neighbouring episodes; one by one where something is wrong with them, to know with which."""
+        try:
+            yield from self._steps(root, group)
+        except BrokenDataError as error:
+            if len(group) > 1:
+                for i in group:
+                    yield from self.each(root, np.array([i]))
+            else:
+                message = str(error).removeprefix(f"{self.path}: ")
+                yield BrokenDataError(error.reason, f"{self.path} episode {group[0]}: {message}")
+
+    def _steps(self, root: Any, group: NDArray[np.intp]) -> list[Steps]:
+        first, last = self.starts[group[0]], self.ends[group[-1]]
+        for block, name in self.absent:
+            if block.start < last and block.stop > first:
+                raise BrokenDataError(
+                    "missing file",
+                    f"{self.path}: {name} of the rows {block.start} to {block.stop - 1} is not stored; it is lost, or "
+                    "holds nothing but the fill value (if so, write it anew with write_empty_chunks=True)",
+                )
+        with _reading(self.path):
+            actions, state, times = (
+                joined([root["data"][k][first:last] for k in keys]) if keys else None
+                for keys in (self.action_keys, self.state_keys, self.time_keys)
+            )
+        assert actions is not None
+        return [
+            Steps(
+                actions[rows].copy(),
+                None if state is None else state[rows].copy(),
+                timestamps=None if times is None else times[rows, 0],
+            )
+            for rows in (slice(self.starts[i] - first, self.ends[i] - first) for i in group)
+        ]
 
 
 def _periods(times: NDArray[np.float64], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> list[float]:
@@ -150,6 +164,22 @@ def _names(path: Path) -> list[str]:
     with zipfile.ZipFile(path) as file:
         inside = [n.removeprefix(prefix) for n in file.namelist() if n.startswith(prefix)]
     return sorted({n.partition("/")[0] for n in inside if "/" in n})
+
+
+def _shapes(path: Path, root: Any, names: list[str], keys: tuple[str, ...]) -> dict[str, tuple[int, int]]:
+    """(N, D) of the arrays that are asked for. Raises ValueError where one is none."""
+    with _reading(path):
+        shapes = {key: _shape(root["data"], key) for key in keys if key in names}
+    for key in keys:
+        if len(shapes.get(key, ())) not in (1, 2) or 0 in shapes[key]:
+            every = {name: _shape(root["data"], name, readable=False) for name in names}
+            raise ValueError(f"{path}: expected an array data/{key} of shape (N, D); there are {every}")
+    return {key: (shape[0], shape[1] if len(shape) == 2 else 1) for key, shape in shapes.items()}
+
+
+def _is_list(array: Any) -> bool:
+    """Whether it is an array (N,) of numbers."""
+    return len(getattr(array, "shape", ())) == 1 and array.dtype.kind in "fiu"
 
 
 def _shape(data: Any, name: str, *, readable: bool = True) -> tuple[int, ...]:
