@@ -268,6 +268,7 @@ def test_files_of_different_rates_are_treated_alike_by_choice(tmp_path, other):
     with pytest.raises(ValueError, match=r"files of different control rates: \[.*\]: give hz \(--hz\) to treat them"):
         read(tmp_path)
     assert {t.hz for t in read(tmp_path, hz=15.0).trajectories} == {15.0}
+    assert {t.hz for t in read(tmp_path, episodes=[0, 2]).trajectories} == {20.0}, "the other's is no matter"
 
 
 FIRST = {

@@ -232,6 +232,13 @@ def test_a_first_episode_that_is_odd_costs_itself_only(tmp_path, kind):
     assert len(list(read(path, episodes=[1, 2]).trajectories)) == 2
 
 
+def test_a_first_shard_that_is_broken_does_not_hide_what_there_is(tmp_path):
+    write_shards(tmp_path)
+    (tmp_path / "toy-train.tfrecord-00000-of-00002").write_text(STUB)
+    with pytest.raises(ValueError, match=r"has no numbers steps/velocity, only \['action', 'is_first', "):
+        read(tmp_path, action_key="velocity", on_broken="skip")
+
+
 def test_a_file_that_is_cut_behind_what_is_chosen_stops_nothing(tmp_path):
     path = write(tmp_path / "x.tfrecord", *map(example, EPISODES))
     path.write_bytes(path.read_bytes()[:-9])

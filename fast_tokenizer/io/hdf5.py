@@ -55,12 +55,6 @@ def read_hdf5(source: Source) -> Dataset:
     layout = _layout(readable, source)
     if readable and not (layout.action_dim and (layout.state_dim or not layout.state_keys)):
         _refuse(h5py, files[contents.index(readable[0])], readable[0], layout)
-    rates = {c.hz for c in readable if c.many == layout.many}
-    if source.hz is None and len(rates) > 1:
-        raise ValueError(
-            f"{source.path}: has files of different control rates: {sorted(rates, key=str)}: give hz (--hz) to treat "
-            "them alike"
-        )
     outlines: list[Outline] = []
     before = 0
     for file, content in zip(files, contents, strict=True):
@@ -70,6 +64,13 @@ def read_hdf5(source: Source) -> Dataset:
         else:
             outlines.append(layout.outline(file, content, len(files), before))
         before += len(outlines[-1].episodes)
+    pairs = zip(outlines, contents, strict=True)
+    rates = {c.hz for o, c in pairs if isinstance(c, _Contents) and c.many == layout.many and source.wants(o.episodes)}
+    if source.hz is None and len(rates) > 1:
+        raise ValueError(
+            f"{source.path}: has files of different control rates: {sorted(rates, key=str)}: give hz (--hz) to treat "
+            "them alike"
+        )
     demos = {file: c.demos for file, c in zip(files, contents, strict=True) if isinstance(c, _Contents)}
 
     def load_file(outline: Outline, wanted: Sequence[int]) -> Iterator[Steps | BrokenDataError]:

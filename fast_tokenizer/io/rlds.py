@@ -130,6 +130,8 @@ def _outlined(record: Record, crc32c: Any, keys: Sequence[str]) -> _Outlined:
 def _numbers(outlines: Sequence[Outline], crc32c: Any) -> list[str]:
     """The features of numbers in the first record that can be read."""
     for outline in outlines:
+        if all(e.problem for e in outline.episodes):
+            continue
         for info, record in zip(outline.episodes, records(outline.file, crc32c), strict=False):
             if info.problem is None:
                 found = record.features()
