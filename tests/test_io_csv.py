@@ -219,6 +219,13 @@ def test_a_bad_row_costs_its_episode(tmp_path, row, text, lost, message):
     assert len(list(others.trajectories)) == 4 - len(lost), "what is not chosen stops nothing"
 
 
+def test_a_quote_that_is_not_closed_does_not_hide_what_follows(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text('episode,action_0,task\n0,1,pick\n0,2,"pick\n1,3,pick\n1,4,pick\n')
+    with pytest.raises(BrokenDataError, match=r"x\.csv: not a readable CSV file: unexpected end of data"):
+        read(path)
+
+
 def test_a_file_of_bad_rows_holds_nothing(tmp_path):
     (tmp_path / "x.csv").write_text("action_0,action_1\n1\n2\n")
     with pytest.raises(BrokenDataError, match=r"x\.csv: line 3 has 1 cells, expected 2"):

@@ -125,7 +125,7 @@ def _rows(file: Path) -> Iterator[tuple[tuple[str, ...], Iterator[_Row]]]:
         raise problem
     try:
         with file.open(newline="", encoding="utf-8-sig") as opened:
-            rows = csv.reader(opened)
+            rows = csv.reader(opened, strict=True)  # else a stray quote takes all that follows for one cell
             names = next(rows, None)
             if not names:
                 raise BrokenDataError("unreadable file", f"{file}: is empty")
