@@ -86,7 +86,7 @@ def one_set(fitted: Chunks, held: Chunks) -> Iterator[tuple[str, float, float, f
 
     def entry(name: str, tokenizer: FastTokenizer) -> tuple[str, float, float, float]:
         tokens = tokenizer.encode(held)
-        error = tokenizer.decode(tokens, *held.shape[1:], errors="repair") - held
+        error = tokenizer.decode_with_status(tokens, *held.shape[1:])[0] - held
         return name, float(tokens.lengths.mean()), float(np.sqrt(np.square(error).mean())), float(np.abs(error).max())
 
     yield entry(PUBLISHED, FastTokenizer.fit(fitted, VOCAB_SIZE, SCALE, compat="published"))

@@ -56,8 +56,8 @@ def fit_scales(
 
     Example:
         >>> chunks = np.cumsum(np.random.default_rng(0).normal(0, [0.05, 0.5], (200, 50, 2)), axis=1)
-        >>> fine, coarse = fit_scales([ChunkBlock(chunks, None, 0)], None, target_rmse=(0.01,))
-        >>> fine < 40 < coarse
+        >>> fine, coarse = fit_scales([ChunkBlock(chunks, None, 0)], None, target_rmse=(0.05,))
+        >>> fine < coarse < 6  # where most coefficients are below half a step, less is lost
         True
     """
     D = blocks[0].action_dim

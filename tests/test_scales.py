@@ -1,0 +1,86 @@
+"""Scales that keep an error: small enough, and no smaller than that."""
+
+import numpy as np
+import pytest
+
+from fast_tokenizer import FastTokenizer, Normalizer, TokenizerSpec
+from fast_tokenizer.chunk import ChunkBlock
+from fast_tokenizer.scales import check_target, fit_scales
+
+N, T = 300, 25
+SPREAD, OFFSET = np.array([0.05, 0.2, 1.0]), np.array([0.0, 10.0, -5.0])
+CHUNKS = np.cumsum(np.random.default_rng(0).normal(0, SPREAD, (N, T, 3)), axis=1) + OFFSET
+
+
+def errors(chunks, scales, normalizer=None, dead_zone=0.5):
+    """(N, T, D): what is off, through the tokenizer itself."""
+    coefficients = np.empty((0, 2))
+    spec = TokenizerSpec(scales, -8000, 8000, coefficients, normalizer, action_dim=3, dead_zone=dead_zone)
+    tok = FastTokenizer(spec)
+    batch = tok.encode(chunks)
+    assert not batch.saturated.any()
+    return tok.decode(batch, chunks.shape[1]) - chunks
+
+
+def rmse(error):
+    return np.sqrt(np.square(error).mean(axis=(0, 1)))
+
+
+def largest(error):
+    return np.abs(error).max(axis=(0, 1))
+
+
+@pytest.mark.parametrize("normalizer", [None, Normalizer.fit(CHUNKS, "quantile")])
+@pytest.mark.parametrize("dead_zone", [0.5, 0.7])
+@pytest.mark.parametrize(("target", "measure"), [("target_rmse", rmse), ("target_max_error", largest)])
+@pytest.mark.parametrize("allowed", [(0.02,), (0.005, 0.01, 0.2)])
+def test_the_smallest_scales_that_keep_the_error(normalizer, dead_zone, target, measure, allowed):
+    blocks = [ChunkBlock(CHUNKS[:200], None, 0), ChunkBlock(CHUNKS[200:], None, 200)]
+    scales = fit_scales(blocks, normalizer, dead_zone=dead_zone, **{target: allowed})
+    assert (measure(errors(CHUNKS, scales, normalizer, dead_zone)) <= np.array(allowed) * (1 + 1e-9)).all()
+    smaller = tuple(s * 0.97 for s in scales)
+    assert (measure(errors(CHUNKS, smaller, normalizer, dead_zone)) > np.array(allowed) * 0.999).any()
+    assert (measure(errors(CHUNKS, tuple(s * 0.6 for s in scales), normalizer, dead_zone)) > allowed).all()
+
+
+def test_both_targets_are_kept():
+    blocks = [ChunkBlock(CHUNKS, None, 0)]
+    one = fit_scales(blocks, None, target_rmse=(0.05,))
+    other = fit_scales(blocks, None, target_max_error=(0.1, 1.0, 0.01))
+    both = fit_scales(blocks, None, target_rmse=(0.05,), target_max_error=(0.1, 1.0, 0.01))
+    assert both == tuple(max(pair) for pair in zip(one, other, strict=True))
+
+
+def test_a_dimension_that_is_still_needs_no_scale():
+    chunks = CHUNKS.copy()
+    chunks[:, :, 1] = 7.0
+    scales = fit_scales([ChunkBlock(chunks, None, 0)], Normalizer.fit(chunks, "quantile"), target_rmse=(0.01,))
+    assert scales[1] == 1.0
+    zeros = np.zeros_like(chunks)
+    assert fit_scales([ChunkBlock(zeros, None, 0)], None, target_max_error=(0.01,)) == (1.0, 1.0, 1.0)
+
+
+def test_a_target_beyond_all_motion_leaves_nothing():
+    (scale,) = fit_scales([ChunkBlock(CHUNKS[:, :, :1], None, 0)], None, target_rmse=(1e6,))
+    largest = np.abs(CHUNKS[:, :, 0]).sum(axis=1).max()
+    assert 0 < scale * largest < 5
+
+
+def test_chunks_of_differing_horizon():
+    rows = CHUNKS.reshape(-1, 3)
+    ragged = ChunkBlock(rows[: 10 + 40 + 25], np.array([0, 10, 50, 75]), 0)
+    scales = fit_scales([ragged], None, target_rmse=(0.02,))
+    parts = [rows[0:10], rows[10:50], rows[50:75]]
+    squares = sum(np.square(errors(p[None], scales)).sum(axis=(0, 1)) for p in parts)
+    assert (np.sqrt(squares / 75) <= 0.02 + 1e-9).all()
+
+
+@pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf"), [], [0.1, 0.0], [[0.1]]])
+def test_targets_that_cannot_be_kept_are_refused(bad):
+    with pytest.raises(ValueError, match="target_rmse must be positive, a number or one per dimension"):
+        check_target("target_rmse", bad)
+
+
+def test_a_target_of_other_dimensions_is_refused():
+    with pytest.raises(ValueError, match="target_max_error has 2 entries, the chunks have 3 dimensions"):
+        fit_scales([ChunkBlock(CHUNKS, None, 0)], None, target_max_error=(0.1, 0.2))
