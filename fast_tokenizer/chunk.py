@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -17,6 +17,10 @@ ChunksLike: TypeAlias = "NDArray[np.floating] | Iterable[NDArray[np.floating]]"
 
 #: Values gathered before a block goes to the core, when chunks come one by one.
 _BLOCK_VALUES = 1 << 22
+#: What becomes of windows that start in a trajectory and run over its end: they are left out, or filled with its last
+#: action. See `windows`.
+EpisodeEnd: TypeAlias = Literal["drop", "repeat-last"]
+
 _NATIVE_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -45,31 +49,64 @@ class Trajectory:
     tasks: tuple[str, ...] = ()
 
 
-def windows(actions: NDArray[np.floating], horizon: int, stride: int = 1) -> NDArray[np.floating]:
+def windows(
+    actions: NDArray[np.floating], horizon: int, stride: int = 1, *, episode_end: EpisodeEnd = "drop"
+) -> NDArray[np.floating]:
     """Cuts a trajectory into chunks.
 
     Args:
         actions: (L, D).
         horizon: Steps T of a chunk.
-        stride: Steps between the starts of neighbouring chunks.
+        stride: Steps between the starts of neighbouring chunks: 0, stride, 2 * stride, ...
+        episode_end: "drop": windows that would run over the end are left out, so that none are cut from a trajectory
+            that is shorter than a chunk. "repeat-last": every start below L gives a chunk, filled with the last action
+            where it runs over the end. `count_windows` says how many that are.
 
     Returns:
-        (N, T, D), a copy; N is 0 when the trajectory is shorter than a chunk. A last chunk that would not be full is
-        left out.
+        (N, T, D), a copy.
+
+    Raises:
+        ValueError: The actions are not of rank 2, or an option is none.
 
     Example:
         >>> windows(np.arange(5.0)[:, None], horizon=3, stride=2)[:, :, 0]
         array([[0., 1., 2.],
                [2., 3., 4.]])
+        >>> windows(np.arange(5.0)[:, None], horizon=3, stride=2, episode_end="repeat-last")[:, :, 0]
+        array([[0., 1., 2.],
+               [2., 3., 4.],
+               [4., 4., 4.]])
     """
     if actions.ndim != 2:
         raise ValueError(f"expected a trajectory of rank 2 (L, D), got shape {actions.shape}")
+    count = int(count_windows(np.array([len(actions)]), horizon, stride, episode_end)[0])
+    if count == 0:
+        return np.empty((0, horizon, actions.shape[1]), actions.dtype)
+    over = (count - 1) * stride + horizon - len(actions)
+    if over > 0:
+        actions = np.concatenate([actions, np.repeat(actions[-1:], over, axis=0)])
+    view = sliding_window_view(actions, horizon, axis=0)[::stride]
+    return np.array(view[:count].transpose(0, 2, 1), order="C")
+
+
+def count_windows(
+    lengths: NDArray[np.integer], horizon: int, stride: int = 1, episode_end: EpisodeEnd = "drop"
+) -> NDArray[np.int64]:
+    """(E,): chunks that `windows` cuts from trajectories of these lengths (E,).
+
+    Example:
+        >>> for rule in ("drop", "repeat-last"):
+        ...     count_windows(np.array([2, 5, 6]), horizon=3, stride=2, episode_end=rule).tolist()
+        [0, 2, 2]
+        [1, 3, 3]
+    """
     if horizon < 1 or stride < 1:
         raise ValueError(f"horizon and stride must be positive, got {horizon} and {stride}")
-    if len(actions) < horizon:
-        return np.empty((0, horizon, actions.shape[1]), actions.dtype)
-    view = sliding_window_view(actions, horizon, axis=0)[::stride]
-    return np.array(view.transpose(0, 2, 1), order="C")
+    if episode_end not in get_args(EpisodeEnd):
+        raise ValueError(f"episode_end must be one of {get_args(EpisodeEnd)}, got {episode_end!r}")
+    starts = lengths if episode_end == "repeat-last" else lengths - horizon + 1  # those that have a chunk are below
+    counts: NDArray[np.int64] = np.maximum(0, -(-starts // stride)).astype(np.int64)
+    return counts
 
 
 @dataclass(slots=True, eq=False)
@@ -92,6 +129,12 @@ class ChunkBlock:
     def rows(self) -> NDArray[np.floating]:
         """All time steps of all chunks: (sum of T_i, D), not a copy."""
         return self.values.reshape(-1, self.action_dim)
+
+    def rectangles(self) -> list[NDArray[np.floating]]:
+        """The same as arrays (N_i, T_i, D): one, or one a chunk where their T differ."""
+        if self.row_offsets is None:
+            return [self.values]
+        return [rows[None] for rows in np.split(self.values, self.row_offsets[1:-1])]
 
     def take(self, chosen: NDArray[np.bool_]) -> ChunkBlock:
         """The chosen chunks (N,), a copy. Their numbers in error messages are no longer those of the input."""
@@ -326,10 +369,4 @@ def _join(arrays: list[NDArray[np.floating]], first: int) -> ChunkBlock:
 
 
 def _concatenate(blocks: list[ChunkBlock]) -> ChunkBlock:
-    arrays: list[NDArray[np.floating]] = []
-    for block in blocks:
-        if block.row_offsets is None:
-            arrays.append(block.values)
-        else:
-            arrays += [rows[None] for rows in np.split(block.values, block.row_offsets[1:-1])]
-    return _join(arrays, 0)
+    return _join([array for block in blocks for array in block.rectangles()], 0)

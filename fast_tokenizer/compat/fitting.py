@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fast_tokenizer._arguments import thread_count
 from fast_tokenizer._core import train_bpe
-from fast_tokenizer.chunk import ChunkBlock, ChunksLike, Extent, chunk_blocks
+from fast_tokenizer.chunk import ChunksLike, Extent, chunk_blocks
 from fast_tokenizer.compat.byte_level import BYTE_CHARACTERS
 from fast_tokenizer.compat.published import PublishedSpec, quantize
 from fast_tokenizer.fitting import FitOptions, FitSummary, Progress
@@ -105,7 +105,7 @@ def _quantized(chunks: ChunksLike, scale: float, progress: Progress) -> tuple[li
     for block in chunk_blocks(chunks):
         block.require_finite()
         extent.add(block)
-        found += [_as_integers(quantize(values, scale), extent.chunks) for values in _rectangles(block)]
+        found += [_as_integers(quantize(values, scale), extent.chunks) for values in block.rectangles()]
         progress("quantize", extent.chunks, None)
     if not found:
         raise ValueError("got no chunks to fit on")
@@ -120,13 +120,6 @@ def _as_integers(coefficients: NDArray[np.floating], read: int) -> NDArray[np.in
             "no character; normalise the actions, or lower scale"
         )
     return coefficients.astype(np.int32)
-
-
-def _rectangles(block: ChunkBlock) -> list[NDArray[np.floating]]:
-    """The block as arrays (N, T, D)."""
-    if block.row_offsets is None:
-        return [block.values]
-    return [rows[None] for rows in np.split(block.values, block.row_offsets[1:-1])]
 
 
 def _words(
