@@ -113,6 +113,17 @@ ft::Parsing to_parsing(const std::string& parsing) {
   return parsing == "bpe" ? ft::Parsing::kBpe : ft::Parsing::kOptimal;
 }
 
+/// The same quantizer with the scale and normalization of other data.
+ft::QuantizerSpec with_embodiment(ft::QuantizerSpec spec, std::vector<double> scale,
+                                  std::optional<std::vector<double>> center,
+                                  std::optional<std::vector<double>> half_range, double clip) {
+  const auto own = to_spec(std::move(scale), spec.lowest, spec.highest, std::move(center), std::move(half_range), clip,
+                           spec.dead_zone);
+  spec.scale = own.scale;
+  spec.normalization = own.normalization;
+  return spec;
+}
+
 const ft::Kernels& to_kernels(const std::optional<std::string>& name) {
   return name ? ft::kernels_by_name(name->c_str()) : ft::default_kernels();
 }
@@ -457,13 +468,19 @@ void register_corpus(py::module_& m) {
       .def(
           "add",
           [](BoundCorpus& c, const py::array& chunks, const std::optional<Array<int64_t>>& row_offsets,
-             size_t first_chunk, int num_threads) {
+             size_t first_chunk, int num_threads, std::optional<std::vector<double>> scale,
+             std::optional<std::vector<double>> center, std::optional<std::vector<double>> half_range, double clip) {
             ft::ChunkBatch batch = to_batch(chunks, row_offsets);
             batch.first_chunk = first_chunk;
-            c.alone([&](ft::Corpus& corpus) { corpus.add(c.spec, batch, num_threads); });
+            if (!scale && center) throw py::value_error("a normalizer goes with a scale");
+            const ft::QuantizerSpec spec =
+                scale ? with_embodiment(c.spec, std::move(*scale), std::move(center), std::move(half_range), clip)
+                      : c.spec;
+            c.alone([&](ft::Corpus& corpus) { corpus.add(spec, batch, num_threads); });
           },
           py::arg("chunks"), py::arg("row_offsets") = py::none(), py::arg("first_chunk") = 0,
-          py::arg("num_threads") = 0)
+          py::arg("num_threads") = 0, py::kw_only(), py::arg("scale") = py::none(), py::arg("center") = py::none(),
+          py::arg("half_range") = py::none(), py::arg("clip") = std::numeric_limits<double>::infinity())
       .def_property_readonly("chunks",
                              [](BoundCorpus& c) { return c.alone([](ft::Corpus& corpus) { return corpus.chunks(); }); })
       .def_property_readonly(

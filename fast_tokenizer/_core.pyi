@@ -99,7 +99,13 @@ class Corpus:
         row_offsets: _Offsets | None = None,
         first_chunk: int = 0,
         num_threads: int = 0,
-    ) -> None: ...
+        *,
+        scale: list[float] | None = None,
+        center: list[float] | None = None,
+        half_range: list[float] | None = None,
+        clip: float = ...,
+    ) -> None:
+        """Quantizes chunks and keeps them; with `scale`, by that and this normalizer instead of the corpus' own."""
     @property
     def chunks(self) -> int: ...
     @property

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fast_tokenizer._arguments import integer, native_normalizer, thread_count
 from fast_tokenizer._core import MAX_COEFFICIENT, MAX_TOKEN_SYMBOLS, MAX_VOCAB_SIZE, Corpus
 from fast_tokenizer.chunk import ChunkBlock, ChunkSample, ChunksLike, Extent, blocks_again, chunk_blocks
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
+from fast_tokenizer.relative import Relative, RelativeLike
 from fast_tokenizer.spec import EndOfBlock, Order, Parsing, TokenizerSpec
 from fast_tokenizer.statistics import NormalizerStatistics
 
@@ -29,7 +31,7 @@ class FitSummary:
 
     Attributes:
         chunks: Chunks fitted on.
-        chunks_left_out: Chunks that were seen, but are not in the sample of `max_chunks`.
+        chunks_left_out: Chunks that were seen, but are not in the sample of `max_chunks`, `sample_fraction` or weights.
         coefficients: Coefficients in them.
         clipped: Values that the normaliser cut.
         saturated: Coefficients outside the fitted range.
@@ -37,6 +39,7 @@ class FitSummary:
         merges: Merges learned; fewer than asked for when no pair occurs `min_frequency` times any more.
         spilled_bytes: Bytes of temporary files that were made because of a `memory_budget`.
         seconds: Wall time.
+        embodiments: What each embodiment of a mixture gave, by name; empty for a fit of one.
     """
 
     chunks: int
@@ -48,6 +51,58 @@ class FitSummary:
     merges: int
     spilled_bytes: int
     seconds: float
+    embodiments: Mapping[str, EmbodimentSummary] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbodimentSummary:
+    """What one embodiment gave to the vocabulary of a mixture.
+
+    Attributes:
+        chunks: Chunks fitted on.
+        chunks_left_out: Chunks that are not among them, for the weights' or `max_chunks`' sake.
+        coefficients: Coefficients in them.
+        share: Their share of all coefficients fitted on.
+        clipped: Values that the normaliser cut.
+        outside: Coefficients outside the fitted range.
+    """
+
+    chunks: int
+    chunks_left_out: int
+    coefficients: int
+    share: float
+    clipped: int
+    outside: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EmbodimentData:
+    """One embodiment's data for `FastTokenizer.fit_mixture`; all but `weight` as for `FastTokenizer.fit`.
+
+    Attributes:
+        chunks: Chunks of one D.
+        weight: Share of the coefficients that the vocabulary is fitted on, relative to the other embodiments' weights;
+            None, for all of them or none: every chunk is taken.
+        scale: Factor on the coefficients before rounding.
+        normalize: Statistics to take, or a `Normalizer`, or None.
+        clip: Bound on normalised values, with statistics to take.
+        dimension_names: D names.
+        hz: Control rate.
+        max_chunks: At most that many chunks, drawn uniformly.
+        relative: Dimensions relative to the state.
+        state: (N, S) states at the chunks' starts.
+    """
+
+    chunks: ChunksLike
+    weight: float | None = None
+    scale: float | Sequence[float] = 10.0
+    normalize: Normalizer | NormalizerKind | None = None
+    clip: float | None = None
+    dimension_names: Sequence[str] | None = None
+    hz: float | None = None
+    max_chunks: int | None = None
+    relative: RelativeLike | None = None
+    state: ArrayLike | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -72,6 +127,9 @@ class FitOptions:
     dimension_names: Sequence[str] | None = None
     hz: float | None = None
     max_chunks: int | None = None
+    sample_fraction: float | None = None
+    seed: int = 0
+    relative: Relative | None = None
     memory_budget: int | None = None
     spill_directory: str | os.PathLike[str] | None = None
     num_threads: int | None = None
@@ -97,6 +155,8 @@ class FitOptions:
         self.scale = float(scale) if np.ndim(scale) == 0 else tuple(float(s) for s in scale)  # type: ignore[arg-type, union-attr]
         self.dimension_names = names = None if names is None else tuple(names)
         dims = len(self.scale) if isinstance(self.scale, tuple) else None if names is None else len(names)
+        if self.relative is not None and dims is not None:
+            self.relative.check_action_dim(dims)
         empty = np.empty((0, 2), np.int32)
         TokenizerSpec(
             self.scale,
@@ -121,6 +181,12 @@ class FitOptions:
     def _check_storage(self) -> None:
         if self.max_chunks is not None:
             self.max_chunks = integer("max_chunks", self.max_chunks, 1, 2**62, "at least 1")
+        self.seed = integer("seed", self.seed, 0, 2**63 - 1, "at least 0")
+        if self.sample_fraction is not None:
+            if self.max_chunks is not None:
+                raise ValueError("give max_chunks or sample_fraction, not both")
+            if not 0 < self.sample_fraction <= 1:
+                raise ValueError(f"sample_fraction must lie in (0, 1], got {self.sample_fraction}")
         if self.memory_budget is not None:
             self.memory_budget = integer("memory_budget", self.memory_budget, 0, 2**62, "at least 0 bytes")
         if self.spill_directory is not None:
@@ -141,34 +207,69 @@ class FitOptions:
         """The statistics to take, or None."""
         return self.normalize if isinstance(self.normalize, str) else None
 
-    def native_corpus(self, normalizer: Normalizer | None) -> Corpus:
+    @property
+    def scales(self) -> list[float]:
+        """The scale as a list of one or D entries."""
+        return [self.scale] if isinstance(self.scale, float) else list(self.scale)
+
+    def native_corpus(self) -> Corpus:
         """An empty corpus."""
-        assert isinstance(self.scale, float | tuple)
-        scales = [self.scale] if isinstance(self.scale, float) else list(self.scale)
         directory = None
         if self.memory_budget is not None:
             directory = tempfile.gettempdir() if self.spill_directory is None else os.fspath(self.spill_directory)
-        return Corpus(
-            scales,
-            **self.coding,
-            **native_normalizer(normalizer),
-            memory_budget=self.memory_budget,
-            spill_directory=directory,
-        )
+        return Corpus(self.scales, **self.coding, memory_budget=self.memory_budget, spill_directory=directory)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FitPart:
+    """What one embodiment brings to a fit.
+
+    Attributes:
+        chunks: Relative already, where the options have a rule.
+        options: Those of the vocabulary are the same in all parts.
+        embodiment: Its name, or None where it is alone.
+    """
+
+    chunks: ChunksLike
+    options: FitOptions
+    embodiment: str | None = None
 
 
 def fit_spec(chunks: ChunksLike, options: FitOptions, report: Progress) -> tuple[TokenizerSpec, FitSummary]:
-    """What `FastTokenizer.fit` does: the vocabulary, with all that decides the tokens, and what was counted."""
+    """What `FastTokenizer.fit` does: the vocabulary, with all that decides the tokens, and what was counted.
+
+    The chunks are relative already, where the options have a rule for it.
+    """
+    (spec,), summary = fit_parts([FitPart(chunks, options)], report)
+    return spec, summary
+
+
+def fit_parts(parts: Sequence[FitPart], report: Progress) -> tuple[list[TokenizerSpec], FitSummary]:
+    """One vocabulary for all parts: a spec of each, and what was counted."""
     start = time.perf_counter()
-    blocks, normalizer, left_out = _blocks_to_fit(chunks, options, report)
-    corpus, horizons, dims = _corpus_of(blocks, normalizer, options, report)
+    options = parts[0].options
+    corpus = options.native_corpus()
+    collected = [_collect(part, corpus, report) for part in parts]
     lowest, highest = _fitted_range(corpus, options)
+    left_out = sum(c.left_out for c in collected)
     counted = {  # training uses the corpus up
         "chunks": corpus.chunks,
         "chunks_left_out": left_out,
         "coefficients": corpus.symbols,
         "clipped": corpus.clipped,
         "saturated": corpus.outside(lowest, highest),
+    }
+    embodiments = {
+        part.embodiment: EmbodimentSummary(
+            chunks=c.chunks,
+            chunks_left_out=c.left_out,
+            coefficients=c.coefficients,
+            share=c.coefficients / corpus.symbols,
+            clipped=c.clipped,
+            outside=c.outside(lowest, highest),
+        )
+        for part, c in zip(parts, collected, strict=True)
+        if part.embodiment is not None
     }
     merges = corpus.train(
         lowest,
@@ -179,28 +280,117 @@ def fit_spec(chunks: ChunksLike, options: FitOptions, report: Progress) -> tuple
         num_threads=thread_count(options.num_threads),
         progress=lambda done, total: report("merge", done, total),
     )
-    spec = TokenizerSpec(
-        scale=options.scale,  # type: ignore[arg-type]
-        min_coefficient=lowest,
-        max_coefficient=highest,
-        merges=merges,
-        **options.coding,
-        parsing=options.parsing,
-        normalizer=normalizer,
-        time_horizon=horizons.pop() if len(horizons) == 1 else None,
-        action_dim=dims,
-        hz=options.hz,
-        dimension_names=options.dimension_names,  # type: ignore[arg-type]
-    )
+    specs = [
+        TokenizerSpec(
+            scale=part.options.scale,  # type: ignore[arg-type]
+            min_coefficient=lowest,
+            max_coefficient=highest,
+            merges=merges,
+            **options.coding,
+            parsing=options.parsing,
+            normalizer=c.normalizer,
+            time_horizon=c.horizons.pop() if len(c.horizons) == 1 else None,
+            action_dim=c.action_dim,
+            hz=part.options.hz,
+            dimension_names=part.options.dimension_names,  # type: ignore[arg-type]
+            relative=part.options.relative,
+            embodiment=part.embodiment,
+        )
+        for part, c in zip(parts, collected, strict=True)
+    ]
     seconds = time.perf_counter() - start
     summary = FitSummary(
         **counted,
-        alphabet_size=spec.alphabet_size,
+        alphabet_size=specs[0].alphabet_size,
         merges=len(merges),
         spilled_bytes=corpus.spilled_bytes,
         seconds=seconds,
+        embodiments=embodiments,
     )
-    return spec, summary
+    return specs, summary
+
+
+def weighted(parts: Sequence[FitPart], weights: Sequence[float], report: Progress) -> list[FitPart]:
+    """The same parts, of each a uniform sample, so that their coefficients stand in the proportion of the weights.
+
+    None is repeated: the part that has the fewest for its weight is taken whole. Chunks are counted for it, so that an
+    iterator is held in memory.
+    """
+    whole: list[FitPart] = []
+    available: list[int] = []
+    a_chunk: list[float] = []
+    for part in parts:
+        chunks = list(part.chunks) if isinstance(part.chunks, Iterator) else part.chunks
+        count = coefficients = 0
+        for block in chunk_blocks(chunks):
+            count, coefficients = count + len(block), coefficients + block.values.size
+            report("count", count, None)
+        if count == 0:
+            raise ValueError(f"embodiment {part.embodiment!r}: got no chunks to fit on")
+        whole.append(replace(part, chunks=chunks))
+        available.append(count if part.options.max_chunks is None else min(count, part.options.max_chunks))
+        a_chunk.append(coefficients / count)
+    total = min(n * c / w for n, c, w in zip(available, a_chunk, weights, strict=True))
+    return [
+        replace(part, options=replace(part.options, max_chunks=min(n, max(1, round(total * w / c)))))
+        for part, n, c, w in zip(whole, available, a_chunk, weights, strict=True)
+    ]
+
+
+@dataclass(slots=True, eq=False)
+class _Collected:
+    """What a part brought to the corpus."""
+
+    normalizer: Normalizer | None
+    left_out: int
+    horizons: set[int]
+    action_dim: int
+    chunks: int
+    coefficients: int
+    clipped: int
+    histogram: dict[int, int]
+
+    def outside(self, lowest: int, highest: int) -> int:
+        """Coefficients outside the range."""
+        return sum(n for value, n in self.histogram.items() if not lowest <= value <= highest)
+
+
+def _collect(part: FitPart, corpus: Corpus, report: Progress) -> _Collected:
+    """Quantizes a part's chunks into the corpus."""
+    try:
+        blocks, normalizer, left_out = _blocks_to_fit(part.chunks, part.options, report)
+        before = corpus.chunks, corpus.symbols, corpus.clipped, _histogram(corpus)
+        horizons, dims = _add(blocks, normalizer, part.options, corpus, report)
+    except ValueError as error:
+        if part.embodiment is None:
+            raise
+        raise ValueError(f"embodiment {part.embodiment!r}: {error}") from None
+    chunks, symbols, clipped, histogram = before
+    return _Collected(
+        normalizer,
+        left_out,
+        horizons,
+        dims,
+        corpus.chunks - chunks,
+        corpus.symbols - symbols,
+        corpus.clipped - clipped,
+        {value: n - histogram.get(value, 0) for value, n in _histogram(corpus).items()},
+    )
+
+
+def _histogram(corpus: Corpus) -> dict[int, int]:
+    values, counts = corpus.histogram()
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _sample(chunks: ChunksLike, options: FitOptions) -> ChunkSample | None:
+    """An empty sample of the size that is asked for; None where all are."""
+    if options.sample_fraction is None:
+        return None if options.max_chunks is None else ChunkSample(options.max_chunks, options.seed)
+    if isinstance(chunks, Iterator):
+        raise ValueError("sample_fraction needs chunks that can be counted first; give max_chunks for an iterator")
+    total = sum(len(block) for block in chunk_blocks(chunks))
+    return ChunkSample(max(1, round(options.sample_fraction * total)), options.seed)
 
 
 def _blocks_to_fit(
@@ -208,10 +398,10 @@ def _blocks_to_fit(
 ) -> tuple[Iterable[ChunkBlock], Normalizer | None, int]:
     """Blocks to quantize, the normaliser, and how many chunks the sample leaves out. Reads what must be read before."""
     kind = options.statistics
-    if kind is None and options.max_chunks is None:
+    sample = _sample(chunks, options)
+    if kind is None and sample is None:
         assert not isinstance(options.normalize, str)
         return chunk_blocks(chunks), options.normalize, 0
-    sample = None if options.max_chunks is None else ChunkSample(options.max_chunks)
     in_memory = hasattr(chunks, "__array__") or isinstance(chunks, list | tuple)
     exact = in_memory or (sample is None and isinstance(chunks, Iterator))
     statistics = NormalizerStatistics()
@@ -249,22 +439,22 @@ def _drained(blocks: list[ChunkBlock]) -> Iterator[ChunkBlock]:
         yield blocks.pop()
 
 
-def _corpus_of(
-    blocks: Iterable[ChunkBlock], normalizer: Normalizer | None, options: FitOptions, report: Progress
-) -> tuple[Corpus, set[int], int]:
-    """The quantized chunks, their horizons and their dimensions."""
-    corpus = options.native_corpus(normalizer)
+def _add(
+    blocks: Iterable[ChunkBlock], normalizer: Normalizer | None, options: FitOptions, corpus: Corpus, report: Progress
+) -> tuple[set[int], int]:
+    """Quantizes the blocks into the corpus; returns their horizons and their dimensions."""
+    quantizer: dict[str, Any] = {"scale": options.scales, **native_normalizer(normalizer)}
     threads = thread_count(options.num_threads)
     horizons: set[int] = set()
     dims = 0
     for block in blocks:
-        corpus.add(block.values, block.row_offsets, first_chunk=block.first, num_threads=threads)
+        corpus.add(block.values, block.row_offsets, block.first, threads, **quantizer)
         horizons |= block.horizons
         dims = block.action_dim
         report("quantize", corpus.chunks, None)
     if not horizons:
         raise ValueError("got no chunks to fit on")
-    return corpus, horizons, dims
+    return horizons, dims
 
 
 def _fitted_range(corpus: Corpus, options: FitOptions) -> tuple[int, int]:

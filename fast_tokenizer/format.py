@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from fast_tokenizer._core import MAX_VOCAB_SIZE
 from fast_tokenizer.errors import ArtefactError
+from fast_tokenizer.mixture import MixtureSpec
 from fast_tokenizer.normalize import Normalizer
+from fast_tokenizer.relative import Relative
 from fast_tokenizer.spec import ARTEFACT_VERSION, EndOfBlock, Order, Parsing, TokenizerSpec
 
 if TYPE_CHECKING:
@@ -30,19 +32,19 @@ _Json = dict[str, Any]
 _Value = TypeVar("_Value")
 
 
-def fingerprint(spec: TokenizerSpec | PublishedSpec) -> str:
+def fingerprint(spec: TokenizerSpec | MixtureSpec | PublishedSpec) -> str:
     """SHA-256, in hexadecimal, of the artefact with sorted keys and no white space."""
     canonical = json.dumps(spec.to_json(), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def to_bytes(spec: TokenizerSpec) -> bytes:
+def to_bytes(spec: TokenizerSpec | MixtureSpec) -> bytes:
     """Contents of the file: one line a field."""
     lines = [f"  {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in spec.to_json().items()]
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
-def save(spec: TokenizerSpec, target: Path) -> None:
+def save(spec: TokenizerSpec | MixtureSpec, target: Path) -> None:
     """Writes the artefact; an old file stays whole until the new one is."""
     target.parent.mkdir(parents=True, exist_ok=True)
     content = to_bytes(spec)
@@ -65,7 +67,7 @@ def file_in(path: str | os.PathLike[str]) -> Path:
     return Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
 
 
-def load(path: str | os.PathLike[str]) -> TokenizerSpec:
+def load(path: str | os.PathLike[str]) -> TokenizerSpec | MixtureSpec:
     """Reads an artefact from its folder or file.
 
     Raises:
@@ -80,7 +82,7 @@ def load(path: str | os.PathLike[str]) -> TokenizerSpec:
     return loads(data, where=str(file))
 
 
-def loads(data: bytes, where: str = "artefact") -> TokenizerSpec:
+def loads(data: bytes, where: str = "artefact") -> TokenizerSpec | MixtureSpec:
     """Parses and validates an artefact; `where` starts the error messages."""
     return _Reader(_parse(data, where), where).spec()
 
@@ -112,26 +114,24 @@ class _Reader:
 
     def __init__(self, values: _Json, where: str) -> None:
         self._values, self._where = dict(values), where
+        self._version = ARTEFACT_VERSION
 
-    def spec(self) -> TokenizerSpec:
+    def spec(self) -> TokenizerSpec | MixtureSpec:
         self._check_header()
         vocab_size = self._take("vocab_size", _integer)
-        fields: _Json = {
+        shared: _Json = {
             **self._coding(),
-            "scale": self._take("scale", _scale),
             "min_coefficient": self._take("min_coefficient", _integer),
             "max_coefficient": self._take("max_coefficient", _integer),
-            "time_horizon": self._take("time_horizon", _optional(_integer)),
-            "action_dim": self._take("action_dim", _optional(_integer)),
-            "hz": self._take("hz", _optional(_number)),
-            "dimension_names": self._take("dimension_names", _optional(_names)),
-            "normalizer": self._take("normalizer", _optional(_normalizer)),
         }
+        if self._version >= 2 and "embodiments" in self._values:
+            embodiments = [self._named(i, e) for i, e in enumerate(self._take("embodiments", _embodiments))]
+        else:
+            embodiments = [self._embodiment()]
         merges = self._take("merges", _merges)
-        if self._values:
-            raise ArtefactError(f"{self._where}: unknown field {_short(min(self._values))}")
-        ends = 0 if fields.get("end_of_block") is None else 1
-        alphabet_size = fields["max_coefficient"] - fields["min_coefficient"] + 1 + ends
+        self._refuse_the_rest()
+        ends = 0 if shared.get("end_of_block") is None else 1
+        alphabet_size = shared["max_coefficient"] - shared["min_coefficient"] + 1 + ends
         if alphabet_size + len(merges) != vocab_size:
             raise ArtefactError(
                 f"{self._where}: vocab_size is {vocab_size}, but {alphabet_size} symbols and {len(merges)} merges "
@@ -142,10 +142,36 @@ class _Reader:
                 f"{self._where}: the vocabulary must have at most {MAX_VOCAB_SIZE} ids, got {vocab_size}"
             )
         self._check_merges(merges, alphabet_size)
+        shared["merges"] = merges.astype(np.int32)
         try:
-            return TokenizerSpec(merges=merges.astype(np.int32), **fields)
+            specs = [TokenizerSpec(**shared, **fields) for fields in embodiments]
+            return specs[0] if len(specs) == 1 else MixtureSpec(tuple(specs))
         except ValueError as error:
             raise ArtefactError(f"{self._where}: {error}") from None
+
+    def _named(self, index: int, values: _Json) -> _Json:
+        reader = _Reader(values, f"{self._where}: embodiment {index}")
+        reader._version = self._version
+        fields = {"embodiment": reader._take("name", _text), **reader._embodiment()}
+        reader._refuse_the_rest()
+        return fields
+
+    def _embodiment(self) -> _Json:
+        fields: _Json = {
+            "scale": self._take("scale", _scale),
+            "time_horizon": self._take("time_horizon", _optional(_integer)),
+            "action_dim": self._take("action_dim", _optional(_integer)),
+            "hz": self._take("hz", _optional(_number)),
+            "dimension_names": self._take("dimension_names", _optional(_names)),
+            "normalizer": self._take("normalizer", _optional(_normalizer)),
+        }
+        if self._version >= 2:
+            fields["relative"] = self._take("relative", _optional(_relative))
+        return fields
+
+    def _refuse_the_rest(self) -> None:
+        if self._values:
+            raise ArtefactError(f"{self._where}: unknown field {_short(min(self._values))}")
 
     def _check_header(self) -> None:
         header = self._values.pop("format", None)
@@ -262,6 +288,27 @@ def _normalizer(value: object) -> Normalizer:
         half_range=np.array([_number(x) for x in _list(value["half_range"])]),
         clip=_optional(_number)(value["clip"]),
     )
+
+
+def _relative(value: object) -> Relative:
+    names = {"dimensions", "state_columns", "state_dim", "state_names"}
+    if not isinstance(value, dict) or set(value) != names:
+        raise ValueError(f"expected an object with {sorted(names)}, got {_short(value)}")
+    return Relative(
+        tuple(_integer(d) for d in _list(value["dimensions"])),
+        tuple(_integer(c) for c in _list(value["state_columns"])),
+        _integer(value["state_dim"]),
+        _optional(_names)(value["state_names"]),
+    )
+
+
+def _embodiments(value: object) -> list[_Json]:
+    for i, embodiment in enumerate(_list(value)):
+        if not isinstance(embodiment, dict):
+            raise ValueError(f"embodiment {i}: expected an object, got {_short(embodiment)}")
+    if not value:
+        raise ValueError("expected at least one embodiment, got none")
+    return value  # type: ignore[return-value]
 
 
 def _merges(value: object) -> NDArray[np.int64]:

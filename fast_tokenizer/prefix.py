@@ -247,6 +247,10 @@ def _characters(
 
 def _actions(tokenizer: FastTokenizer, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
     """(N, T, D) actions of quantized coefficients."""
+    if tokenizer.spec.relative is not None:
+        raise ValueError(
+            "prefixes are decoded without a state: take tokenizer.without_relative(), and add the state to the actions"
+        )
     normalized = dct3(coefficients / np.asarray(tokenizer.spec.scale))
     normalizer = tokenizer.spec.normalizer
     return normalized if normalizer is None else normalizer.invert(normalized)

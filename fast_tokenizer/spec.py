@@ -13,9 +13,21 @@ from numpy.typing import NDArray
 from fast_tokenizer._arguments import native_normalizer
 from fast_tokenizer._core import MAX_COEFFICIENT, MAX_HORIZON, MAX_MAGNITUDE, MAX_VOCAB_SIZE, Codec
 from fast_tokenizer.normalize import Normalizer
+from fast_tokenizer.relative import Relative
 
-#: Version of the artefact's format.
+#: Version of the artefact's format. Version 1 had absolute actions and one embodiment only; it is read, not written.
 ARTEFACT_VERSION = 2
+#: Fields of `TokenizerSpec` that each embodiment has of its own. The others are the vocabulary, and shared.
+OF_EMBODIMENT = (
+    "scale",
+    "normalizer",
+    "time_horizon",
+    "action_dim",
+    "hz",
+    "dimension_names",
+    "relative",
+    "embodiment",
+)
 
 Order: TypeAlias = Literal["frequency-first", "dimension-first"]
 EndOfBlock: TypeAlias = Literal["chunk", "dimension"]
@@ -43,6 +55,9 @@ class TokenizerSpec:
         action_dim: Dimensions D of every chunk, or None when it may differ.
         hz: Control rate of the data, or None. Recorded, not used.
         dimension_names: (D,) names, or None. Recorded, not used.
+        relative: Dimensions taken relative to the state at a chunk's start, before the normalizer; None: all are
+            absolute.
+        embodiment: Name of the robot and its data, where the vocabulary is shared with others; see `MixtureSpec`.
     """
 
     scale: float | tuple[float, ...]
@@ -58,6 +73,8 @@ class TokenizerSpec:
     end_of_block: EndOfBlock | None = None
     parsing: Parsing = "bpe"
     dead_zone: float = 0.5
+    relative: Relative | None = None
+    embodiment: str | None = None
 
     def __reduce__(self) -> tuple[type[TokenizerSpec], tuple[object, ...]]:
         return type(self), tuple(getattr(self, f.name) for f in fields(self))
@@ -81,6 +98,8 @@ class TokenizerSpec:
             raise ValueError(f"time_horizon must lie in 1..{MAX_HORIZON}, got {self.time_horizon}")
         if self.hz is not None and not (math.isfinite(self.hz) and self.hz > 0):
             raise ValueError(f"hz must be finite and positive, got {self.hz}")
+        if self.embodiment is not None and (not isinstance(self.embodiment, str) or not self.embodiment):
+            raise ValueError(f"an embodiment's name must be a string that is not empty, got {self.embodiment!r}")
         self._check_dimensions()
 
     def _to_plain_values(self) -> None:
@@ -132,6 +151,10 @@ class TokenizerSpec:
         for name, length in per_dimension.items():
             if length is not None and length != self.action_dim:
                 raise ValueError(f"{name} has {length} dimensions, action_dim is {self.action_dim}")
+        if self.relative is not None:
+            if self.action_dim is None:
+                raise ValueError("relative dimensions need an action_dim, got None")
+            self.relative.check_action_dim(self.action_dim)
 
     def codec(self) -> Codec:
         """The core's codec.
@@ -153,18 +176,25 @@ class TokenizerSpec:
 
     def to_json(self) -> dict[str, Any]:
         """The artefact's fields; the README states the format."""
-        normalizer = self.normalizer
+        own = self._embodiment_json()
         return {
             "format": "fast_tokenizer",
             "version": ARTEFACT_VERSION,
             "vocab_size": self.vocab_size,
-            "scale": self.scale if isinstance(self.scale, float) else list(self.scale),
             "min_coefficient": self.min_coefficient,
             "max_coefficient": self.max_coefficient,
             "order": self.order,
             "end_of_block": self.end_of_block,
             "parsing": self.parsing,
             "dead_zone": self.dead_zone,
+            **(own if self.embodiment is None else {"embodiments": [{"name": self.embodiment, **own}]}),
+            "merges": self.merges.tolist(),
+        }
+
+    def _embodiment_json(self) -> dict[str, Any]:
+        normalizer, relative = self.normalizer, self.relative
+        return {
+            "scale": self.scale if isinstance(self.scale, float) else list(self.scale),
             "time_horizon": self.time_horizon,
             "action_dim": self.action_dim,
             "hz": self.hz,
@@ -176,7 +206,13 @@ class TokenizerSpec:
                 "half_range": normalizer.half_range.tolist(),
                 "clip": normalizer.clip,
             },
-            "merges": self.merges.tolist(),
+            "relative": relative
+            and {
+                "dimensions": list(relative.dimensions),
+                "state_columns": list(relative.state_columns),
+                "state_dim": relative.state_dim,
+                "state_names": None if relative.state_names is None else list(relative.state_names),
+            },
         }
 
     @property

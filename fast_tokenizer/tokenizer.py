@@ -4,31 +4,44 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fast_tokenizer import format as artefact
 from fast_tokenizer._arguments import MAX_ACTION_DIM, check_errors, integer, thread_count
 from fast_tokenizer._core import MAX_HORIZON
 from fast_tokenizer.chunk import ChunksLike, one_block
 from fast_tokenizer.errors import ArtefactError, DecodeError, DecodeRepairWarning
-from fast_tokenizer.fitting import FitOptions, FitSummary, Progress, fit_spec
+from fast_tokenizer.fitting import (
+    EmbodimentData,
+    FitOptions,
+    FitPart,
+    FitSummary,
+    Progress,
+    fit_parts,
+    fit_spec,
+    weighted,
+)
 from fast_tokenizer.layout import place
+from fast_tokenizer.mixture import MixtureSpec, chunks_of, groups, in_order, require_state, stacked, states_of
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
+from fast_tokenizer.relative import Relative, RelativeLike, relative_chunks, to_rule
 from fast_tokenizer.spec import EndOfBlock, Order, Parsing, TokenizerSpec
 from fast_tokenizer.tokens import TokenBatch, TokensLike
 
 if TYPE_CHECKING:
-    from fast_tokenizer.compat.published import PublishedSpec
+    from fast_tokenizer._core import Codec
+    from fast_tokenizer.compat.published import PublishedCodec, PublishedSpec
 
-#: What a tokenizer is made of: this library's own contents, or those of a published FAST artefact.
-Spec: TypeAlias = "TokenizerSpec | PublishedSpec"
+#: What a tokenizer is made of: this library's own contents, of one embodiment or of several, or those of a published
+#: FAST artefact.
+Spec: TypeAlias = "TokenizerSpec | MixtureSpec | PublishedSpec"
 
 
 def default_file(order: Order) -> str:
@@ -101,12 +114,15 @@ class FastTokenizer:
         ((200, 50, 7), True)
     """
 
-    __slots__ = ("_codec", "_fit_summary", "_spec")
+    __slots__ = ("_codec", "_fit_summary", "_members", "_spec")
 
     def __init__(self, spec: Spec, fit_summary: FitSummary | None = None) -> None:
         self._spec = spec
         self._fit_summary = fit_summary
-        self._codec = spec.codec()
+        members = spec.members if isinstance(spec, MixtureSpec) else ()
+        self._members = {str(member.embodiment): FastTokenizer(member) for member in members}
+        first = next(iter(self._members.values()), None)
+        self._codec: Codec | PublishedCodec = spec.codec() if first is None else first._codec
 
     # ---- Making one ------------------------------------------------------------------------------
 
@@ -129,6 +145,10 @@ class FastTokenizer:
         dimension_names: Sequence[str] | None = None,
         hz: float | None = None,
         max_chunks: int | None = None,
+        sample_fraction: float | None = None,
+        seed: int = 0,
+        relative: RelativeLike | None = None,
+        state: ArrayLike | None = None,
         memory_budget: int | None = None,
         spill_directory: str | os.PathLike[str] | None = None,
         num_threads: int | None = None,
@@ -180,8 +200,15 @@ class FastTokenizer:
             max_token_symbols: Longest run of symbols that one token may stand for.
             dimension_names: D names, recorded in the artefact.
             hz: Control rate, recorded in the artefact.
-            max_chunks: Fit on a uniform sample of that many chunks, drawn by a fixed seed while all are read once.
-                Statistics are still taken from all of them. None: fit on all.
+            max_chunks: Fit on a uniform sample of that many chunks, drawn while all are read once. Statistics are still
+                taken from all of them. None: fit on all.
+            sample_fraction: The same by their share, in (0, 1]; chunks that are no array or list are read once more to
+                count them.
+            seed: Of the sample.
+            relative: Dimensions that are fitted, encoded and decoded relative to the state at a chunk's start: their
+                indices (each is relative to the state's column of the same index), or a `Relative`. Statistics and clip
+                are those of relative actions. Chunks that are in memory are copied for it.
+            state: (N, S) the states at the chunks' starts, with `relative`; raw units.
             memory_budget: Bytes that the corpus and its training may take; what is beyond goes to memory-mapped
                 temporary files, which have no name and vanish with the fit, whatever ends it. None: all in memory.
                 A sample, or an iterator that has to be held, comes on top until it is quantized.
@@ -225,18 +252,126 @@ class FastTokenizer:
             dimension_names=dimension_names,
             hz=hz,
             max_chunks=max_chunks,
+            sample_fraction=sample_fraction,
+            seed=seed,
+            relative=_fit_rule(relative, state),
             memory_budget=memory_budget,
             spill_directory=spill_directory,
             num_threads=num_threads,
         )
         report: Progress = progress or (lambda *_: None)
         if compat is None:
-            return cls(*fit_spec(chunks, options, report))
+            return cls(*fit_spec(_fit_chunks(chunks, options, state), options, report))
         if compat != "published":
             raise ValueError(f"compat must be 'published' or None, got {compat!r}")
         from fast_tokenizer.compat.fitting import fit_published
 
         return cls(*fit_published(chunks, options, report))
+
+    @classmethod
+    def fit_mixture(
+        cls,
+        embodiments: Mapping[str, EmbodimentData],
+        vocab_size: int = 1024,
+        *,
+        min_frequency: int = 2,
+        range_quantile: float = 1.0,
+        order: Order = "frequency-first",
+        end_of_block: EndOfBlock | None = None,
+        parsing: Parsing = "bpe",
+        dead_zone: float = 0.5,
+        max_token_symbols: int = 1024,
+        seed: int = 0,
+        memory_budget: int | None = None,
+        spill_directory: str | os.PathLike[str] | None = None,
+        num_threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> FastTokenizer:
+        """Fits one vocabulary for several embodiments: normaliser, scale, T, D and relative rule are each one's own.
+
+        A weight is the share of the coefficients, of those that the vocabulary is fitted on. Nothing is repeated for
+        it: the embodiment that has the fewest coefficients for its weight is fitted on whole, of the others a uniform
+        sample is. `FitSummary.embodiments` says how many chunks that leaves out. Statistics are of all chunks.
+
+        Args:
+            embodiments: The data of each, by name.
+            vocab_size: As for `fit`; so are the other options.
+            min_frequency: As for `fit`.
+            range_quantile: As for `fit`; of the coefficients of all embodiments together.
+            order: As for `fit`.
+            end_of_block: As for `fit`.
+            parsing: As for `fit`.
+            dead_zone: As for `fit`.
+            max_token_symbols: As for `fit`.
+            seed: Of the samples that weights and `max_chunks` make.
+            memory_budget: As for `fit`.
+            spill_directory: As for `fit`.
+            num_threads: As for `fit`.
+            progress: As for `fit`.
+
+        Raises:
+            ValueError: As for `fit`, and names the embodiment; weights that are not positive, or given for some only.
+
+        Example:
+            >>> walk = np.random.default_rng(0).normal(0, 0.1, (300, 50, 14)).cumsum(axis=1)
+            >>> tok = FastTokenizer.fit_mixture(
+            ...     {
+            ...         "droid": EmbodimentData(walk[:, :15, :7], weight=1, normalize="quantile", hz=15.0),
+            ...         "aloha": EmbodimentData(walk, weight=3, normalize="quantile", hz=50.0),
+            ...     }
+            ... )
+            >>> [(name, e.chunks, round(e.share, 2)) for name, e in tok.fit_summary.embodiments.items()]
+            [('droid', 300, 0.25), ('aloha', 135, 0.75)]
+            >>> tok.decode(tok.encode(walk, embodiment="aloha"), embodiment="aloha").shape
+            (300, 50, 14)
+        """
+        shared = {
+            "vocab_size": vocab_size,
+            "min_frequency": min_frequency,
+            "range_quantile": range_quantile,
+            "order": order,
+            "end_of_block": end_of_block,
+            "parsing": parsing,
+            "dead_zone": dead_zone,
+            "max_token_symbols": max_token_symbols,
+            "seed": seed,
+            "memory_budget": memory_budget,
+            "spill_directory": spill_directory,
+            "num_threads": num_threads,
+        }
+        report: Progress = progress or (lambda *_: None)
+        parts, weights = [], []
+        for name, data in embodiments.items():
+            try:
+                options = FitOptions(
+                    scale=data.scale,
+                    normalize=data.normalize,
+                    clip=data.clip,
+                    dimension_names=data.dimension_names,
+                    hz=data.hz,
+                    max_chunks=data.max_chunks,
+                    relative=_fit_rule(data.relative, data.state),
+                    **shared,  # type: ignore[arg-type]
+                )
+                parts.append(FitPart(_fit_chunks(data.chunks, options, data.state), options, name))
+            except ValueError as error:
+                raise ValueError(f"embodiment {name!r}: {error}") from None
+            weights.append(data.weight)
+        return cls._of_parts(parts, weights, report)
+
+    @classmethod
+    def _of_parts(cls, parts: Sequence[FitPart], weights: Sequence[float | None], report: Progress) -> FastTokenizer:
+        given = [w for w in weights if w is not None]
+        if not parts:
+            raise ValueError("got no embodiments to fit on")
+        if given and len(given) < len(weights):
+            raise ValueError("give every embodiment a weight, or none")
+        if any(not 0 < w < float("inf") for w in given):
+            raise ValueError(f"weights must be positive and finite, got {given}")
+        if given:
+            parts = weighted(parts, given, report)
+        specs, summary = fit_parts(parts, report)
+        return cls(specs[0] if len(specs) == 1 else MixtureSpec(tuple(specs)), summary)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FastTokenizer:
@@ -329,7 +464,7 @@ class FastTokenizer:
         Raises:
             ValueError: A published tokenizer; or `save_pretrained` wrote another form of one into the directory.
         """
-        if not isinstance(self.spec, TokenizerSpec):
+        if not isinstance(self.spec, TokenizerSpec | MixtureSpec):
             raise ValueError("a published tokenizer is saved by save_pretrained, in its own format")
         if (Path(directory) / "processor_config.json").exists():
             raise ValueError(
@@ -369,6 +504,50 @@ class FastTokenizer:
         return self._spec
 
     @property
+    def embodiments(self) -> tuple[str, ...]:
+        """Names of the embodiments; none where there is but one without a name."""
+        if self._members:
+            return tuple(self._members)
+        return () if self.spec.embodiment is None else (self.spec.embodiment,)
+
+    def embodiment(self, name: str) -> FastTokenizer:
+        """The tokenizer of one embodiment: the same ids, and its own scale, normaliser, shape and relative rule.
+
+        Whatever takes a tokenizer (`PromptBuilder`, `ActionGrammar`, `evaluate`, ...) takes this one.
+
+        Raises:
+            ValueError: There is none of that name.
+        """
+        if name not in self.embodiments:
+            there_are = f"there are {', '.join(map(repr, self.embodiments))}" if self.embodiments else "it has no names"
+            raise ValueError(f"no embodiment of this tokenizer is called {name!r}; {there_are}")
+        return self._members.get(name, self)
+
+    def without_relative(self) -> FastTokenizer:
+        """The same for chunks that are relative already: it takes and gives relative actions, and no state."""
+        if self._members:
+            assert isinstance(self.spec, MixtureSpec)
+            return FastTokenizer(MixtureSpec(tuple(replace(m, relative=None) for m in self.spec.members)))
+        if not isinstance(self.spec, TokenizerSpec) or self.spec.relative is None:
+            return self
+        return FastTokenizer(replace(self.spec, relative=None))
+
+    def _one(self, embodiment: str | None) -> FastTokenizer:
+        """The tokenizer that a call is about."""
+        if embodiment is not None:
+            return self.embodiment(embodiment)
+        if isinstance(self.spec, MixtureSpec):
+            self.spec.require_one()
+        return self
+
+    def _mixture(self) -> MixtureSpec:
+        if isinstance(self.spec, TokenizerSpec) and self.spec.embodiment is not None:
+            return MixtureSpec((self.spec,))
+        if not isinstance(self.spec, MixtureSpec):
+            raise ValueError("this tokenizer has no named embodiments: leave out embodiment=...")
+        return self.spec
+
+    @property
     def fit_summary(self) -> FitSummary | None:
         """What `fit` counted; None for a tokenizer that was loaded."""
         return self._fit_summary
@@ -394,26 +573,99 @@ class FastTokenizer:
 
     # ---- Using it --------------------------------------------------------------------------------
 
-    def encode(self, chunks: ChunksLike, num_threads: int | None = None) -> TokenBatch:
+    def encode(
+        self,
+        chunks: ChunksLike,
+        num_threads: int | None = None,
+        *,
+        state: ArrayLike | None = None,
+        embodiment: str | Sequence[str] | None = None,
+    ) -> TokenBatch:
         """Turns chunks into token ids.
 
         Args:
             chunks: (N, T, D) array, or an iterable of (T_i, D) or (N_i, T_i, D) arrays; float32 or float64, raw units
-                when the artefact has a normaliser, normalised otherwise.
+                when the artefact has a normaliser, normalised otherwise. With one name a chunk: a list of N arrays
+                (T_i, D_i), or an array padded to a common D with 0 or NaN, which is cut off.
             num_threads: Threads; None: all cores, where the batch is worth it. Results do not depend on it.
+            state: (N, S) the state at each chunk's start, float32 or float64, raw units: where dimensions are relative
+                to it, and nowhere else. With one name a chunk: (N, S) padded as the chunks, or a list of (S_i,), whose
+                entries for absolute embodiments do not count.
+            embodiment: Name of the embodiment, where there are several; or one name a chunk.
 
         Returns:
             The ids, and per chunk how many coefficients saturated and how many values were clipped.
 
         Raises:
             ValueError: Not finite, empty, or of a rank, dtype, T or D that the artefact does not allow. Names chunk,
-                time step and dimension.
+                time step and dimension. No state, or no embodiment, where one is needed.
         """
-        spec = self._spec
+        if embodiment is not None and not isinstance(embodiment, str):
+            return self._encode_mixed(chunks, list(embodiment), state, num_threads)
+        one = self._one(embodiment)
+        spec = one._spec
+        require_state(spec, state)
         one_dtype = not isinstance(spec, TokenizerSpec)
         block = one_block(chunks, horizon=spec.time_horizon, action_dim=spec.action_dim, one_dtype=one_dtype)
-        return TokenBatch(*self._codec.encode(block.values, block.row_offsets, thread_count(num_threads)))
+        if spec.relative is not None:
+            assert state is not None
+            block = spec.relative.subtract_from(block, state)
+        return TokenBatch(*one._codec.encode(block.values, block.row_offsets, thread_count(num_threads)))
 
+    def _encode_mixed(
+        self, chunks: ChunksLike, names: list[str], state: ArrayLike | None, num_threads: int | None
+    ) -> TokenBatch:
+        mixture = self._mixture()
+        members = groups(names, mixture)
+        arrays, states = chunks_of(chunks, names, mixture), states_of(state, names, mixture)
+        batches = []
+        for group in members:
+            tokenizer = self.embodiment(group.name)
+
+            def encode(at: Sequence[int] | NDArray[np.int64], tokenizer: FastTokenizer = tokenizer) -> TokenBatch:
+                return tokenizer.encode([arrays[i] for i in at], num_threads, state=stacked(states, at))
+
+            try:
+                batches.append(encode(group.at))
+            except ValueError:
+                for i in group.at.tolist():  # the error counts within the group: find the chunk's own
+                    try:
+                        encode([i])
+                    except ValueError as error:
+                        message = str(error).removeprefix("chunk 0: ")
+                        raise ValueError(f"chunk {i} ({group.name!r}): {message}") from None
+                raise
+        if not batches:
+            raise ValueError("got no chunks")
+        order = np.argsort(np.concatenate([group.at for group in members]))
+        return TokenBatch.concatenate(batches).take(order)
+
+    @overload
+    def decode(
+        self,
+        tokens: TokensLike,
+        time_horizon: int | None = ...,
+        action_dim: int | None = ...,
+        *,
+        mask: NDArray[np.bool_] | None = ...,
+        errors: Literal["strict", "repair"] = ...,
+        num_threads: int | None = ...,
+        state: ArrayLike | None = ...,
+        embodiment: str | None = ...,
+    ) -> NDArray[np.float64]: ...
+    @overload
+    def decode(
+        self,
+        tokens: TokensLike,
+        time_horizon: int | None = ...,
+        action_dim: int | None = ...,
+        *,
+        mask: NDArray[np.bool_] | None = ...,
+        errors: Literal["strict", "repair"] = ...,
+        num_threads: int | None = ...,
+        state: ArrayLike | None = ...,
+        embodiment: list[str] | tuple[str, ...],
+    ) -> list[NDArray[np.float64]]: ...
     def decode(
         self,
         tokens: TokensLike,
@@ -423,7 +675,9 @@ class FastTokenizer:
         mask: NDArray[np.bool_] | None = None,
         errors: Literal["strict", "repair"] = "strict",
         num_threads: int | None = None,
-    ) -> NDArray[np.float64]:
+        state: ArrayLike | None = None,
+        embodiment: str | list[str] | tuple[str, ...] | None = None,
+    ) -> NDArray[np.float64] | list[NDArray[np.float64]]:
         """Turns token ids back into chunks.
 
         Args:
@@ -434,21 +688,49 @@ class FastTokenizer:
             errors: "strict" raises on ids that do not describe a chunk. "repair" drops unknown ids, fills a short
                 sequence with coefficient 0, cuts a long one, and warns.
             num_threads: Threads; None: all cores, where the batch is worth it.
+            state: As for `encode`: relative dimensions are absolute again in what is returned.
+            embodiment: Name of the embodiment, where there are several; or one name a chunk, for a list of chunks.
 
         Returns:
-            (N, T, D) float64, in raw units when the artefact has a normaliser.
+            (N, T, D) float64, in raw units when the artefact has a normaliser. With one name a chunk: N arrays
+            (T_i, D_i).
 
         Raises:
             DecodeError: With ``errors="strict"``.
-            ValueError: T or D is missing, or contradicts the artefact.
+            ValueError: T or D is missing, or contradicts the artefact. No state, or no embodiment, where one is needed.
         """
         check_errors(errors)
         batch = TokenBatch.coerce(tokens, mask)
-        actions, status = self._decode(batch, time_horizon, action_dim, num_threads)
+        actions: NDArray[np.float64] | list[NDArray[np.float64]]
+        actions, status = self._decode(batch, time_horizon, action_dim, num_threads, state, embodiment)
         if status.any_malformed:
             self._handle_malformed(batch, status, errors)
         return actions
 
+    @overload
+    def decode_with_status(
+        self,
+        tokens: TokensLike,
+        time_horizon: int | None = ...,
+        action_dim: int | None = ...,
+        *,
+        mask: NDArray[np.bool_] | None = ...,
+        num_threads: int | None = ...,
+        state: ArrayLike | None = ...,
+        embodiment: str | None = ...,
+    ) -> tuple[NDArray[np.float64], DecodeStatus]: ...
+    @overload
+    def decode_with_status(
+        self,
+        tokens: TokensLike,
+        time_horizon: int | None = ...,
+        action_dim: int | None = ...,
+        *,
+        mask: NDArray[np.bool_] | None = ...,
+        num_threads: int | None = ...,
+        state: ArrayLike | None = ...,
+        embodiment: list[str] | tuple[str, ...],
+    ) -> tuple[list[NDArray[np.float64]], DecodeStatus]: ...
     def decode_with_status(
         self,
         tokens: TokensLike,
@@ -457,15 +739,18 @@ class FastTokenizer:
         *,
         mask: NDArray[np.bool_] | None = None,
         num_threads: int | None = None,
-    ) -> tuple[NDArray[np.float64], DecodeStatus]:
+        state: ArrayLike | None = None,
+        embodiment: str | list[str] | tuple[str, ...] | None = None,
+    ) -> tuple[NDArray[np.float64] | list[NDArray[np.float64]], DecodeStatus]:
         """Decodes whatever ids there are, and says what was done to each chunk. Arguments as for `decode`.
 
         Total: every sequence of ids has a finite result, whose coefficients lie in the fitted range.
 
         Returns:
-            (N, T, D) float64, and the status of the N chunks.
+            (N, T, D) float64, or a list as `decode` returns it, and the status of the N chunks.
         """
-        return self._decode(TokenBatch.coerce(tokens, mask), time_horizon, action_dim, num_threads)
+        batch = TokenBatch.coerce(tokens, mask)
+        return self._decode(batch, time_horizon, action_dim, num_threads, state, embodiment)
 
     def symbols(self, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int32]:
         """Symbols that one sequence of ids stands for: (n,) int32, in the order of the artefact.
@@ -547,6 +832,8 @@ class FastTokenizer:
         action_dim: int | None = None,
         *,
         num_threads: int | None = None,
+        state: ArrayLike | None = None,
+        embodiment: str | None = None,
     ) -> list[NDArray[np.float64]]:
         """Decodes chunks of differing horizon, strictly.
 
@@ -555,6 +842,8 @@ class FastTokenizer:
             time_horizons: N horizons T_i.
             action_dim: As for `decode`.
             num_threads: As for `decode`.
+            state: As for `decode`.
+            embodiment: Name of the embodiment of all chunks, where there are several.
 
         Returns:
             N arrays (T_i, D) float64.
@@ -566,30 +855,74 @@ class FastTokenizer:
         batch = TokenBatch.coerce(tokens)
         if len(time_horizons) != len(batch):
             raise ValueError(f"got {len(time_horizons)} horizons for {len(batch)} chunks")
-        horizons = np.array([self._shape("time_horizon", t, self.spec.time_horizon) for t in time_horizons], np.int64)
-        dims = self._shape("action_dim", action_dim, self.spec.action_dim)
+        one = self._one(embodiment)
+        horizons = np.array([one._shape("time_horizon", t, one.spec.time_horizon) for t in time_horizons], np.int64)
+        dims = one._shape("action_dim", action_dim, one.spec.action_dim)
+        require_state(one.spec, state)
         if len(batch) == 0:
             return []
-        rows, status = self._decode_rows(batch, horizons, dims, num_threads)
+        rows, status = one._decode_rows(batch, horizons, dims, num_threads, state)
         if status.any_malformed:
-            self._handle_malformed(batch, status, "strict")
+            one._handle_malformed(batch, status, "strict")
         return np.split(rows, np.cumsum(horizons)[:-1])
 
     def _decode(
-        self, batch: TokenBatch, time_horizon: int | None, action_dim: int | None, num_threads: int | None
-    ) -> tuple[NDArray[np.float64], DecodeStatus]:
-        horizon = self._shape("time_horizon", time_horizon, self.spec.time_horizon)
-        dims = self._shape("action_dim", action_dim, self.spec.action_dim)
-        rows, status = self._decode_rows(batch, np.array([horizon], np.int64), dims, num_threads)
+        self,
+        batch: TokenBatch,
+        time_horizon: int | None,
+        action_dim: int | None,
+        num_threads: int | None,
+        state: ArrayLike | None,
+        embodiment: str | Sequence[str] | None,
+    ) -> tuple[Any, DecodeStatus]:
+        if embodiment is not None and not isinstance(embodiment, str):
+            return self._decode_mixed(batch, time_horizon, action_dim, num_threads, state, list(embodiment))
+        one = self._one(embodiment)
+        horizon = one._shape("time_horizon", time_horizon, one.spec.time_horizon)
+        dims = one._shape("action_dim", action_dim, one.spec.action_dim)
+        require_state(one.spec, state)
+        rows, status = one._decode_rows(batch, np.array([horizon], np.int64), dims, num_threads, state)
         return rows.reshape(len(batch), horizon, dims), status
 
+    def _decode_mixed(
+        self,
+        batch: TokenBatch,
+        time_horizon: int | None,
+        action_dim: int | None,
+        num_threads: int | None,
+        state: ArrayLike | None,
+        names: list[str],
+    ) -> tuple[list[NDArray[np.float64]], DecodeStatus]:
+        if len(names) != len(batch):
+            raise ValueError(f"got {len(batch)} sequences of ids, but {len(names)} names of embodiments")
+        mixture = self._mixture()
+        states = states_of(state, names, mixture)
+        parts = []
+        counts = np.zeros((len(fields(DecodeStatus)), len(batch)), np.int64)
+        for group in groups(names, mixture):
+            of_group = stacked(states, group.at)
+            ids = batch.take(group.at)
+            actions, status = self._decode(ids, time_horizon, action_dim, num_threads, of_group, group.name)
+            counts[:, group.at] = [getattr(status, f.name) for f in fields(DecodeStatus)]
+            parts.append((group, list(actions)))
+        return in_order(parts, len(batch)), DecodeStatus(*counts)
+
     def _decode_rows(
-        self, batch: TokenBatch, horizons: NDArray[np.int64], dims: int, num_threads: int | None
+        self,
+        batch: TokenBatch,
+        horizons: NDArray[np.int64],
+        dims: int,
+        num_threads: int | None,
+        state: ArrayLike | None,
     ) -> tuple[NDArray[np.float64], DecodeStatus]:
         ids = batch.ids
         if ids.dtype != np.int32:  # ids that do not fit: unknown, whatever they are
             ids = ids.clip(-1, np.iinfo(np.int32).max).astype(np.int32)
         rows, counts = self._codec.decode(ids, batch.offsets, horizons, dims, thread_count(num_threads))
+        if self._spec.relative is not None and len(batch):
+            assert state is not None
+            origin = self._spec.relative.origin(state, dims, len(batch))
+            rows = rows + np.repeat(origin, np.broadcast_to(horizons, len(batch)), axis=0)
         return rows, DecodeStatus(*counts.T)
 
     def _shape(self, name: str, given: int | None, recorded: int | None) -> int:
@@ -637,9 +970,31 @@ class FastTokenizer:
 
     def __repr__(self) -> str:
         s = self.spec
+        vocabulary = f"vocab_size={s.vocab_size}, coefficients={s.min_coefficient}..{s.max_coefficient}"
+        if isinstance(s, MixtureSpec):
+            return f"FastTokenizer({vocabulary}, embodiments={list(s.names)})"
         normalizer = None if s.normalizer is None else s.normalizer.kind
         return (
             f"FastTokenizer(vocab_size={s.vocab_size}, scale={s.scale}, "
             f"coefficients={s.min_coefficient}..{s.max_coefficient}, time_horizon={s.time_horizon}, "
             f"action_dim={s.action_dim}, normalizer={normalizer})"
         )
+
+
+def _fit_rule(relative: RelativeLike | None, state: ArrayLike | None) -> Relative | None:
+    """The rule of a fit, which comes with a state, as the state comes with it."""
+    if relative is None:
+        if state is not None:
+            raise ValueError("state goes with relative=...: which dimensions are relative to it?")
+        return None
+    if state is None:
+        raise ValueError("relative actions need the state at each chunk's start: give state=..., shape (N, S)")
+    return to_rule(relative, state)
+
+
+def _fit_chunks(chunks: ChunksLike, options: FitOptions, state: ArrayLike | None) -> ChunksLike:
+    """The chunks as they are fitted on."""
+    if options.relative is None:
+        return chunks
+    assert state is not None
+    return relative_chunks(chunks, options.relative, state)

@@ -186,6 +186,12 @@ class TokenBatch(Sequence[NDArray[np.int32]]):
         ids[mask] = self.ids
         return ids, mask
 
+    def take(self, order: NDArray[np.integer]) -> TokenBatch:
+        """The sequences of these numbers (n,), with all that was counted of them, in this order."""
+        part = TokenBatch.from_lists([self[int(i)] for i in order])
+        counts = self.saturated[order], self.clipped[order], self.dropped[order], self.rechecked[order]
+        return TokenBatch(part.ids, part.offsets, *counts)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -196,13 +202,10 @@ class TokenBatch(Sequence[NDArray[np.int32]]):
     def __getitem__(self, index: int | slice) -> NDArray[np.int32] | TokenBatch:
         if isinstance(index, slice):
             picked = range(len(self))[index]
-            if picked.step == 1 and len(picked) > 0:
-                span = self.offsets[picked.start : picked.stop + 1]
-                ids = self.ids[span[0] : span[-1]]
-                offsets = span - span[0]
-            else:
-                part = TokenBatch.from_lists([self[i] for i in picked])
-                ids, offsets = part.ids, part.offsets
+            if picked.step != 1 or len(picked) == 0:
+                return self.take(np.array(picked, np.int64))
+            span = self.offsets[picked.start : picked.stop + 1]
+            ids, offsets = self.ids[span[0] : span[-1]], span - span[0]
             counts = self.saturated[index], self.clipped[index], self.dropped[index], self.rechecked[index]
             return TokenBatch(ids, offsets, *counts)
         i = range(len(self))[index]

@@ -14,32 +14,34 @@ from hypothesis import strategies as st
 
 from fast_tokenizer import ArtefactError, FastTokenizer, Normalizer, TokenizerSpec, spec
 from fast_tokenizer import format as artefact
+from fast_tokenizer.relative import Relative
 
 KINDS = ("quantile", "min-max", "mean-std", "identity")
 FILE_NAME = "fast_tokenizer.json"
 
+NEW_IN_2 = ("end_of_block", "parsing", "dead_zone", "relative")
 GOLDEN = """\
 {
   "format": "fast_tokenizer",
   "version": 2,
   "vocab_size": 5,
-  "scale": [10.0, 0.1],
   "min_coefficient": -1,
   "max_coefficient": 1,
   "order": "dimension-first",
   "end_of_block": null,
   "parsing": "optimal",
   "dead_zone": 0.6,
+  "scale": [10.0, 0.1],
   "time_horizon": 4,
   "action_dim": 2,
   "hz": 29.97,
   "dimension_names": ["x", "gr\\u00edpper"],
   "normalizer": {"kind": "quantile", "center": [0.25, -1e-07], "half_range": [0.3333333333333333, 0.0], "clip": 1.5},
+  "relative": {"dimensions": [1], "state_columns": [3], "state_dim": 5, "state_names": ["q3"]},
   "merges": [[1, 1], [3, 1]]
 }
 """
-NEW_IN_2 = ("end_of_block", "parsing", "dead_zone")
-GOLDEN_FINGERPRINT = "78bffae16cdf95e5bd5a13943a42a82a909eb1a30d9737b34563890015eae91e"
+GOLDEN_FINGERPRINT = "34aa51808853fe43cce78cc60f0fa032e0f6acde7d6343788c4fb7c79a254b72"
 
 
 def golden_spec(**changes):
@@ -58,6 +60,7 @@ def golden_spec(**changes):
         "end_of_block": None,
         "parsing": "optimal",
         "dead_zone": 0.6,
+        "relative": Relative((1,), (3,), 5, ("q3",)),
     }
     return TokenizerSpec(**(fields | changes))
 
@@ -102,13 +105,13 @@ def test_an_artefact_of_version_1_is_read(tmp_path):
     """It had neither ends of blocks nor another order, parsing or rounding."""
     values = json.loads(GOLDEN) | {"version": 1, "order": "frequency-first"}
     (tmp_path / FILE_NAME).write_text(json.dumps({k: v for k, v in values.items() if k not in NEW_IN_2}))
-    plain = {"order": "frequency-first", "end_of_block": None, "parsing": "bpe", "dead_zone": 0.5}
+    plain = {"relative": None, "order": "frequency-first", "end_of_block": None, "parsing": "bpe", "dead_zone": 0.5}
     assert_same_spec(FastTokenizer.load(tmp_path).spec, golden_spec(**plain))
 
 
-@pytest.mark.parametrize("field", ["end_of_block", "parsing", "dead_zone"])
+@pytest.mark.parametrize("field", [*NEW_IN_2, "embodiments"])
 def test_what_version_1_did_not_have_is_refused_in_it(refusal, field):
-    values = {k: v for k, v in json.loads(GOLDEN).items() if k == field or k not in NEW_IN_2}
+    values = {k: v for k, v in json.loads(GOLDEN).items() if k not in NEW_IN_2} | {field: None}
     assert refusal(json.dumps(values | {"version": 1})) == f"unknown field {field!r}"
 
 
@@ -140,6 +143,12 @@ def test_fingerprint_is_the_sha256_of_the_sorted_compact_json():
         {"hz": None},
         {"hz": 30.0},
         {"dimension_names": None},
+        {"relative": None},
+        {"relative": Relative((0,), (3,), 5, ("q3",))},
+        {"relative": Relative((1,), (2,), 5, ("q3",))},
+        {"relative": Relative((1,), (3,), 6, ("q3",))},
+        {"relative": Relative((1,), (3,), 5)},
+        {"embodiment": "arm"},
         {"dimension_names": ("x", "y")},
         {"order": "frequency-first"},
         {"end_of_block": "chunk", "merges": [[1, 1], [4, 1]]},

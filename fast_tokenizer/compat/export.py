@@ -17,8 +17,9 @@ from typing import Any
 from fast_tokenizer import format as artefact
 from fast_tokenizer.compat.artefact import PROCESSOR_FILE, TOKENIZER_FILE, TOKENIZER_FOLDER
 from fast_tokenizer.compat.published import PublishedSpec
+from fast_tokenizer.mixture import MixtureSpec
 from fast_tokenizer.spec import TokenizerSpec
-from fast_tokenizer.tokenizer import FastTokenizer, Spec
+from fast_tokenizer.tokenizer import FastTokenizer
 
 STUB = "processing_fast_tokenizer.py"
 
@@ -39,8 +40,8 @@ def export_hf(tokenizer: FastTokenizer, directory: str | os.PathLike[str]) -> No
             ``fast_tokenizer.json`` beside a published export removed, because it would be read instead.
 
     Raises:
-        ValueError: The format cannot express the tokenizer: a normalizer, scales that differ between dimensions, or
-            coding options (order, ends of blocks, optimal parsing, dead zone).
+        ValueError: The format cannot express the tokenizer: a normalizer, scales that differ between dimensions, coding
+            options (order, ends of blocks, optimal parsing, dead zone), relative actions, or several embodiments.
         NotADirectoryError: `directory` is a file.
 
     Example:
@@ -92,7 +93,27 @@ def push_to_hub(
     return commit.commit_url
 
 
-def single_scale(spec: Spec) -> float:
+def expressible(tokenizer: FastTokenizer) -> TokenizerSpec | PublishedSpec:
+    """The spec, where the published format and its callers have a place for it: one embodiment, absolute actions.
+
+    Raises:
+        ValueError: Several embodiments, or relative dimensions; names them.
+    """
+    spec = tokenizer.spec
+    if isinstance(spec, MixtureSpec):
+        raise ValueError(
+            f"the published format has no embodiments, this tokenizer has {', '.join(map(repr, spec.names))}: take "
+            f'tokenizer.embodiment("{spec.names[0]}")'
+        )
+    if spec.relative is not None:
+        raise ValueError(
+            f"the published format has no relative actions, but dimensions {list(spec.relative.dimensions)} of this "
+            "tokenizer are relative to the state; take tokenizer.without_relative(), and go by the state yourself"
+        )
+    return spec
+
+
+def single_scale(spec: TokenizerSpec | PublishedSpec) -> float:
     """The scale, where all dimensions have the same."""
     scales = {spec.scale} if isinstance(spec.scale, float) else set(spec.scale)
     if len(scales) > 1:
@@ -102,7 +123,7 @@ def single_scale(spec: Spec) -> float:
 
 def _files(tokenizer: FastTokenizer) -> dict[str, bytes]:
     """Contents by path in the folder. Whatever cannot be expressed is refused here."""
-    spec = tokenizer.spec
+    spec = expressible(tokenizer)
     scale = single_scale(spec)
     if spec.normalizer is not None:
         raise ValueError(

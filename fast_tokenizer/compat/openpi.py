@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fast_tokenizer._arguments import as_array, check_errors, integer
+from fast_tokenizer.compat.export import expressible
 from fast_tokenizer.compat.processor import Errors, as_actions, lost
 from fast_tokenizer.errors import DecodeError, DecodeRepairWarning, EncodeLossWarning
 from fast_tokenizer.prompt import Overlong, PromptBuilder
@@ -68,7 +69,7 @@ class OpenpiFastTokenizer:
         self._max_len = integer("max_len", max_len, 1, 2**20, "positive")
         self._overlong, self._errors = overlong, errors
         self._tokenizer = FastTokenizer.from_pretrained(fast_tokenizer_path)
-        if self._tokenizer.spec.normalizer is not None:
+        if expressible(self._tokenizer).normalizer is not None:
             raise ValueError(f"{fast_tokenizer_path} has a normalizer: openpi's actions are normalised already")
         vlm = VlmVocab.paligemma(self._tokenizer.vocab_size, anchor=fast_skip_tokens)
         self._builder = PromptBuilder(text_tokenizer, vlm, tokenizer=self._tokenizer)

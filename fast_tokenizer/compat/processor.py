@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_tokenizer._arguments import as_array, check_errors, without_tensors
-from fast_tokenizer.compat.export import export_hf, push_to_hub, single_scale
+from fast_tokenizer.compat.export import export_hf, expressible, push_to_hub, single_scale
 from fast_tokenizer.errors import EncodeLossWarning
 from fast_tokenizer.prompt import PromptBatch
 from fast_tokenizer.spec import TokenizerSpec
@@ -90,7 +90,7 @@ class FastProcessor:
     def __init__(self, tokenizer: FastTokenizer, *, errors: Errors = "repair") -> None:
         check_errors(errors)
         self.tokenizer, self.errors = tokenizer, errors
-        spec = tokenizer.spec
+        spec = expressible(tokenizer)
         self.time_horizon: int | None = spec.time_horizon
         self.action_dim: int | None = spec.action_dim
         self._any_shape = _of_any_shape(tokenizer)
@@ -175,7 +175,7 @@ class FastProcessor:
 
     def _with_defaults(self) -> FastTokenizer:
         """The tokenizer with `time_horizon` and `action_dim` as they are set now."""
-        spec = replace(self.tokenizer.spec, time_horizon=self.time_horizon, action_dim=self.action_dim)
+        spec = replace(expressible(self.tokenizer), time_horizon=self.time_horizon, action_dim=self.action_dim)
         return FastTokenizer(spec)
 
     # ---- What it is ------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ class FastProcessor:
     @property
     def scale(self) -> float:
         """Factor on the coefficients before rounding. Raises ValueError when dimensions differ in it."""
-        return single_scale(self.tokenizer.spec)
+        return single_scale(expressible(self.tokenizer))
 
     @property
     def min_token(self) -> int:
@@ -273,7 +273,7 @@ def lost(batch: TokenBatch | PromptBatch) -> str | None:
 
 def _of_any_shape(tokenizer: FastTokenizer) -> FastTokenizer:
     """Without its T and D: to the published processor they are defaults of `decode`, and it takes any chunk."""
-    spec = tokenizer.spec
+    spec = expressible(tokenizer)
     if isinstance(spec, TokenizerSpec):
         if isinstance(spec.scale, tuple) or spec.normalizer is not None:  # D is part of the meaning
             return FastTokenizer(replace(spec, time_horizon=None))

@@ -56,7 +56,7 @@ class PublishedSpec:
         return type(self), tuple(getattr(self, f.name) for f in fields(self))
 
     # What every spec has; nothing is normalised here, and nothing recorded of the data.
-    normalizer = None
+    normalizer = relative = embodiment = None
     hz = None
     dimension_names = None
 

@@ -1,0 +1,221 @@
+"""Several embodiments under one vocabulary: the spec, and batches whose chunks are of different embodiments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fast_tokenizer._arguments import as_array
+from fast_tokenizer._core import Codec
+from fast_tokenizer.spec import OF_EMBODIMENT, TokenizerSpec
+
+#: Attributes of a spec that are those of the vocabulary.
+SHARED = (
+    *(f.name for f in fields(TokenizerSpec) if f.name not in OF_EMBODIMENT),
+    "coefficient_range",
+    "zero_symbol",
+    "end_symbol",
+    "alphabet_size",
+    "vocab_size",
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MixtureSpec:
+    """The contents of an artefact of several embodiments: they share the vocabulary, and all else is their own.
+
+    Attributes:
+        members: One spec an embodiment, each with its name. Range, merges and coding options are the same in all.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> arm = TokenizerSpec(10.0, -9, 9, np.empty((0, 2)), action_dim=7, embodiment="arm")
+        >>> mixture = MixtureSpec((arm, replace(arm, scale=5.0, action_dim=14, embodiment="two_arms")))
+        >>> mixture.names, mixture["two_arms"].action_dim
+        (('arm', 'two_arms'), 14)
+    """
+
+    members: tuple[TokenizerSpec, ...]
+
+    def __reduce__(self) -> tuple[type[MixtureSpec], tuple[object, ...]]:
+        return type(self), (self.members,)
+
+    def __post_init__(self) -> None:
+        members = tuple(self.members)
+        object.__setattr__(self, "members", members)
+        if not members:
+            raise ValueError("a mixture needs at least one embodiment")
+        for member in members:
+            if member.embodiment is None:
+                raise ValueError("every embodiment of a mixture needs a name")
+        if len(set(self.names)) < len(members):
+            raise ValueError(f"two embodiments have one name: {list(self.names)}")
+        for name in SHARED:
+            first = getattr(members[0], name)
+            for member in members[1:]:
+                if not np.array_equal(first, getattr(member, name)):
+                    raise ValueError(
+                        f"embodiments share the vocabulary, but {name} of {member.embodiment!r} is not that of "
+                        f"{members[0].embodiment!r}"
+                    )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The embodiments' names, in order."""
+        return tuple(str(member.embodiment) for member in self.members)
+
+    def __getitem__(self, name: str) -> TokenizerSpec:
+        for member in self.members:
+            if member.embodiment == name:
+                return member
+        raise ValueError(f"no embodiment is called {name!r}; there are {', '.join(map(repr, self.names))}")
+
+    def require_one(self) -> NoReturn:
+        """Raises the ValueError of a call that does not say which embodiment it is about."""
+        raise ValueError(
+            f"this tokenizer has several embodiments: {', '.join(map(repr, self.names))}; "
+            f'say which: embodiment="{self.names[0]}", or tokenizer.embodiment("{self.names[0]}")'
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """Of what the embodiments share, that of the first; what only an embodiment has must not be asked of all."""
+        if name in (*OF_EMBODIMENT, "scales"):
+            self.require_one()
+        if name in SHARED:
+            return getattr(self.members[0], name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def codec(self) -> Codec:
+        """The core's codec of the first: the vocabulary is that of all."""
+        return self.members[0].codec()
+
+    def to_json(self) -> dict[str, Any]:
+        """The artefact's fields; the README states the format."""
+        written = [member.to_json() for member in self.members]
+        return {
+            **written[0],
+            "embodiments": [e for w in written for e in w["embodiments"]],
+            "merges": written[0]["merges"],
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """The chunks of a mixed batch that are of one embodiment.
+
+    Attributes:
+        name: The embodiment's.
+        at: (n,) int64: their places in the batch, rising.
+    """
+
+    name: str
+    at: NDArray[np.int64]
+
+
+def groups(names: Sequence[str], mixture: MixtureSpec) -> list[Group]:
+    """The chunks of each embodiment that occurs. Raises ValueError for a name that is none, with its place."""
+    for i, name in enumerate(names):
+        if name not in mixture.names:
+            raise ValueError(
+                f"chunk {i}: no embodiment is called {name!r}; there are {', '.join(map(repr, mixture.names))}"
+            )
+    array = np.array(list(names), dtype=object)
+    return [Group(name, np.flatnonzero(array == name)) for name in mixture.names if name in names]
+
+
+def chunks_of(chunks: Any, names: Sequence[str], mixture: MixtureSpec) -> list[NDArray[np.floating]]:
+    """The chunks (T_i, D_i) of a mixed batch, one a name: a list of them, or (N, T, D) padded to a common D.
+
+    Raises:
+        ValueError: Another number of chunks than of names, a wrong rank, or padding that holds anything but 0 or NaN.
+    """
+    padded = hasattr(chunks, "__array__")
+    if padded and np.ndim(chunks) != 3:
+        raise ValueError(f"expected chunks of rank 3 (N, T, D), got shape {np.shape(chunks)}")
+    arrays = [np.asarray(chunk) for chunk in chunks]
+    if len(arrays) != len(names):
+        raise ValueError(f"got {len(arrays)} chunks, but {len(names)} names of embodiments")
+    for i, (array, name) in enumerate(zip(arrays, names, strict=True)):
+        if array.ndim != 2:
+            raise ValueError(f"chunk {i}: expected rank 2 (T, D) in a batch of several embodiments, got {array.shape}")
+        dims = mixture[name].action_dim
+        if padded and dims is not None:
+            arrays[i] = _without_padding(array, dims, f"chunk {i} ({name!r})", "dimension")
+    return arrays
+
+
+def states_of(state: Any, names: Sequence[str], mixture: MixtureSpec) -> list[NDArray[np.floating] | None]:
+    """The states (S_i,) of a mixed batch: a list, or (N, S) padded; None for embodiments whose actions are absolute."""
+    if state is None:
+        for i, name in enumerate(names):
+            require_state(mixture[name], None, f"chunk {i}: ")
+        return [None] * len(names)
+    padded = hasattr(state, "__array__")
+    rows = list(state)
+    if len(rows) != len(names):
+        raise ValueError(f"got {len(rows)} states, but {len(names)} names of embodiments")
+    found: list[NDArray[np.floating] | None] = []
+    for i, (row, name) in enumerate(zip(rows, names, strict=True)):
+        rule = mixture[name].relative
+        if rule is None:
+            found.append(None)
+            continue
+        if row is None:
+            require_state(mixture[name], None, f"chunk {i}: ")
+        array = as_array(row)
+        if array.ndim != 1:
+            raise ValueError(f"chunk {i}: expected a state of rank 1 (S,), got shape {array.shape}")
+        if padded:
+            array = _without_padding(array[None], rule.state_dim, f"chunk {i} ({name!r})", "state column")[0]
+        if len(array) != rule.state_dim:
+            raise ValueError(f"chunk {i} ({name!r}): has a state of {len(array)} columns, expected {rule.state_dim}")
+        found.append(array)
+    return found
+
+
+def stacked(
+    states: Sequence[NDArray[np.floating] | None], at: Sequence[int] | NDArray[np.int64]
+) -> NDArray[np.floating] | None:
+    """The states (n, S) of chunks of one embodiment; None where its actions are absolute."""
+    rows = [row for row in (states[i] for i in at) if row is not None]
+    return np.stack(rows) if rows else None
+
+
+def require_state(spec: Any, state: ArrayLike | None, where: str = "") -> None:
+    """Refuses a call without the state that relative actions need, or with one that would not be used."""
+    rule = spec.relative
+    if rule is not None and state is None:
+        of = "" if spec.embodiment is None else f" of {spec.embodiment!r}"
+        raise ValueError(
+            f"{where}dimensions {list(rule.dimensions)}{of} are relative to the state at the chunk's start: give "
+            f"state=..., shape (N, {rule.state_dim})"
+        )
+    if rule is None and state is not None:
+        raise ValueError(f"{where}this tokenizer's actions are absolute: it takes no state")
+
+
+def in_order(parts: Iterable[tuple[Group, Sequence[Any]]], count: int) -> list[Any]:
+    """What was made of the chunks of each group, in the batch's order."""
+    found: list[Any] = [None] * count
+    for group, values in parts:
+        for i, value in zip(group.at, values, strict=True):
+            found[i] = value
+    return found
+
+
+def _without_padding(array: NDArray[Any], dims: int, where: str, what: str) -> NDArray[Any]:
+    """The first `dims` columns of (n, D). Padding is cut off, never encoded, so it must not hold anything."""
+    padding = array[:, dims:]
+    held = (padding != 0) & ~np.isnan(padding)
+    if held.any():
+        step, d = (int(i) for i in np.argwhere(held)[0])
+        at = "" if what == "state column" else f" at time step {step}"
+        raise ValueError(
+            f"{where}: padded {what} {dims + d} holds {padding[step, d]}{at}; the embodiment has {dims}, and padding "
+            "must be 0 or NaN"
+        )
+    return array[:, :dims]
