@@ -228,11 +228,13 @@ class FitPart:
         chunks: Relative already, where the options have a rule.
         options: Those of the vocabulary are the same in all parts.
         embodiment: Its name, or None where it is alone.
+        left_out: Chunks that are not among them since whoever made the part sampled them.
     """
 
     chunks: ChunksLike
     options: FitOptions
     embodiment: str | None = None
+    left_out: int = 0
 
 
 def fit_spec(chunks: ChunksLike, options: FitOptions, report: Progress) -> tuple[TokenizerSpec, FitSummary]:
@@ -316,6 +318,7 @@ def weighted(parts: Sequence[FitPart], weights: Sequence[float], report: Progres
     None is repeated: the part that has the fewest for its weight is taken whole. Chunks are counted for it, so that an
     iterator is held in memory.
     """
+    check_weights(weights)
     whole: list[FitPart] = []
     available: list[int] = []
     a_chunk: list[float] = []
@@ -330,11 +333,30 @@ def weighted(parts: Sequence[FitPart], weights: Sequence[float], report: Progres
         whole.append(replace(part, chunks=chunks))
         available.append(count if part.options.max_chunks is None else min(count, part.options.max_chunks))
         a_chunk.append(coefficients / count)
+    counts = weighted_counts(available, a_chunk, weights)
+    return [replace(p, options=replace(p.options, max_chunks=n)) for p, n in zip(whole, counts, strict=True)]
+
+
+def weighted_counts(available: Sequence[int], a_chunk: Sequence[float], weights: Sequence[float]) -> list[int]:
+    """Chunks to take of each source, given how many it has and the coefficients of one: most that keep to the weights.
+
+    Example:
+        >>> weighted_counts([1000, 400], [10, 50], weights=[1, 1])
+        [1000, 200]
+    """
+    check_weights(weights)
     total = min(n * c / w for n, c, w in zip(available, a_chunk, weights, strict=True))
-    return [
-        replace(part, options=replace(part.options, max_chunks=min(n, max(1, round(total * w / c)))))
-        for part, n, c, w in zip(whole, available, a_chunk, weights, strict=True)
-    ]
+    return [min(n, max(1, round(total * w / c))) for n, c, w in zip(available, a_chunk, weights, strict=True)]
+
+
+def check_weights(weights: Sequence[float | None]) -> bool:
+    """Whether there are weights, which must be positive. Raises ValueError for others, or where some are missing."""
+    given = [w for w in weights if w is not None]
+    if given and len(given) < len(weights):
+        raise ValueError("give every embodiment a weight, or none")
+    if any(not 0 < w < float("inf") for w in given):
+        raise ValueError(f"weights must be positive and finite, got {given}")
+    return bool(given)
 
 
 @dataclass(slots=True, eq=False)
@@ -368,7 +390,7 @@ def _collect(part: FitPart, corpus: Corpus, report: Progress) -> _Collected:
     chunks, symbols, clipped, histogram = before
     return _Collected(
         normalizer,
-        left_out,
+        left_out + part.left_out,
         horizons,
         dims,
         corpus.chunks - chunks,

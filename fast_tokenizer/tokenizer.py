@@ -24,6 +24,7 @@ from fast_tokenizer.fitting import (
     FitPart,
     FitSummary,
     Progress,
+    check_weights,
     fit_parts,
     fit_spec,
     weighted,
@@ -340,7 +341,7 @@ class FastTokenizer:
             "num_threads": num_threads,
         }
         report: Progress = progress or (lambda *_: None)
-        parts, weights = [], []
+        parts: list[FitPart] = []
         for name, data in embodiments.items():
             try:
                 options = FitOptions(
@@ -356,20 +357,16 @@ class FastTokenizer:
                 parts.append(FitPart(_fit_chunks(data.chunks, options, data.state), options, name))
             except ValueError as error:
                 raise ValueError(f"embodiment {name!r}: {error}") from None
-            weights.append(data.weight)
-        return cls._of_parts(parts, weights, report)
-
-    @classmethod
-    def _of_parts(cls, parts: Sequence[FitPart], weights: Sequence[float | None], report: Progress) -> FastTokenizer:
-        given = [w for w in weights if w is not None]
+        weights = [data.weight for data in embodiments.values()]
         if not parts:
             raise ValueError("got no embodiments to fit on")
-        if given and len(given) < len(weights):
-            raise ValueError("give every embodiment a weight, or none")
-        if any(not 0 < w < float("inf") for w in given):
-            raise ValueError(f"weights must be positive and finite, got {given}")
-        if given:
-            parts = weighted(parts, given, report)
+        if check_weights(weights):
+            parts = weighted(parts, [w for w in weights if w is not None], report)
+        return cls.of_parts(parts, report)
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[FitPart], report: Progress) -> FastTokenizer:
+        """What `fit_parts` makes of parts, which are as it takes them."""
         specs, summary = fit_parts(parts, report)
         return cls(specs[0] if len(specs) == 1 else MixtureSpec(tuple(specs)), summary)
 

@@ -7,9 +7,10 @@ import zipfile
 import numpy as np
 import pytest
 
+from fast_tokenizer import chunk
 from fast_tokenizer.chunk import windows
-from fast_tokenizer.cli import workflow
-from fast_tokenizer.cli.workflow import count_windows, iterate_windows, open_recording, parse_bytes, split_holdout
+from fast_tokenizer.cli import cutting
+from fast_tokenizer.cli.workflow import iterate_windows, open_recording, parse_bytes, split_holdout
 from fast_tokenizer.io import BrokenDataError, Trajectories, read
 from fast_tokenizer.io import dataset as datasets_module
 
@@ -162,14 +163,14 @@ def test_a_file_that_changes_between_reads_is_refused(tmp_path):
 @pytest.mark.parametrize("values", [1, 40, 1 << 22])
 @pytest.mark.parametrize(("horizon", "stride"), [(1, 1), (5, 1), (5, 3), (5, 5), (3, 7), (30, 2)])
 def test_windows_of_long_trajectories_come_in_parts(tmp_path, monkeypatch, values, horizon, stride):
-    monkeypatch.setattr(workflow, "_WINDOW_VALUES", values)
+    monkeypatch.setattr(cutting, "WINDOW_VALUES", values)
     parts = episodes(1, 4, 5, 6, 29, 40)
     trajectories = read(save(tmp_path / "a.npz", parts)).trajectories
     got = list(iterate_windows(trajectories, horizon, stride))
     expected = [windows(p, horizon, stride) for p in parts]
     assert_same(np.concatenate(got), np.concatenate(expected))
     assert all(0 < chunks.size <= max(values, horizon * 3) for chunks in got)
-    assert count_windows(trajectories.lengths, horizon, stride).tolist() == [len(e) for e in expected]
+    assert chunk.count_windows(trajectories.lengths, horizon, stride).tolist() == [len(e) for e in expected]
 
 
 def test_the_same_share_of_episodes_is_held_out_as_ever(tmp_path):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -21,29 +21,27 @@ from rich.table import Table
 from rich.text import Text
 
 from fast_tokenizer import _core
+from fast_tokenizer.cli.cutting import Cut
 from fast_tokenizer.cli.files import check_output_file, check_output_folder, load_tokens, save_npz, save_tokenizer
+from fast_tokenizer.cli.fitting import Source, prepare
+from fast_tokenizer.cli.mixture import read_mixture
 from fast_tokenizer.cli.picture import chunk_picture
 from fast_tokenizer.cli.tables import Result, result_table
 from fast_tokenizer.cli.workflow import (
     Recording,
     Report,
-    check_stride,
-    count_windows,
-    gathered_windows,
     horizon_steps,
     iterate_windows,
     open_recording,
     parse_bytes,
     peak_memory_mib,
-    sample_chunks,
     split_holdout,
-    take_statistics,
+    to_cut,
 )
-from fast_tokenizer.fitting import FitOptions, FitSummary
-from fast_tokenizer.io import Trajectories, of_arrays
+from fast_tokenizer.fitting import weighted_counts
+from fast_tokenizer.io import of_arrays
 from fast_tokenizer.metrics import evaluate
-from fast_tokenizer.normalize import Normalizer, NormalizerKind
-from fast_tokenizer.statistics import NormalizerStatistics
+from fast_tokenizer.normalize import Normalizer
 from fast_tokenizer.synthetic import ROBOTS, generate_trajectories
 from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
@@ -72,6 +70,13 @@ class OnBrokenChoice(StrEnum):
 
     error = "raise"
     skip = "skip"
+
+
+class EpisodeEndChoice(StrEnum):
+    """Values of --episode-end."""
+
+    drop = "drop"
+    repeat_last = "repeat-last"
 
 
 class ErrorsChoice(StrEnum):
@@ -109,6 +114,18 @@ EpisodesOption = Annotated[
 OnBrokenOption = Annotated[
     OnBrokenChoice, typer.Option("--on-broken", help="Broken data stops the run, or is left out and counted.")
 ]
+EpisodeEndOption = Annotated[
+    EpisodeEndChoice,
+    typer.Option("--episode-end", help="Chunks that run over the end: left out, or filled with the last action."),
+]
+RelativeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--relative",
+        help="Dimensions (of those kept) minus the state at a chunk's start, e.g. 0:6, or x=ee_x to name the column.",
+    ),
+]
+EmbodimentOption = Annotated[str | None, typer.Option("--embodiment", help="Which one, where DIR has several.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads. Default: all cores.")]
 
@@ -132,6 +149,8 @@ def fit(
     horizon: HorizonOption = None,
     hz: HzOption = None,
     stride: Annotated[int, typer.Option("--stride", help="Steps between the starts of chunks.")] = 1,
+    episode_end: EpisodeEndOption = EpisodeEndChoice.drop,
+    relative: RelativeOption = None,
     vocab_size: Annotated[int, typer.Option("--vocab-size", help="Token ids, symbols included.")] = 1024,
     scale: Annotated[float, typer.Option("--scale", help="Factor on coefficients before rounding.")] = 10.0,
     normalize: Annotated[NormalizeChoice, typer.Option("--normalize")] = NormalizeChoice.quantile,
@@ -150,6 +169,10 @@ def fit(
     max_chunks: Annotated[
         int | None, typer.Option("--max-chunks", help="Fit on a uniform sample of that many chunks. Default: all.")
     ] = None,
+    sample_fraction: Annotated[
+        float | None, typer.Option("--sample-fraction", help="The same by their share, in (0, 1].")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the sample.")] = 0,
     memory_budget: Annotated[
         str | None,
         typer.Option(
@@ -179,12 +202,12 @@ def fit(
             state_key=state_key,
             episodes=episodes,
             on_broken=on_broken.value,
+            relative=relative,
         )
-        steps = horizon_steps(horizon, recording)
+        cut = to_cut(recording, horizon_steps(horizon, recording), stride, episode_end.value)
         result = _fit_and_measure(
             recording,
-            steps,
-            stride,
+            cut,
             holdout,
             report,
             vocab_size=vocab_size,
@@ -195,6 +218,8 @@ def fit(
             min_frequency=min_frequency,
             max_token_symbols=max_token_symbols,
             max_chunks=max_chunks,
+            sample_fraction=sample_fraction,
+            seed=seed,
             memory_budget=budget,
             spill_directory=spill_directory,
             num_threads=threads,
@@ -212,8 +237,62 @@ def fit(
     if result.fit.spilled_bytes:
         print(f"{result.fit.spilled_bytes / 2**20:,.1f} MiB went to temporary files.")
     print(result.episodes.lines())
+    print(result.cut.line(result.lengths))
     _print_peak_memory()
     print(f"Saved to {output}, fingerprint {result.tokenizer.fingerprint()[:16]}")
+
+
+@app.command()
+def fit_mixture(
+    config: Annotated[Path, typer.Argument(help="TOML file; see below.", metavar="CONFIG")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to save the tokenizer in.", metavar="DIR")],
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit one vocabulary for several embodiments, each with its own data, normalisation and shape.
+
+    CONFIG has options of the vocabulary at the top (vocab_size, range_quantile, order, holdout, seed, ...), and a table
+    [embodiments.NAME] for each: data (a path or several), weight (share of the coefficients fitted on; all or none have
+    one), and what fit takes for its data: horizon, stride, episode_end, hz, dims, relative, action_key, state_key,
+    episodes, on_broken, scale, normalize, clip, max_chunks. Paths are relative to CONFIG.
+    """
+    check_output_folder(output)
+    mixture = read_mixture(config)
+    start = time.perf_counter()
+    with _progress() as report:
+        sources = [entry.open(mixture, threads, _labelled(report, entry.name)) for entry in mixture.entries]
+        counts = [source.available for source in sources]
+        if mixture.weights is not None:
+            counts = weighted_counts(counts, [s.coefficients_of_a_chunk for s in sources], mixture.weights)
+        parts = [s.part(n, _labelled(report, s.name)) for s, n in zip(sources, counts, strict=True)]
+        tokenizer = FastTokenizer.of_parts(parts, report)
+        seconds = time.perf_counter() - start
+        results = {str(s.name): _measured(s, tokenizer, seconds, _labelled(report, s.name)) for s in sources}
+    save_tokenizer(tokenizer, output)
+    assert tokenizer.fit_summary is not None
+    shares = {name: e.share for name, e in tokenizer.fit_summary.embodiments.items()}
+    if as_json:
+        _print_json(
+            {
+                "fingerprint": tokenizer.fingerprint(),
+                "vocab_size": tokenizer.vocab_size,
+                "embodiments": {name: {"share": shares[name], **r.to_json()} for name, r in results.items()},
+                "peak_memory_mib": peak_memory_mib(),
+                "output": str(output),
+            }
+        )
+        return
+    console = Console(markup=False, highlight=False)
+    console.print(result_table(results))
+    for name, result in results.items():
+        counted = result.fit
+        print(f"{name}: {shares[name]:.1%} of the coefficients; measured on {_measured_on(result)}")
+        if counted.chunks_left_out:
+            seen = counted.chunks + counted.chunks_left_out
+            print(f"Fitted on {counted.chunks:,} of {seen:,} chunks, drawn uniformly: the others are left out.")
+        print(f"{result.episodes.lines()}\n{result.cut.line(result.lengths)}")
+    _print_peak_memory()
+    print(f"Saved to {output}, fingerprint {tokenizer.fingerprint()[:16]}")
 
 
 @app.command()
@@ -224,6 +303,8 @@ def encode(
     horizon: HorizonOption = None,
     hz: HzOption = None,
     stride: Annotated[int | None, typer.Option("--stride", help="Steps between chunks. Default: the horizon.")] = None,
+    episode_end: EpisodeEndOption = EpisodeEndChoice.drop,
+    embodiment: EmbodimentOption = None,
     dims: DimsOption = None,
     action_key: ActionKeyOption = None,
     state_key: StateKeyOption = None,
@@ -232,9 +313,13 @@ def encode(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn trajectories into token ids (npz: ids, offsets, time_horizon, action_dim, fingerprint, counts)."""
+    """Turn trajectories into token ids (npz: ids, offsets, time_horizon, action_dim, fingerprint, counts).
+
+    Where actions are relative, the states at the chunks' starts are read and kept beside the ids, for decode.
+    """
     check_output_file(output)
-    tokenizer = FastTokenizer.load(model)
+    saved = FastTokenizer.load(model)
+    tokenizer = _of_embodiment(saved, embodiment)
     with _progress() as report:
         recording = open_recording(
             data,
@@ -245,20 +330,22 @@ def encode(
             state_key=state_key,
             episodes=episodes,
             on_broken=on_broken.value,
+            relative=tokenizer.spec.relative,
         )
         _check_same_robot(tokenizer, recording)
         recorded = tokenizer.spec.time_horizon
         steps = recorded if recorded is not None and horizon is None else horizon_steps(horizon, recording)
-        stride = steps if stride is None else stride
-        check_stride(stride)
+        cut = to_cut(recording, steps, steps if stride is None else stride, episode_end.value)
         lengths = recording.trajectories.lengths
-        counts = count_windows(lengths, steps, stride)
+        counts = cut.count(lengths)
         if not counts.any():
             raise ValueError(f"none of the {len(lengths)} episodes has {steps} steps")
-        batches, done = [], 0
-        for chunks in gathered_windows(recording.trajectories.select(counts > 0), steps, stride):
-            batches.append(tokenizer.encode(chunks, num_threads=threads))
-            done += len(chunks)
+        batches, states, done = [], [], 0
+        for part in cut.gathered(recording.trajectories.select(counts > 0)):
+            batches.append(tokenizer.encode(part.chunks, num_threads=threads, state=part.state))
+            if part.state is not None:
+                states.append(part.state)
+            done += len(part.chunks)
             report("encode", done, int(counts.sum()))
     tokens = TokenBatch.concatenate(batches)
     save_npz(
@@ -270,10 +357,14 @@ def encode(
         dropped=tokens.dropped,
         time_horizon=np.int64(steps),
         action_dim=np.int64(recording.action_dim),
-        fingerprint=np.array(tokenizer.fingerprint()),
+        fingerprint=np.array(saved.fingerprint()),
+        episode_end=np.array(cut.episode_end),
+        **({"state": np.concatenate(states)} if states else {}),
+        **({} if embodiment is None else {"embodiment": np.array(embodiment)}),
     )
     rows = int(lengths.sum())
-    covered = int((steps + min(stride, steps) * (counts[counts > 0] - 1)).sum())
+    covered = steps + min(cut.stride, steps) * (counts[counts > 0] - 1)
+    covered = int(np.minimum(covered, lengths[counts > 0]).sum())
     summary = {
         "chunks": len(tokens),
         "ids": len(tokens.ids),
@@ -281,7 +372,8 @@ def encode(
         "saturated": int(tokens.saturated.sum()),
         "clipped": int(tokens.clipped.sum()),
         "dropped": int(tokens.dropped.sum()),
-        **recording.episodes(steps).to_json(),
+        **recording.episodes(cut.shortest).to_json(),
+        **cut.to_json(lengths),
         "steps_left_out": rows - covered,
         "output": str(output),
     }
@@ -294,7 +386,8 @@ def encode(
             f"clipped {summary['clipped']:,}, dropped {summary['dropped']:,}; "
             f"{summary['steps_left_out']:,} of {rows:,} steps fill no chunk"
         )
-        print(recording.episodes(steps).lines())
+        print(recording.episodes(cut.shortest).lines())
+        print(cut.line(lengths))
 
 
 @app.command()
@@ -308,17 +401,19 @@ def decode(
 ) -> None:
     """Turn token ids back into chunks (npz: actions (N, T, D) in raw units, and what was repaired)."""
     check_output_file(output)
-    tokenizer = FastTokenizer.load(model)
-    batch, horizon, dims, written_by = load_tokens(tokens)
-    if written_by != tokenizer.fingerprint():
+    saved = FastTokenizer.load(model)
+    file = load_tokens(tokens)
+    if file.fingerprint != saved.fingerprint():
         raise ValueError(
-            f"{tokens}: encoded with tokenizer {written_by[:16]}, but {model} is {tokenizer.fingerprint()[:16]}"
+            f"{tokens}: encoded with tokenizer {file.fingerprint[:16]}, but {model} is {saved.fingerprint()[:16]}"
         )
+    tokenizer = _of_embodiment(saved, file.embodiment)
+    batch, horizon, dims, state = file.batch, file.horizon, file.action_dim, file.state
     with _progress() as report:
         report("decode", 0, None)
-        actions, status = tokenizer.decode_with_status(batch, horizon, dims, num_threads=threads)
+        actions, status = tokenizer.decode_with_status(batch, horizon, dims, num_threads=threads, state=state)
         if errors is ErrorsChoice.strict and status.any_malformed:
-            tokenizer.decode(batch, horizon, dims, num_threads=threads)  # raises the error that names the chunk
+            tokenizer.decode(batch, horizon, dims, state=state, num_threads=threads)  # its error names the chunk
     save_npz(output, actions=actions, **{f.name: getattr(status, f.name) for f in fields(status)})
     repaired = int((~status.ok).sum())
     if as_json:
@@ -334,43 +429,68 @@ def inspect(model: Model, as_json: JsonOption = False) -> None:
     spec = tokenizer.spec
     lengths = tokenizer.expansion_lengths
     zero_runs = [int(n) for t, n in enumerate(lengths) if _stands_for_zeros(tokenizer, t)]
+    members = [tokenizer.embodiment(name) for name in tokenizer.embodiments] or [tokenizer]
     facts: dict[str, Any] = {
         "fingerprint": tokenizer.fingerprint(),
         "vocab_size": spec.vocab_size,
         "symbols": spec.alphabet_size,
         "merges": len(spec.merges),
         "coefficients": f"{spec.min_coefficient}..{spec.max_coefficient}",
-        "scale": spec.scale,
-        "time_horizon": spec.time_horizon,
-        "action_dim": spec.action_dim,
-        "hz": spec.hz,
         "longest_token_symbols": int(lengths.max()),
         "zero_run_tokens": len(zero_runs),
         "longest_zero_run": max(zero_runs, default=0),
     }
     if as_json:
-        normalizer = spec.normalizer
-        _print_json(
-            {
-                **facts,
-                "dimension_names": spec.dimension_names,
-                "normalizer": normalizer
-                and {
-                    "kind": normalizer.kind,
-                    "clip": normalizer.clip,
-                    "center": normalizer.center.tolist(),
-                    "half_range": normalizer.half_range.tolist(),
-                },
-            }
-        )
+        if tokenizer.embodiments:
+            facts["embodiments"] = {str(m.spec.embodiment): _own_json(m) for m in members}
+        else:
+            facts |= _own_json(tokenizer)
+        _print_json(facts)
         return
     console = Console(markup=False, highlight=False)
+    console.print(_facts_table(facts if tokenizer.embodiments else facts | _own_facts(tokenizer)))
+    for member in members:
+        own = member.spec
+        if own.embodiment is not None:
+            console.print(_facts_table({"embodiment": own.embodiment, **_own_facts(member)}))
+        if own.normalizer is not None:
+            console.print(_normalizer_table(own.normalizer, own.dimension_names))
+
+
+def _own_facts(tokenizer: FastTokenizer) -> dict[str, Any]:
+    """What one embodiment has of its own, in short."""
+    spec = tokenizer.spec
+    facts = {name: getattr(spec, name) for name in ("scale", "time_horizon", "action_dim", "hz")}
+    rule = spec.relative
+    if rule is not None:
+        pairs = zip(rule.dimensions, rule.state_columns, strict=True)
+        facts["relative"] = ", ".join(f"{d} to state {c}" for d, c in pairs)
+    return facts
+
+
+def _own_json(tokenizer: FastTokenizer) -> dict[str, Any]:
+    """The same, whole."""
+    spec = tokenizer.spec
+    normalizer, rule = spec.normalizer, spec.relative
+    return {
+        **_own_facts(tokenizer),
+        "dimension_names": spec.dimension_names,
+        "normalizer": normalizer
+        and {
+            "kind": normalizer.kind,
+            "clip": normalizer.clip,
+            "center": normalizer.center.tolist(),
+            "half_range": normalizer.half_range.tolist(),
+        },
+        "relative": rule and asdict(rule),
+    }
+
+
+def _facts_table(facts: dict[str, Any]) -> Table:
     table = Table(show_header=False)
     for name, value in facts.items():
         table.add_row(name.replace("_", " "), Text("any" if value is None else str(value), overflow="fold"))
-    console.print(table)
-    if spec.normalizer is not None:
-        console.print(_normalizer_table(spec.normalizer, spec.dimension_names))
+    return table
 
 
 def _stands_for_zeros(tokenizer: FastTokenizer, token: int) -> bool:
@@ -418,7 +538,12 @@ def demo(
         for name, recording in recordings.items():
             steps = horizon_steps(horizon, recording)
             results[name] = _fit_and_measure(
-                recording, steps, max(1, steps // 10), 0.2, report, label=name, normalize=NormalizeChoice.quantile
+                recording,
+                to_cut(recording, steps, max(1, steps // 10)),
+                0.2,
+                report,
+                label=name,
+                normalize=NormalizeChoice.quantile,
             )
     if as_json:
         _print_json({name: result.to_json() for name, result in results.items()})
@@ -438,83 +563,79 @@ def demo(
     console.print(chunk_picture(result.tokenizer, chunk[len(chunk) // 2], ascii_only=console.options.ascii_only))
 
 
-# ---- Shared by fit and demo ------------------------------------------------------------------------
+# ---- Shared by fit, fit-mixture and demo -----------------------------------------------------------
 
 
 def _fit_and_measure(
     recording: Recording,
-    steps: int,
-    stride: int,
+    cut: Cut,
     holdout: float,
     report: Report,
     *,
-    normalize: NormalizeChoice,
-    clip: float | None = None,
-    max_chunks: int | None = None,
     label: str = "",
     **options: Any,
 ) -> Result:
     """Fits on most episodes, and measures on the others where any is long enough."""
+    start = time.perf_counter()
+    source = prepare(recording, cut, holdout, **options)
 
     def told(stage: str, done: int, total: int | None) -> None:
-        report(f"{label}: {stage}" if label else stage, done, total)
+        _labelled(report, label)(stage, done, source.available if stage == "quantize" else total)
 
-    check_stride(stride)
-    parts = split_holdout(recording.trajectories, holdout)
-    fitted, held = (part.select(part.lengths >= steps) for part in parts)
-    if not len(fitted):
-        raise ValueError(f"none of the {len(parts[0])} episodes to fit on has {steps} steps")
-    kind = None if normalize is NormalizeChoice.none else cast(NormalizerKind, normalize.value)
-    if kind is None and clip is not None:
-        raise ValueError("--clip needs --normalize")
-    options |= {"dimension_names": recording.dimension_names, "hz": recording.hz}
-    FitOptions(normalize=kind, clip=clip, max_chunks=max_chunks, **options)  # refused before anything is read
-    tokenizer, summary = _fit(fitted, steps, stride, kind, clip, max_chunks, told, options)
-    measured = held if len(held) else fitted
-    quality = evaluate(tokenizer, _reported(measured, steps, stride, told))
-    return Result(tokenizer, summary, quality, held_out=len(held) > 0, episodes=recording.episodes(steps))
+    part = source.part(source.available, told)
+    tokenizer = FastTokenizer.of_parts([part], told)
+    return _measured(source, tokenizer, time.perf_counter() - start, told)
 
 
-def _fit(
-    trajectories: Trajectories,
-    steps: int,
-    stride: int,
-    kind: NormalizerKind | None,
-    clip: float | None,
-    max_chunks: int | None,
-    report: Report,
-    options: dict[str, Any],
-) -> tuple[FastTokenizer, FitSummary]:
-    """Fits on all chunks of the trajectories or on a sample; statistics are taken of every step once."""
-    start = time.perf_counter()
-    chunks: Iterable[NDArray[np.floating]]
-    statistics = None if kind is None else NormalizerStatistics()
-    if max_chunks is None:
-        if statistics is not None:
-            take_statistics(trajectories, statistics, report)
-        chunks, left_out = iterate_windows(trajectories, steps, stride), 0
-    else:
-        sample = sample_chunks(trajectories, steps, stride, max_chunks, statistics, report)
-        chunks, left_out = (block.values for block in sample.drain()), sample.left_out
-    normalizer = None if kind is None or statistics is None else statistics.normalizer(kind, clip=clip)
-    total = int(count_windows(trajectories.lengths, steps, stride).sum()) - left_out
+def _measured(source: Source, tokenizer: FastTokenizer, seconds: float, report: Report) -> Result:
+    """A fitted tokenizer, measured on the source's held-out episodes, if there are any."""
+    measured = source.held if len(source.held) else source.fitted
+    total = int(source.cut.count(measured.lengths).sum())
 
-    def told(stage: str, done: int, of: int | None) -> None:
-        report(stage, done, total if stage == "quantize" else of)
+    def chunks() -> Iterator[NDArray[np.floating]]:
+        done = 0
+        for block in source.cut.model_chunks(measured, gather=True):
+            yield block
+            done += len(block)
+            report("measure", done, total)
 
-    tokenizer = FastTokenizer.fit(chunks, normalize=normalizer, progress=told, **options)
-    assert tokenizer.fit_summary is not None
-    seconds = time.perf_counter() - start
-    return tokenizer, replace(tokenizer.fit_summary, chunks_left_out=left_out, seconds=seconds)
+    summary = tokenizer.fit_summary
+    assert summary is not None
+    own = summary.embodiments.get(source.name or "")
+    if own is not None:
+        summary = replace(
+            summary,
+            chunks=own.chunks,
+            chunks_left_out=own.chunks_left_out,
+            coefficients=own.coefficients,
+            clipped=own.clipped,
+            saturated=own.outside,
+        )
+    tokenizer = tokenizer if source.name is None else tokenizer.embodiment(source.name)
+    quality = evaluate(tokenizer.without_relative(), chunks())  # the state that is added again changes no error
+    return Result(
+        tokenizer,
+        replace(summary, seconds=seconds),
+        quality,
+        held_out=len(source.held) > 0,
+        episodes=source.recording.episodes(source.cut.shortest),
+        cut=source.cut,
+        lengths=source.recording.trajectories.lengths,
+    )
 
 
-def _reported(trajectories: Trajectories, steps: int, stride: int, report: Report) -> Iterator[NDArray[np.floating]]:
-    total = int(count_windows(trajectories.lengths, steps, stride).sum())
-    done = 0
-    for chunks in gathered_windows(trajectories, steps, stride):
-        yield chunks
-        done += len(chunks)
-        report("measure", done, total)
+def _labelled(report: Report, label: str | None) -> Report:
+    """Names the work of one of several."""
+    return (lambda stage, done, total: report(f"{label}: {stage}", done, total)) if label else report
+
+
+def _of_embodiment(tokenizer: FastTokenizer, name: str | None) -> FastTokenizer:
+    if name is not None:
+        return tokenizer.embodiment(name)
+    if len(tokenizer.embodiments) > 1:
+        names = ", ".join(tokenizer.embodiments)
+        raise ValueError(f"the tokenizer has several embodiments: say which with --embodiment, one of {names}")
+    return tokenizer
 
 
 def _measured_on(result: Result) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fast_tokenizer._arguments import MAX_ACTION_DIM
 from fast_tokenizer._core import MAX_HORIZON
@@ -61,20 +63,45 @@ def save_npz(path: Path, **arrays: Any) -> None:
         raise
 
 
-def load_tokens(path: Path) -> tuple[TokenBatch, int, int, str]:
-    """Tokens, time horizon, action dimensions and the tokenizer's fingerprint, as `encode` wrote them."""
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenFile:
+    """What `encode` wrote.
+
+    Attributes:
+        batch: Token ids of N chunks.
+        horizon: Steps T.
+        action_dim: Dimensions D.
+        fingerprint: Of the tokenizer, with all its embodiments.
+        embodiment: Which one it was, or None.
+        state: (N, S) states at the chunks' starts, where actions are relative to them.
+    """
+
+    batch: TokenBatch
+    horizon: int
+    action_dim: int
+    fingerprint: str
+    embodiment: str | None
+    state: NDArray[np.floating] | None
+
+
+def load_tokens(path: Path) -> TokenFile:
+    """Reads a file of tokens. Raises ValueError for anything else."""
     wanted = {"ids": 1, "offsets": 1, "time_horizon": 0, "action_dim": 0, "fingerprint": 0}
+    optional = {"embodiment": 0, "state": 2}
+    kinds = {"fingerprint": ("U", "a string"), "embodiment": ("U", "a string"), "state": ("f", "numbers")}
     try:
         with np.load(path, allow_pickle=False) as file:
-            fields = {name: file[name] for name in wanted}
+            fields = {name: file[name] for name in (*wanted, *(o for o in optional if o in file.files))}
     except FileNotFoundError:
         raise
     except Exception as error:  # numpy and zipfile raise a dozen kinds for a file that is not theirs
         reason = "" if "pickle" in str(error) else f": {error}"
         raise ValueError(f"{path}: not a file of tokens, as encode writes it{reason}") from None
-    for name, rank in wanted.items():
-        kinds, what = ("U", "a string") if name == "fingerprint" else ("iu", "integers")
-        if fields[name].ndim != rank or fields[name].dtype.kind not in kinds:
+    for name, rank in (wanted | optional).items():
+        if name not in fields:
+            continue
+        allowed, what = kinds.get(name, ("iu", "integers"))
+        if fields[name].ndim != rank or fields[name].dtype.kind not in allowed:
             got = f"{fields[name].dtype} of shape {fields[name].shape}"
             raise ValueError(f"{path}: {name!r} must be {what} of rank {rank}, got {got}")
     horizon, dims = int(fields["time_horizon"]), int(fields["action_dim"])
@@ -84,4 +111,5 @@ def load_tokens(path: Path) -> tuple[TokenBatch, int, int, str]:
         batch = TokenBatch.from_flat(fields["ids"], fields["offsets"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return batch, horizon, dims, str(fields["fingerprint"])
+    embodiment = str(fields["embodiment"]) if "embodiment" in fields else None
+    return TokenFile(batch, horizon, dims, str(fields["fingerprint"]), embodiment, fields.get("state"))

@@ -6,17 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from fast_tokenizer.cli.cutting import Cut
 from fast_tokenizer.cli.workflow import EpisodeCounts
 from fast_tokenizer.fitting import FitSummary
 from fast_tokenizer.metrics import QualityReport
 from fast_tokenizer.tokenizer import FastTokenizer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Result:
     """A fitted tokenizer, and what it does on chunks; those of held-out episodes, where there are any."""
 
@@ -25,6 +28,8 @@ class Result:
     quality: QualityReport
     held_out: bool
     episodes: EpisodeCounts
+    cut: Cut
+    lengths: NDArray[np.int64]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -43,6 +48,7 @@ class Result:
             "fit_seconds": self.fit.seconds,
             "measured_on": "held-out episodes" if self.held_out else "fitted episodes",
             **self.episodes.to_json(),
+            **self.cut.to_json(self.lengths),
             **self.quality.to_json(),
         }
 

@@ -14,15 +14,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_tokenizer.chunk import ChunkSample, Trajectory, chunk_blocks, windows
+from fast_tokenizer.chunk import ChunkSample, EpisodeEnd, Trajectory, chunk_blocks
+from fast_tokenizer.cli.cutting import Cut
 from fast_tokenizer.io import BrokenDataError, Dataset, Trajectories, read
+from fast_tokenizer.relative import Relative
 from fast_tokenizer.statistics import NormalizerStatistics
 
 #: Told of a stage, the work done and the work to do (None: not known).
 Report = Callable[[str, int, int | None], None]
-
-#: Values in the windows that are cut from a trajectory at a time.
-_WINDOW_VALUES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +34,7 @@ class Recording:
     dimension_names: tuple[str, ...] | None
     horizon: int | None
     left_out: tuple[BrokenDataError, ...] = ()
+    relative: Relative | None = None
 
     def episodes(self, steps: int) -> EpisodeCounts:
         """How many are used for chunks of so many steps, and why the others are not."""
@@ -83,10 +83,12 @@ def open_recording(
     state_key: str | None = None,
     episodes: str | None = None,
     on_broken: Literal["raise", "skip"] = "raise",
+    relative: str | Relative | None = None,
 ) -> Recording:
     """Opens files that must agree in dimensions and, unless `hz` is given, in control rate.
 
-    The options are those of the command line: several keys stand with commas between them.
+    The options are those of the command line: several keys stand with commas between them. `relative` is what is asked
+    for there, or the rule of a tokenizer.
     """
     if hz is not None and not (math.isfinite(hz) and 0 < hz < 1e6):
         raise ValueError(f"--hz must be a positive rate, got {hz}")
@@ -102,7 +104,7 @@ def open_recording(
                 path,
                 action_key=None if action_key is None else [k.strip() for k in action_key.split(",")],
                 state_key=None if state_key is None else [k.strip() for k in state_key.split(",")],
-                state=state_key is not None,
+                state=state_key is not None or relative is not None,
                 episodes=chosen_episodes,
                 on_broken=on_broken,
                 hz=hz,
@@ -123,13 +125,17 @@ def open_recording(
         unnamed = next((d.path for d in datasets if d.dimension_names is None), None)
         chosen = parse_dims(dims, first.action_dim, names, unnamed)
         names = None if names is None else tuple(names[d] for d in chosen)
+    trajectories = Trajectories(datasets, dimensions=chosen)
+    if isinstance(relative, str):
+        relative = _rule(relative, trajectories, range(first.action_dim) if chosen is None else chosen)
     return Recording(
-        Trajectories(datasets, dimensions=chosen),
+        trajectories,
         first.action_dim if chosen is None else len(chosen),
         hz or first.hz,
         names,
         first.horizon,
         tuple(error for dataset in datasets for error in dataset.left_out),
+        relative,
     )
 
 
@@ -142,8 +148,51 @@ def _common_names(datasets: Sequence[Dataset]) -> tuple[str, ...] | None:
     return named[0][1] if named else None
 
 
+def _rule(text: str, trajectories: Trajectories, columns: Sequence[int]) -> Relative:
+    """The rule of --relative for actions that were these columns of the data.
+
+    By name where both sides have names, else by the data's own indices. Reads the first trajectory.
+    """
+    first_only = np.arange(len(trajectories)) == 0
+    first = next(iter(trajectories.select(first_only)))
+    if first.state is None:
+        raise ValueError(f"{first.name}: has no state, which --relative needs; name it with --state-key")
+    names, state_names, width = first.dimension_names, first.state_names, first.state.shape[1]
+    column_of: dict[int, int] = {}
+    for part in text.split(","):
+        dim_text, _, column_text = (p.strip() for p in part.partition("="))
+        dims = parse_dims(dim_text, len(columns), names, option="--relative")
+        if column_text:
+            given = parse_dims(column_text, width, state_names, option="--relative, of the state")
+            if len(given) != len(dims):
+                raise ValueError(f"--relative: {part!r} has {len(dims)} dimensions, but {len(given)} columns")
+        for i, d in enumerate(dims):
+            if d in column_of:
+                raise ValueError(f"--relative: {text!r} names a dimension twice")
+            if column_text:
+                column_of[d] = given[i]
+            elif names and state_names:
+                if state_names.count(names[d]) != 1:
+                    raise ValueError(
+                        f"--relative: not one column of the state is called {names[d]!r}, of {list(state_names)}; say "
+                        f"which, as in {names[d]}={state_names[0]}"
+                    )
+                column_of[d] = state_names.index(names[d])
+            elif columns[d] < width:
+                column_of[d] = columns[d]
+            else:
+                raise ValueError(
+                    f"--relative: dimension {columns[d]} of the data has no column of the state, which has {width}; "
+                    f"say which, as in {d}=0"
+                )
+    dimensions = tuple(sorted(column_of))
+    state_columns = tuple(column_of[d] for d in dimensions)
+    names_of = None if state_names is None else tuple(state_names[c] for c in state_columns)
+    return Relative(dimensions, state_columns, width, names_of)
+
+
 def parse_dims(
-    text: str, action_dim: int, names: Sequence[str] | None = None, unnamed: Path | None = None
+    text: str, action_dim: int, names: Sequence[str] | None = None, unnamed: Path | None = None, option: str = "--dims"
 ) -> list[int]:
     """Dimension indices from e.g. "0:6,gripper": ranges exclude their end, as slices do; a name may stand once only.
 
@@ -154,21 +203,21 @@ def parse_dims(
     for part in (p.strip() for p in text.split(",")):
         if names is not None and part in names and not part.isdigit():
             if unnamed is not None:
-                raise ValueError(f"--dims: {unnamed} does not name its dimensions; give the index of {part!r}")
+                raise ValueError(f"{option}: {unnamed} does not name its dimensions; give the index of {part!r}")
             if names.count(part) > 1:
-                raise ValueError(f"--dims: {names.count(part)} dimensions are called {part!r}; give their indices")
+                raise ValueError(f"{option}: {names.count(part)} dimensions are called {part!r}; give their indices")
             chosen.append(names.index(part))
             continue
         bounds = _range(part)
         if bounds is None:
             known = f", or names of {list(names)}" if names else "; the data has no names"
-            raise ValueError(f"--dims: expected indices and ranges such as 0:6,7{known}; got {text!r}")
+            raise ValueError(f"{option}: expected indices and ranges such as 0:6,7{known}; got {text!r}")
         start, end = bounds
         if not start < end <= action_dim:
-            raise ValueError(f"--dims: {part} does not lie in the data's dimensions 0..{action_dim - 1}")
+            raise ValueError(f"{option}: {part} does not lie in the data's dimensions 0..{action_dim - 1}")
         chosen += range(start, end)
     if len(set(chosen)) != len(chosen):
-        raise ValueError(f"--dims: {text!r} names a dimension twice")
+        raise ValueError(f"{option}: {text!r} names a dimension twice")
     return chosen
 
 
@@ -194,10 +243,13 @@ def _range(text: str) -> tuple[int, int] | None:
     return start, start + 1 if match[2] is None else int(match[2])
 
 
-def check_stride(stride: int) -> None:
-    """Refuses, before any work, what cuts no windows."""
+def to_cut(recording: Recording, steps: int, stride: int, episode_end: EpisodeEnd = "drop") -> Cut:
+    """How the recording is cut; refuses, before any work, what cuts no windows."""
     if stride < 1:
         raise ValueError(f"--stride must be positive, got {stride}")
+    if recording.horizon is not None and episode_end != "drop":
+        raise ValueError(f"--episode-end {episode_end}: the data holds chunks, not episodes that could be filled")
+    return Cut(steps, stride, episode_end, recording.relative)
 
 
 def horizon_steps(text: str | None, recording: Recording) -> int:
@@ -245,62 +297,53 @@ def split_holdout(trajectories: Trajectories, share: float) -> tuple[Trajectorie
     return trajectories.select(~is_held), trajectories.select(is_held)
 
 
-def take_statistics(trajectories: Trajectories, statistics: NormalizerStatistics, report: Report) -> None:
-    """Of every step once, however many chunks it is in."""
-    for done, trajectory in enumerate(trajectories, 1):
-        statistics.update(trajectory.actions)
-        report("statistics", done, len(trajectories))
+def take_statistics(trajectories: Trajectories, cut: Cut, statistics: NormalizerStatistics, report: Report) -> None:
+    """Of every step once, however many chunks it is in.
+
+    Of relative actions, which differ from chunk to chunk, of every step of every chunk.
+    """
+    noted = _noted(trajectories, "statistics", report)
+    if cut.relative is None:
+        for trajectory in noted:
+            statistics.update(trajectory.actions)
+    else:
+        for chunks in cut.model_chunks(noted):
+            statistics.update(chunks)
 
 
 def sample_chunks(
     trajectories: Trajectories,
-    horizon: int,
-    stride: int,
+    cut: Cut,
     max_chunks: int,
+    seed: int,
     statistics: NormalizerStatistics | None,
     report: Report,
 ) -> ChunkSample:
     """A uniform sample of the chunks. Takes the statistics of all trajectories on the way."""
 
-    def noted() -> Iterator[Trajectory]:
-        for done, trajectory in enumerate(trajectories, 1):
-            if statistics is not None:
+    def counted() -> Iterator[Trajectory]:
+        for trajectory in _noted(trajectories, "sample", report):
+            if statistics is not None and cut.relative is None:
                 statistics.update(trajectory.actions)
-            report("sample", done, len(trajectories))
             yield trajectory
 
-    sample = ChunkSample(max_chunks)
-    for block in chunk_blocks(iterate_windows(noted(), horizon, stride)):
+    sample = ChunkSample(max_chunks, seed)
+    for block in chunk_blocks(cut.model_chunks(counted())):
+        if statistics is not None and cut.relative is not None:
+            statistics.update(block.rows)
         sample.add(block)
     return sample
 
 
+def _noted(trajectories: Trajectories, stage: str, report: Report) -> Iterator[Trajectory]:
+    for done, trajectory in enumerate(trajectories, 1):
+        report(stage, done, len(trajectories))
+        yield trajectory
+
+
 def iterate_windows(trajectories: Iterable[Trajectory], horizon: int, stride: int) -> Iterator[NDArray[np.floating]]:
     """Chunks (N_i, T, D) of one trajectory after the other; shorter ones have none, long ones come in parts."""
-    for trajectory in trajectories:
-        actions = trajectory.actions
-        rows = stride * max(1, _WINDOW_VALUES // (horizon * actions.shape[1]))  # from one part's start to the next
-        for first in range(0, len(actions) - horizon + 1, rows):
-            yield windows(actions[first : first + rows - stride + horizon], horizon, stride)
-
-
-def gathered_windows(trajectories: Iterable[Trajectory], horizon: int, stride: int) -> Iterator[NDArray[np.floating]]:
-    """The same of several episodes at a time, as a training loop would batch them: at least 1,024 but for the last."""
-    gathered: list[NDArray[np.floating]] = []
-    count = 0
-    for chunks in iterate_windows(trajectories, horizon, stride):
-        gathered.append(chunks)
-        count += len(chunks)
-        if count >= 1024:
-            yield np.concatenate(gathered)
-            gathered, count = [], 0
-    if gathered:
-        yield np.concatenate(gathered)
-
-
-def count_windows(lengths: NDArray[np.int64], horizon: int, stride: int) -> NDArray[np.int64]:
-    """(E,): chunks that `iterate_windows` cuts from trajectories of these lengths."""
-    return np.maximum(0, (lengths - horizon) // stride + 1)
+    return Cut(horizon, stride).model_chunks(trajectories)
 
 
 def peak_memory_mib() -> float | None:
