@@ -44,6 +44,19 @@ from fast_tokenizer.spec import TokenizerSpec
 
 Pair = tuple[int, int]
 
+# ---- Relative actions --------------------------------------------------------------------------------
+
+
+def origin(spec: TokenizerSpec, D: int, state: NDArray[np.floating] | None) -> NDArray[np.float64]:
+    """(D,): what each dimension of a chunk is counted from: a column of the state at its start, or 0."""
+    values = np.zeros(D)
+    if spec.relative is not None:
+        assert state is not None
+        for d, column in zip(spec.relative.dimensions, spec.relative.state_columns, strict=True):
+            values[d] = state[column]
+    return values
+
+
 # ---- Normalisation -----------------------------------------------------------------------------------
 
 
@@ -407,8 +420,9 @@ class Encoded(NamedTuple):
     clipped: int
 
 
-def encode(chunk: NDArray[np.floating], spec: TokenizerSpec) -> Encoded:
-    """Chunk (T, D), raw units, to token ids."""
+def encode(chunk: NDArray[np.floating], spec: TokenizerSpec, state: NDArray[np.floating] | None = None) -> Encoded:
+    """Chunk (T, D), raw units, to token ids; `state` (S,) is that at its start, for relative dimensions."""
+    chunk = chunk - origin(spec, chunk.shape[1], state)
     symbols, saturated, clipped = quantize(chunk, spec)
     parse = encode_bpe if spec.parsing == "bpe" else encode_shortest
     return Encoded(parse(arrange(symbols, spec), _pairs(spec), spec.alphabet_size), saturated, clipped)
@@ -423,14 +437,17 @@ class Decoded(NamedTuple):
     extra: int
 
 
-def decode(ids: Sequence[int], spec: TokenizerSpec, T: int, D: int) -> Decoded:
+def decode(
+    ids: Sequence[int], spec: TokenizerSpec, T: int, D: int, state: NDArray[np.floating] | None = None
+) -> Decoded:
     """Token ids to the chunk (T, D), raw units. Any ids have a result.
 
     Ids outside the vocabulary are dropped, missing symbols are coefficient 0, and symbols too many are cut off.
     """
     known = [i for i in ids if 0 <= i < spec.vocab_size]
     symbols, missing, extra = rearrange(expand(known, _pairs(spec), spec.alphabet_size), spec, T, D)
-    return Decoded(dequantize(symbols, spec), len(ids) - len(known), missing, extra)
+    chunk = dequantize(symbols, spec) + origin(spec, D, state)
+    return Decoded(chunk, len(ids) - len(known), missing, extra)
 
 
 def _pairs(spec: TokenizerSpec) -> list[Pair]:

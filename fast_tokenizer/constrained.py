@@ -58,7 +58,7 @@ class TokenGrammar:
             ValueError: No `FastTokenizer`; a bound that no character has, or one for a native vocabulary.
         """
         _check_tokenizer(tokenizer)
-        spec = tokenizer.spec
+        spec = tokenizer.one_spec
         if isinstance(spec, TokenizerSpec):
             if max_coefficient is not None:
                 raise ValueError("a native vocabulary has no coefficients beyond its fitted range: no max_coefficient")
@@ -248,7 +248,7 @@ class ActionGrammar:
         _check_tokenizer(tokenizer)
         horizon = tokenizer._shape("time_horizon", time_horizon, tokenizer.spec.time_horizon)
         dims = tokenizer._shape("action_dim", action_dim, tokenizer.spec.action_dim)
-        spec = tokenizer.spec
+        spec = tokenizer.one_spec
         per_dimension = isinstance(spec, TokenizerSpec) and spec.end_of_block == "dimension"
         block = horizon if per_dimension else horizon * dims
         return cls(TokenGrammar.of(tokenizer, max_coefficient), horizon * dims, max_tokens, block=block)

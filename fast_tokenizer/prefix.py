@@ -213,7 +213,7 @@ def _beginning(
     unknown = ids[(ids < 0) | (ids >= tokenizer.vocab_size)]
     if len(unknown):
         raise DecodeError(chunk, "unknown token id", int(unknown[0]), tokenizer.vocab_size)
-    spec = tokenizer.spec
+    spec = tokenizer.one_spec
     if isinstance(spec, TokenizerSpec):
         placed = place(tokenizer.symbols(ids), spec, T, D)
         if placed.extra:

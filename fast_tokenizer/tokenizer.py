@@ -529,12 +529,22 @@ class FastTokenizer:
             return self
         return FastTokenizer(replace(self.spec, relative=None))
 
+    @property
+    def one_spec(self) -> TokenizerSpec | PublishedSpec:
+        """The spec, for what makes sense for one embodiment only.
+
+        Raises:
+            ValueError: There are several; names them.
+        """
+        if isinstance(self.spec, MixtureSpec):
+            self.spec.require_one()
+        return self.spec
+
     def _one(self, embodiment: str | None) -> FastTokenizer:
         """The tokenizer that a call is about."""
         if embodiment is not None:
             return self.embodiment(embodiment)
-        if isinstance(self.spec, MixtureSpec):
-            self.spec.require_one()
+        self.one_spec  # noqa: B018  # raises, where there are several
         return self
 
     def _mixture(self) -> MixtureSpec:
@@ -795,9 +805,10 @@ class FastTokenizer:
         array = TokenBatch.from_lists([ids]).ids
         known = self._known(array, errors)
         symbols = self._codec.expand(known).astype(np.int32)
-        if isinstance(self._spec, TokenizerSpec) and not self._spec.has_plain_layout:
-            horizon = self._shape("time_horizon", time_horizon, self._spec.time_horizon)
-            placed = place(symbols, self._spec, horizon, self._shape("action_dim", action_dim, self._spec.action_dim))
+        spec = self.one_spec
+        if isinstance(spec, TokenizerSpec) and not spec.has_plain_layout:
+            horizon = self._shape("time_horizon", time_horizon, spec.time_horizon)
+            placed = place(symbols, spec, horizon, self._shape("action_dim", action_dim, spec.action_dim))
             values, broken = placed.coefficients.reshape(-1), np.zeros(placed.coefficients.size, np.bool_)
             misplaced = f"{placed.missing} coefficients missing, {placed.extra} symbols too many"
             whole = placed.missing == placed.extra == 0

@@ -428,8 +428,8 @@ def inspect(model: Model, as_json: JsonOption = False) -> None:
     tokenizer = FastTokenizer.load(model)
     spec = tokenizer.spec
     lengths = tokenizer.expansion_lengths
-    zero_runs = [int(n) for t, n in enumerate(lengths) if _stands_for_zeros(tokenizer, t)]
     members = [tokenizer.embodiment(name) for name in tokenizer.embodiments] or [tokenizer]
+    zero_runs = [int(n) for t, n in enumerate(lengths) if _stands_for_zeros(members[0], t)]
     facts: dict[str, Any] = {
         "fingerprint": tokenizer.fingerprint(),
         "vocab_size": spec.vocab_size,
