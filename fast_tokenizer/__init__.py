@@ -18,10 +18,12 @@ from typing import Any
 from fast_tokenizer import _core
 from fast_tokenizer.chunk import Trajectory, windows
 from fast_tokenizer.errors import ArtefactError, DecodeError, DecodeRepairWarning, EncodeLossWarning
-from fast_tokenizer.fitting import FitSummary
+from fast_tokenizer.fitting import EmbodimentData, FitSummary
 from fast_tokenizer.max_len import MaxLenReport, recommend_max_len
+from fast_tokenizer.mixture import MixtureSpec
 from fast_tokenizer.normalize import Normalizer
 from fast_tokenizer.prompt import ExtractedTokens, PromptBatch, PromptBuilder
+from fast_tokenizer.relative import Relative
 from fast_tokenizer.spec import TokenizerSpec
 from fast_tokenizer.statistics import NormalizerStatistics
 from fast_tokenizer.tokenizer import DecodeStatus, FastTokenizer
@@ -35,15 +37,18 @@ __all__ = [
     "DecodeError",
     "DecodeRepairWarning",
     "DecodeStatus",
+    "EmbodimentData",
     "EncodeLossWarning",
     "ExtractedTokens",
     "FastTokenizer",
     "FitSummary",
     "MaxLenReport",
+    "MixtureSpec",
     "Normalizer",
     "NormalizerStatistics",
     "PromptBatch",
     "PromptBuilder",
+    "Relative",
     "Slot",
     "TokenBatch",
     "TokenizerSpec",

@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,7 @@ class EmbodimentSummary:
     outside: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class EmbodimentData:
     """One embodiment's data for `FastTokenizer.fit_mixture`; all but `weight` as for `FastTokenizer.fit`.
 
@@ -94,6 +94,7 @@ class EmbodimentData:
     """
 
     chunks: ChunksLike
+    _: KW_ONLY
     weight: float | None = None
     scale: float | Sequence[float] = 10.0
     normalize: Normalizer | NormalizerKind | None = None
