@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fast_tokenizer import Trajectory, chunk, windows
-from fast_tokenizer.chunk import chunk_blocks, one_block
+from fast_tokenizer.chunk import chunk_blocks, count_windows, one_block
 
 
 def exact_match(text):
@@ -27,6 +27,31 @@ def test_windows_are_slices_at_every_stride(length, horizon, stride, dims):
     assert cut.dtype == np.float32
     assert cut.flags.c_contiguous
     assert all((a == b).all() for a, b in zip(cut, slices, strict=True))
+
+
+@given(st.integers(0, 30), st.integers(1, 12), st.integers(1, 12), st.integers(1, 3))
+def test_windows_over_the_end_repeat_the_last_action(length, horizon, stride, dims):
+    actions = np.arange(length * dims, dtype=np.float32).reshape(length, dims)
+    steps = [[min(start + t, length - 1) for t in range(horizon)] for start in range(0, length, stride)]
+    cut = windows(actions, horizon, stride, episode_end="repeat-last")
+    assert cut.shape == (len(steps), horizon, dims)
+    assert cut.dtype == np.float32
+    assert all((a == actions[b]).all() for a, b in zip(cut, steps, strict=True))
+
+
+@given(st.lists(st.integers(0, 40), min_size=1), st.integers(1, 12), st.integers(1, 12))
+def test_windows_are_counted_without_cutting_them(lengths, horizon, stride):
+    for rule in ("drop", "repeat-last"):
+        counts = count_windows(np.array(lengths), horizon, stride, rule)
+        assert counts.tolist() == [len(windows(np.zeros((n, 1)), horizon, stride, episode_end=rule)) for n in lengths]
+
+
+@pytest.mark.parametrize("rule", ["repeat_last", "", None])
+def test_there_are_two_rules_for_ends(rule):
+    with pytest.raises(
+        ValueError, match=exact_match(f"episode_end must be one of ('drop', 'repeat-last'), got {rule!r}")
+    ):
+        windows(np.zeros((5, 2)), 2, episode_end=rule)
 
 
 @pytest.mark.parametrize(("horizon", "stride"), [(3, 1), (3, 2), (1, 1), (3, 3), (6, 1), (3, 9)], ids=lambda n: str(n))

@@ -211,6 +211,41 @@ def test_no_more_is_held_than_said_and_nothing_of_the_blocks():
     assert sum(len(b) for b in sample.drain()) == 100
 
 
+@pytest.mark.parametrize("form", ["array", "list", "re-iterable"])
+def test_a_share_is_a_sample_of_that_size(form):
+    options = {"vocab_size": 512, "normalize": "quantile"}
+    for share, count in ((0.25, 100), (0.001, 1), (1.0, N)):
+        tok = FastTokenizer.fit(FORMS[form](CHUNKS), sample_fraction=share, **options)
+        assert (tok.fit_summary.chunks, tok.fit_summary.chunks_left_out) == (count, N - count)
+        assert tok == FastTokenizer.fit(CHUNKS, max_chunks=count, **options)
+    assert tok == FastTokenizer.fit(CHUNKS, **options)
+
+
+def test_the_seed_decides_the_sample():
+    first, again, other = (FastTokenizer.fit(CHUNKS, 512, sample_fraction=0.25, seed=seed) for seed in (3, 3, 4))
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sample_fraction": 0.0}, r"^sample_fraction must lie in \(0, 1\], got 0.0$"),
+        ({"sample_fraction": 1.1}, r"^sample_fraction must lie in \(0, 1\], got 1.1$"),
+        ({"sample_fraction": float("nan")}, r"^sample_fraction must lie in \(0, 1\], got nan$"),
+        ({"sample_fraction": 0.5, "max_chunks": 3}, "^give max_chunks or sample_fraction, not both$"),
+        ({"seed": -1}, "^seed must be at least 0, got -1$"),
+    ],
+)
+def test_bad_samples_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        FastTokenizer.fit(CHUNKS, 512, **options)
+
+
+def test_a_share_of_an_iterator_is_not_known():
+    with pytest.raises(ValueError, match="sample_fraction needs chunks that can be counted first; give max_chunks"):
+        FastTokenizer.fit(iter(CHUNKS), 512, sample_fraction=0.5)
+
+
 def test_chunks_of_differing_horizon_are_sampled_whole():
     sample = ChunkSample(50)
     for i in range(0, N, 16):

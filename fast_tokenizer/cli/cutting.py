@@ -81,7 +81,7 @@ class Cut:
                 is_whole = len(part) == (n - 1) * self.stride + self.horizon
                 chunks = windows(part, self.horizon, self.stride, episode_end="drop" if is_whole else self.episode_end)
                 starts = slice(start, start + (n - 1) * self.stride + 1, self.stride)
-                yield Windows(chunks, None if state is None else state[starts])
+                yield Windows(chunks[:n], None if state is None else state[starts])
 
     def gathered(self, trajectories: Iterable[Trajectory]) -> Iterator[Windows]:
         """The same of several trajectories at a time, as a training loop would batch them: but for the last, 1,024."""
