@@ -17,6 +17,7 @@ from typing import Any
 
 from fast_tokenizer import _core
 from fast_tokenizer.chunk import Trajectory, windows
+from fast_tokenizer.decode_status import DecodeStatus
 from fast_tokenizer.errors import ArtefactError, DecodeError, DecodeRepairWarning, EncodeLossWarning
 from fast_tokenizer.fitting import EmbodimentData, FitSummary
 from fast_tokenizer.max_len import MaxLenReport, recommend_max_len
@@ -26,7 +27,7 @@ from fast_tokenizer.prompt import ExtractedTokens, PromptBatch, PromptBuilder
 from fast_tokenizer.relative import Relative
 from fast_tokenizer.spec import TokenizerSpec
 from fast_tokenizer.statistics import NormalizerStatistics
-from fast_tokenizer.tokenizer import DecodeStatus, FastTokenizer
+from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
 from fast_tokenizer.vlm import Slot, VlmVocab
 

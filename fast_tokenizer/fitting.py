@@ -324,7 +324,9 @@ def weighted(parts: Sequence[FitPart], weights: Sequence[float], report: Progres
     available: list[int] = []
     a_chunk: list[float] = []
     for part in parts:
-        chunks = list(part.chunks) if isinstance(part.chunks, Iterator) else part.chunks
+        chunks = part.chunks
+        if isinstance(chunks, Iterator):  # which may fill one buffer again and again
+            chunks = [array for block in chunk_blocks(chunks) for array in block.rectangles()]
         count = coefficients = 0
         for block in chunk_blocks(chunks):
             count, coefficients = count + len(block), coefficients + block.values.size

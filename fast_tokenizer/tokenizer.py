@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
@@ -17,6 +17,7 @@ from fast_tokenizer import format as artefact
 from fast_tokenizer._arguments import MAX_ACTION_DIM, check_errors, integer, thread_count
 from fast_tokenizer._core import MAX_HORIZON
 from fast_tokenizer.chunk import ChunksLike, one_block
+from fast_tokenizer.decode_status import DecodeStatus
 from fast_tokenizer.errors import ArtefactError, DecodeError, DecodeRepairWarning
 from fast_tokenizer.fitting import (
     EmbodimentData,
@@ -48,56 +49,6 @@ Spec: TypeAlias = "TokenizerSpec | MixtureSpec | PublishedSpec"
 def default_file(order: Order) -> str:
     """Name of the bundled artefact."""
     return f"default_{order.replace('-', '_')}.json"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DecodeStatus:
-    """What decoding did to each of N chunks; all counts are (N,) int64.
-
-    Attributes:
-        unknown: Ids outside the vocabulary, dropped.
-        missing: Symbols that were filled with coefficient 0.
-        extra: Symbols that were cut off.
-        expected: Symbols that the chunk has: T * D.
-        broken: Of a published tokenizer: characters of which the ids hold a part only, replaced by coefficient 0.
-        clamped: Of a published tokenizer: coefficients of a chunk that is not `ok`, cut to what its vocabulary was
-            fitted on.
-    """
-
-    unknown: NDArray[np.int64]
-    missing: NDArray[np.int64]
-    extra: NDArray[np.int64]
-    expected: NDArray[np.int64]
-    broken: NDArray[np.int64]
-    clamped: NDArray[np.int64]
-
-    @property
-    def ok(self) -> NDArray[np.bool_]:
-        """(N,) bool: the ids described the chunk exactly."""
-        ok: NDArray[np.bool_] = (self.unknown == 0) & (self.missing == 0) & (self.extra == 0) & (self.broken == 0)
-        return ok
-
-    @property
-    def any_malformed(self) -> bool:
-        """Some chunk is not `ok`."""
-        return bool(self.unknown.any() or self.missing.any() or self.extra.any() or self.broken.any())
-
-    def describe(self, chunk: int) -> str:
-        """One line about one chunk."""
-        if self.ok[chunk]:
-            return f"chunk {chunk}: well-formed"
-        parts = [
-            f"{counts[chunk]} {what}"
-            for counts, what in (
-                (self.unknown, "unknown ids dropped"),
-                (self.broken, "broken characters replaced by coefficient 0"),
-                (self.missing, f"of {self.expected[chunk]} symbols missing, filled with 0"),
-                (self.extra, f"symbols beyond {self.expected[chunk]} cut off"),
-                (self.clamped, "coefficients clamped"),
-            )
-            if counts[chunk]
-        ]
-        return f"chunk {chunk}: " + ", ".join(parts)
 
 
 class FastTokenizer:
@@ -544,7 +495,8 @@ class FastTokenizer:
         """The tokenizer that a call is about."""
         if embodiment is not None:
             return self.embodiment(embodiment)
-        self.one_spec  # noqa: B018  # raises, where there are several
+        if isinstance(self.spec, MixtureSpec):
+            self.spec.require_one()
         return self
 
     def _mixture(self) -> MixtureSpec:

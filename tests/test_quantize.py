@@ -420,6 +420,26 @@ def test_corpus_trains_on_the_symbols_of_the_range(D, T, kind, lowest, highest, 
     assert [tuple(pair) for pair in merges.tolist()] == expected
 
 
+def test_a_corpus_takes_chunks_of_several_embodiments():
+    """Each by its own scale and normaliser, with its own D; the dead zone is that of all."""
+    chunks = {D: make_chunks(next(iter(DATA)), (5, 9, D), seed=D) for D in (2, 5)}
+    own = {
+        D: {"scale": [float(D)], **native_normalizer(Normalizer("min-max", np.full(D, 0.1), np.full(D, 0.5), clip=1.0))}
+        for D in chunks
+    }
+    together = Corpus([99.0], dead_zone=0.7)
+    expected = np.zeros(0, np.int64)
+    for D, values in chunks.items():
+        alone = Corpus(**own[D], dead_zone=0.7)
+        alone.add(values)
+        together.add(values, **own[D])
+        expected = np.concatenate([expected, np.repeat(*alone.histogram())])
+    assert np.array_equal(np.repeat(*together.histogram()), np.sort(expected))
+    assert (together.chunks, together.symbols) == (10, 45 * 7)
+    with pytest.raises(ValueError, match="a normalizer goes with a scale"):
+        together.add(chunks[2], center=[0.0, 0.0], half_range=[1.0, 1.0])
+
+
 def test_corpus_keeps_count_of_what_lies_beyond_the_maximum():
     chunks = np.array([40_000.0, -40_000.0, MAX_COEFFICIENT, -MAX_COEFFICIENT, 0.0])[None, None]
     corpus = Corpus([1.0])
