@@ -150,8 +150,10 @@ class Again:
         return iter(np.split(self.chunks, 6))
 
 
-@pytest.mark.parametrize("form", [as_list, Again, iter, as_ragged], ids=lambda f: f.__name__)
-def test_every_form_of_chunks_is_fitted_alike(form):
+@pytest.mark.parametrize("values", [1, 7 * T * D, 1 << 22])
+@pytest.mark.parametrize("form", [np.array, as_list, Again, iter, as_ragged], ids=lambda f: f.__name__)
+def test_every_form_of_chunks_is_fitted_alike(form, values, monkeypatch):
+    monkeypatch.setattr("fast_tokenizer.chunk._BLOCK_VALUES", values)
     tok = FastTokenizer.fit(form(CHUNKS), 2000, normalize="quantile", relative=[0, 2], state=STATE)
     plain = FastTokenizer.fit(form(subtracted()), 2000, normalize="quantile")
     assert tok.without_relative() == plain
