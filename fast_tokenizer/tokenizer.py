@@ -229,7 +229,7 @@ class FastTokenizer:
         min_frequency: int = 2,
         range_quantile: float = 1.0,
         order: Order = "frequency-first",
-        end_of_block: EndOfBlock | None = None,
+        end_of_block: EndOfBlock | None = "chunk",
         parsing: Parsing = "bpe",
         dead_zone: float = 0.5,
         max_token_symbols: int = 1024,

@@ -114,6 +114,8 @@ def read_mixture(path: Path) -> MixtureConfig:
     holdout = values.pop("holdout", 0.2)
     if "memory_budget" in values:
         values["memory_budget"] = parse_bytes(str(values["memory_budget"]))
+    if values.get("end_of_block") == "none":  # TOML has no null
+        values["end_of_block"] = None
     has_weights = check_weights(weights)
     return MixtureConfig(tuple(entries), weights if has_weights else None, holdout, values)
 
