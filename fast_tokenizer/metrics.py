@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fast_tokenizer.normalize import Normalizer
 from fast_tokenizer.tokenizer import FastTokenizer
 
 
@@ -128,7 +129,11 @@ def evaluate(tokenizer: FastTokenizer, chunks: Iterable[NDArray[np.floating]]) -
 
 def normalized_unit(tokenizer: FastTokenizer, dims: int) -> NDArray[np.float64]:
     """(D,) factor from raw to normalised errors; 0 for a constant dimension, which has no unit."""
-    normalizer = tokenizer.spec.normalizer
+    return half_range_inverse(tokenizer.spec.normalizer, dims)
+
+
+def half_range_inverse(normalizer: Normalizer | None, dims: int) -> NDArray[np.float64]:
+    """The same of a normaliser; None leaves errors as they are."""
     if normalizer is None:
         return np.ones(dims)
     return np.where(normalizer.constant, 0.0, 1.0 / np.where(normalizer.constant, 1.0, normalizer.half_range))

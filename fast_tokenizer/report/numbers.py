@@ -1,0 +1,211 @@
+"""All that a report says, as numbers; nothing here draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from fast_tokenizer.max_len import MaxLenReport, recommend_max_len
+from fast_tokenizer.prefix import PrefixErrors, prefix_errors
+from fast_tokenizer.report.edits import Edits, robustness_to_edits
+from fast_tokenizer.report.pipeline import Pipeline
+from fast_tokenizer.report.rates import NATIVE, RateDistortion, ScaleSuggestion, rate_distortion, suggest_scale
+from fast_tokenizer.report.reconstruction import Reconstruction, reconstruct
+from fast_tokenizer.report.sample import Sample
+from fast_tokenizer.report.spectrum import Spectrum, spectrum
+from fast_tokenizer.report.usage import TokenUsage, token_usage
+from fast_tokenizer.spec import TokenizerSpec
+
+#: Told of a stage, the work done and the work to do.
+Progress = Callable[[str, int, int | None], None]
+
+#: Tokens whose beginnings are decoded, and sequences that are harmed, at most.
+_PREFIX_TOKENS, _PREFIX_CHUNKS, _EDIT_CHUNKS, _EDIT_DRAWS = 20_000, 200, 200, 3
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What was measured, on what.
+
+    Attributes:
+        fingerprint: Of the tokenizer.
+        kind: "native" or "published".
+        vocab_size: Ids.
+        merges: Those of them that merges made.
+        scale: One, or one per dimension.
+        normalizer: Its kind; "none", or "before: KIND" where it is not the tokenizer's own.
+        time_horizon: Steps T of the chunks.
+        action_dim: Dimensions D.
+        hz: Control rate, or None.
+        dimension_names: D names; numbers where the data has none.
+        measured_on: "held-out episodes", "fitted episodes" (which are all that there are), or "given chunks".
+        episodes: Episodes that the chunks lie in.
+        chunks_drawn_from: Chunks that there were to draw from.
+    """
+
+    fingerprint: str
+    kind: str
+    vocab_size: int
+    merges: int
+    scale: float | tuple[float, ...]
+    normalizer: str
+    time_horizon: int
+    action_dim: int
+    hz: float | None
+    dimension_names: tuple[str, ...]
+    measured_on: str
+    episodes: int
+    chunks_drawn_from: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReportNumbers:
+    """One attribute a section of the report."""
+
+    about: About
+    reconstruction: Reconstruction
+    rates: RateDistortion
+    spectrum: Spectrum
+    usage: TokenUsage
+    prefix: PrefixErrors | None
+    prefix_left_out: int
+    edits: Edits
+    scale: ScaleSuggestion
+    max_len: MaxLenReport
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: lerobot's fields at the top, the sections beneath them."""
+        reconstruction = self.reconstruction
+        return {
+            **_plain(reconstruction.headline),
+            "about": _plain(self.about),
+            "dimensions": _plain(reconstruction.dimensions),
+            "token_lengths": reconstruction.token_lengths.tolist(),
+            "typical_chunk": _plain(reconstruction.typical),
+            "worst_chunk": _plain(reconstruction.worst),
+            "rate_distortion": _plain(self.rates),
+            "spectrum": _plain(self.spectrum),
+            "usage": _plain(self.usage),
+            "prefix_errors": None if self.prefix is None else _plain(self.prefix),
+            "prefix_chunks_left_out": self.prefix_left_out,
+            "edits": _plain(self.edits),
+            "suggested_scale": _plain(self.scale),
+            "suggested_max_length": self.max_len.recommended,
+            "max_length_truncates": {str(m): self.max_len.truncated(m) for m in self.max_len.candidates},
+        }
+
+
+def measure(
+    pipeline: Pipeline,
+    sample: Sample,
+    fitted: Sample,
+    *,
+    measured_on: str,
+    hz: float | None = None,
+    dimension_names: Sequence[str] | None = None,
+    max_rmse: float | None = None,
+    progress: Progress = lambda *_: None,
+) -> ReportNumbers:
+    """Measures everything.
+
+    Args:
+        pipeline: The tokenizer, and what is done to actions before it.
+        sample: Chunks to measure on.
+        fitted: Chunks to refit on for the curves over scales; `sample` itself where there are no others.
+        measured_on: What `sample` is, in words.
+        hz: Control rate.
+        dimension_names: D names; None: dimensions are numbered.
+        max_rmse: Error that the suggested scale is to keep to, in normalised units. None: the knee.
+        progress: Told how far each stage is.
+
+    Raises:
+        ValueError: The tokenizer does not take the chunks.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> chunks = np.cumsum(rng.normal(0, 0.02, (200, 50, 7)), axis=1)
+        >>> tok = FastTokenizer.fit(chunks[:100], vocab_size=256)
+        >>> numbers = measure(
+        ...     Pipeline(tok), Sample.of_chunks(chunks[100:]), Sample.of_chunks(chunks[:100]), measured_on="given chunks"
+        ... )
+        >>> numbers.reconstruction.headline.chunks, numbers.reconstruction.worst.place
+        (100, 'chunk 22, step 0')
+    """
+    chunks = sample.chunks
+    count, horizon, dims = chunks.shape
+    names = tuple(dimension_names or pipeline.tokenizer.spec.dimension_names or map(str, range(dims)))
+    progress("encode and decode", 0, None)
+    reconstruction, tokens = reconstruct(pipeline, sample, names)
+    decoded, status = pipeline.decode(tokens, horizon, dims)
+    rates = rate_distortion(
+        pipeline,
+        fitted.chunks,
+        chunks,
+        separate_episodes=fitted is not sample,
+        progress=lambda done, total: progress("refit over scales", done, total),
+    )
+    prefix_chunks = chunks[status.ok][_spread(int(status.ok.sum()), _prefix_chunks(tokens.lengths))]
+    progress("prefixes", 0, None)
+    prefix = prefix_errors(pipeline.tokenizer, [pipeline.inputs(prefix_chunks)]) if len(prefix_chunks) else None
+    progress("edits", 0, None)
+    edits = robustness_to_edits(pipeline, chunks[_spread(count, _EDIT_CHUNKS)], _EDIT_DRAWS)
+    return ReportNumbers(
+        about=_about(pipeline, sample, names, hz, measured_on),
+        reconstruction=reconstruction,
+        rates=rates,
+        spectrum=spectrum(
+            pipeline.normalized(chunks), pipeline.normalized(decoded), hz, np.atleast_1d(pipeline.tokenizer.spec.scale)
+        ),
+        usage=token_usage(pipeline.tokenizer, tokens.ids, count, horizon * dims),
+        prefix=prefix,
+        prefix_left_out=int((~status.ok).sum()),
+        edits=edits,
+        scale=suggest_scale(rates.curve(NATIVE).points, max_rmse),
+        max_len=recommend_max_len(tokens.lengths),
+    )
+
+
+def _about(
+    pipeline: Pipeline, sample: Sample, names: tuple[str, ...], hz: float | None, measured_on: str
+) -> About:
+    spec, normalizer = pipeline.tokenizer.spec, pipeline.normalizer
+    kind = "none" if normalizer is None else normalizer.kind
+    return About(
+        fingerprint=pipeline.tokenizer.fingerprint(),
+        kind="native" if isinstance(spec, TokenizerSpec) else "published",
+        vocab_size=spec.vocab_size,
+        merges=len(spec.merges),
+        scale=spec.scale,
+        normalizer=kind if pipeline.before is None else f"before: {kind}",
+        time_horizon=sample.chunks.shape[1],
+        action_dim=sample.chunks.shape[2],
+        hz=hz,
+        dimension_names=names,
+        measured_on=measured_on,
+        episodes=sample.episodes,
+        chunks_drawn_from=sample.drawn_from,
+    )
+
+
+def _prefix_chunks(lengths: np.ndarray[Any, np.dtype[np.int64]]) -> int:
+    """Every beginning of a chunk is decoded: of long ones, fewer are taken."""
+    return int(np.clip(_PREFIX_TOKENS / max(1.0, float(lengths.mean())), 10, _PREFIX_CHUNKS))
+
+
+def _spread(count: int, most: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Up to `most` of so many numbers, evenly spread."""
+    return np.linspace(0, count - 1, min(most, count)).astype(np.int64)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses and arrays as JSON has them."""
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value

@@ -1,0 +1,395 @@
+"""The page: one HTML file that needs nothing else, neither scripts nor network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib import resources
+from string import Template
+
+from fast_tokenizer.report.figures import Picture
+from fast_tokenizer.report.numbers import ReportNumbers
+from fast_tokenizer.report.rates import NAIVE, NATIVE, PUBLISHED, RatePoint
+from fast_tokenizer.report.usage import RENYI_ALPHA
+
+_PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>$title</title>
+<style>
+$css</style>
+</head>
+<body>
+<main>
+$body
+</main>
+</body>
+</html>
+""")
+
+
+def render(numbers: ReportNumbers, pictures: Mapping[str, Picture], *, title: str, notes: Sequence[str] = ()) -> str:
+    """The page's HTML.
+
+    Args:
+        numbers: What `measure` found.
+        pictures: What `figures.draw` drew of it.
+        title: Its heading, such as the tokenizer's name and the data's.
+        notes: What the reader should know besides, such as episodes that were left out.
+    """
+    css = resources.files("fast_tokenizer.report").joinpath("page.css").read_text()
+    body = [_head(numbers, title, notes)]
+    body += [
+        section(numbers, pictures)
+        for section in (_rates, _spectrum, _lengths, _usage, _chunks, _dimensions, _prefix, _losses, _edits)
+    ]
+    body.append(_foot(numbers))
+    return _PAGE.substitute(title=escape(title), css=css, body="\n".join(body))
+
+
+# ---- Sections ----------------------------------------------------------------------------------------
+
+
+def _head(numbers: ReportNumbers, title: str, notes: Sequence[str]) -> str:
+    about, h, scale = numbers.about, numbers.reconstruction.headline, numbers.scale
+    rate = "" if about.hz is None else f" at {about.hz:g} Hz"
+    facts = (
+        f"{h.chunks:,} chunks of {about.time_horizon} steps x {about.action_dim} dimensions{rate}, drawn from "
+        f"{about.chunks_drawn_from:,} of {about.episodes:,} {_episodes(about.measured_on, about.episodes)}. "
+        f"Tokenizer: {about.kind}, {about.vocab_size:,} ids, scale {_scale(about.scale)}, "
+        f"normaliser {about.normalizer}."
+    )
+    tiles = (
+        ("tokens a chunk", f"{h.mean_token_length:.1f}", f"99th percentile {h.p99_token_length:g}"),
+        ("fewer than values", f"{h.compression_ratio:.1f} x", f"naive binning takes {about.time_horizon * about.action_dim}"),
+        ("bits an action value", f"{numbers.usage.bits_per_action:.2f}", f"{numbers.usage.bits_per_chunk:.0f} bits a chunk"),
+        ("RMSE, normalised", _number(h.reconstruction_rmse), f"mean absolute {_number(h.reconstruction_mae)}"),
+        ("largest error, normalised", _number(h.reconstruction_max_abs_error), "of one value, in all chunks"),
+        ("encode / decode a chunk", _seconds(h.mean_encode_time_sec), f"{_seconds(h.mean_decode_time_sec)} to decode"),
+        (
+            "suggested scale",
+            "none" if scale.scale is None else f"{scale.scale:g}",
+            scale.rule
+            if scale.scale is None
+            else f"{scale.mean_token_length:.1f} tokens at RMSE {_number(scale.reconstruction_rmse or 0)}: {scale.rule}",
+        ),
+        (
+            "suggested max length",
+            f"{numbers.max_len.recommended}",
+            "action tokens; truncates no chunk measured; a multiple of 8. A prompt comes on top",
+        ),
+    )
+    boxes = "".join(
+        f'<div class="tile"><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>'
+        for name, value, note in tiles
+    )
+    found = [*_findings(numbers), *notes]
+    listed = "".join(f"<li>{escape(note)}</li>" for note in found)
+    box = f'<ul class="notes">{listed}</ul>' if found else ""
+    return f'<h1>{escape(title)}</h1>\n<p class="quiet facts">{escape(facts)}</p>\n<dl class="tiles">{boxes}</dl>\n{box}'
+
+
+def _episodes(measured_on: str, count: int) -> str:
+    """'held-out episodes', or 'held-out episode' of one."""
+    return measured_on.removesuffix("s") if count == 1 else measured_on
+
+
+def _findings(numbers: ReportNumbers) -> list[str]:
+    """What a reader must not miss."""
+    h, found = numbers.reconstruction.headline, []
+    coefficients = h.chunks * numbers.about.time_horizon * numbers.about.action_dim
+    if not numbers.rates.separate_episodes:
+        found.append("The refits of the curve over scales are measured on the chunks they were fitted on.")
+    if h.saturated:
+        found.append(
+            f"{h.saturated:,} of {coefficients:,} coefficients saturate: these chunks move more than what the tokenizer "
+            "was fitted on, and rounding alone does not explain their errors."
+        )
+    if h.clipped:
+        found.append(f"The normaliser cuts {h.clipped:,} of {coefficients:,} values.")
+    if h.dropped:
+        found.append(
+            f"The published vocabulary has no ids for {h.dropped:,} coefficients: {h.malformed_chunks:,} of {h.chunks:,} "
+            "chunks do not decode strictly, and were repaired to be measured."
+        )
+    return found
+
+
+def _rates(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
+    rates = numbers.rates
+    how = (
+        "Further down and to the left is better; along a curve the scale rises. Each point is fitted on "
+        f"{rates.fitted_chunks:,} chunks{' of other episodes' if rates.separate_episodes else ''}, with at most "
+        f"{rates.vocab_size:,} ids, and measured on the same {rates.measured_chunks:,} chunks; naive binning has equal "
+        "bins between each dimension's lowest and highest fitted value."
+    )
+    rows = [("this tokenizer", rates.tokenizer)]
+    rows += [(name, p) for name in (NATIVE, PUBLISHED, NAIVE) for p in rates.curve(name).points]
+    table = _table(
+        ("", "scale or bins", "tokens a chunk", "bits a chunk", "RMSE", "largest error", "lost"),
+        [(name, *_rate_cells(point)) for name, point in rows],
+    )
+    left_out = "".join(
+        f"<p class=quiet>Left out of {escape(c.name)}: {escape('; '.join(c.left_out))}.</p>"
+        for c in rates.curves
+        if c.left_out
+    )
+    note = (
+        "<p class=quiet>Lost: coefficients that saturate or that the published vocabulary has no ids for, and values "
+        "outside the bins.</p>"
+    )
+    return _section(
+        "rate-distortion",
+        "Rate and distortion",
+        how,
+        _figures(pictures, "rate_tokens", "rate_bits") + _comparison(numbers) + _details("All points", table + note + left_out),
+    )
+
+
+def _comparison(numbers: ReportNumbers) -> str:
+    """The published fit next to ours at the tokenizer's own scale, where the errors are the same by construction."""
+    setting = numbers.rates.tokenizer.setting
+    ours, theirs = (numbers.rates.curve(name).at(setting) for name in (NATIVE, PUBLISHED))
+    if ours is None or theirs is None:
+        return ""
+    more = 100 * (theirs.mean_token_length / ours.mean_token_length - 1)
+    lost = f", and loses {theirs.lost:,} coefficients where ours loses {ours.lost:,}" if theirs.lost != ours.lost else ""
+    return (
+        f"<p>At scale {setting:g} the published fit takes {theirs.mean_token_length:.1f} tokens a chunk, "
+        f"{abs(more):.1f} % {'more' if more >= 0 else 'fewer'} than the {ours.mean_token_length:.1f} of this library's "
+        f"fit on the same chunks{lost}.</p>"
+    )
+
+
+def _rate_cells(point: RatePoint) -> tuple[str, ...]:
+    return (
+        f"{point.setting:g}",
+        f"{point.mean_token_length:.1f}",
+        f"{point.bits_per_chunk:,.0f}",
+        _number(point.reconstruction_rmse),
+        _number(point.reconstruction_max_abs_error),
+        f"{point.lost:,}",
+    )
+
+
+def _spectrum(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
+    how = (
+        "Where the blue line is far above the dotted one, coefficients survive rounding and cost tokens; where it is "
+        "below, they become 0. Thin lines are single dimensions; red is what is lost."
+    )
+    return _section("energy", "Energy by frequency", how, _figures(pictures, "spectrum"))
+
+
+def _lengths(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
+    h, m = numbers.reconstruction.headline, numbers.max_len
+    how = "A model's maximum length must hold nearly all of the histogram; a long tail is expensive at inference."
+    lengths = _table(
+        ("tokens a chunk", "mean", "std", "min", "p50", "p99", "max"),
+        [
+            (
+                "",
+                f"{h.mean_token_length:.1f}",
+                f"{h.std_token_length:.1f}",
+                f"{h.min_token_length}",
+                f"{h.p50_token_length:g}",
+                f"{h.p99_token_length:g}",
+                f"{h.max_token_length}",
+            )
+        ],
+    )
+    truncated = _table(
+        ("max length (action tokens)", "chunks truncated", "share"),
+        [(f"{c}", f"{m.truncated(c):,}", f"{100 * m.truncated(c) / m.sequences:.2f} %") for c in m.candidates],
+    )
+    return _section("tokens", "Tokens a chunk", how, _figures(pictures, "token_lengths") + lengths + truncated)
+
+
+def _usage(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
+    u = numbers.usage
+    how = (
+        "A line that stays high far to the right means that the vocabulary is used evenly; ids that never occur, or "
+        "that stand for single symbols only, are wasted."
+    )
+    table = _table(
+        ("", ""),
+        (
+            ("ids used", f"{u.ids_used:,} of {u.vocab_size:,} ({100 * u.ids_used / u.vocab_size:.1f} %)"),
+            ("entropy of an id", f"{u.entropy_bits:.2f} bits, {100 * u.normalized_entropy:.1f} % of log2 V"),
+            (f"Renyi efficiency, order {RENYI_ALPHA}", f"{u.renyi_efficiency:.3f}"),
+            ("bits a chunk, tokens x log2 V", f"{u.bits_per_chunk:,.1f}"),
+            ("bits a chunk, tokens x entropy", f"{u.entropy_bits_per_chunk:,.1f}"),
+            ("symbols a token, mean", f"{u.mean_expansion_length:.1f}"),
+        ),
+    )
+    return _section("usage", "Token usage", how, _figures(pictures, "token_ranks", "expansion_lengths") + table)
+
+
+def _chunks(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
+    r = numbers.reconstruction
+    how = (
+        "The blue line should hide in the grey one. The typical chunk has the median RMSE, the worst one the largest "
+        "error of a single value; actions are in their recorded units."
+    )
+    captions = {
+        "typical_chunk": f"{r.typical.place}: {r.typical.tokens} tokens, RMSE {_number(r.typical.rmse)}, largest error "
+        f"{_number(r.typical.max_abs_error)} (normalised)",
+        "worst_chunk": f"{r.worst.place}: {r.worst.tokens} tokens, RMSE {_number(r.worst.rmse)}, largest error "
+        f"{_number(r.worst.max_abs_error)} (normalised), in dimension {r.dimensions[r.worst.dimension].name}",
+    }
+    return _section("reconstruction", "Reconstruction", how, _figures(pictures, *captions, captions=captions))
+
+
+def _dimensions(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
+    how = (
+        "Dimensions whose marks stand far to the right are the ones to look at: normalised, to compare them in the "
+        "figure, and in recorded units in the table, to judge what a robot would notice."
+    )
+    table = _table(
+        ("dimension", "MAE", "RMSE", "99th percentile", "largest", "RMSE, normalised", "largest, normalised"),
+        [
+            (
+                d.name,
+                *map(_number, (d.raw_mae, d.raw_rmse, d.raw_p99_abs_error, d.raw_max_abs_error)),
+                *map(_number, (d.rmse, d.max_abs_error)),
+            )
+            for d in numbers.reconstruction.dimensions
+        ],
+    )
+    return _section("dimensions", "Error of each dimension", how, _figures(pictures, "dimension_errors") + table)
+
+
+def _prefix(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
+    how = (
+        "Tokens that come first should hold the coarse motion: a line that falls early means that a chunk is useful "
+        "before it is complete; what is not read yet counts as coefficient 0."
+    )
+    if numbers.prefix is None:
+        return _section("prefix", "Error after the first tokens", how, "<p>No chunk decodes strictly.</p>")
+    curve = numbers.prefix.by_fraction
+    table = _table(
+        ("share of the tokens", "RMSE to the recorded", "largest", "RMSE to all decoded", "largest"),
+        [
+            (
+                f"{100 * curve.at[i]:.0f} %",
+                *(
+                    _number(float(values[i]))
+                    for values in (
+                        curve.actions_rmse,
+                        curve.actions_max_abs_error,
+                        curve.decoded_rmse,
+                        curve.decoded_max_abs_error,
+                    )
+                ),
+            )
+            for i in (0, 5, 10, 15, 20)
+        ],
+    )
+    count = f"<p class=quiet>{len(numbers.prefix.lengths):,} chunks, every beginning of each.</p>"
+    return _section("prefix", "Error after the first tokens", how, _figures(pictures, "prefix_errors") + table + count)
+
+
+def _losses(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
+    h = numbers.reconstruction.headline
+    how = (
+        "Saturated coefficients and clipped values are losses that no scale repairs; a few are outliers, many mean that "
+        "the tokenizer does not fit this data."
+    )
+    count = h.chunks * numbers.about.time_horizon * numbers.about.action_dim
+    table = _table(
+        ("", "count", "share"),
+        [
+            (name, f"{lost:,}", f"{100 * lost / count:.4f} %")
+            for name, lost in (
+                ("coefficients saturated", h.saturated),
+                ("values clipped", h.clipped),
+                ("coefficients dropped", h.dropped),
+            )
+        ],
+    )
+    return _section("losses", "Saturation and clipping", how, _figures(pictures, "losses") + table)
+
+
+def _edits(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
+    edits = numbers.edits
+    how = (
+        "Each sequence of ids is harmed once, at a random place: what strict decoding does not find reaches the robot, "
+        "and its largest action should stay near that of the recording."
+    )
+    table = _table(
+        ("harm", "sequences", "found", "RMSE, not found", "largest |action|", "RMSE, repaired", "largest |action|"),
+        [
+            (
+                r.harm,
+                f"{r.sequences:,}",
+                f"{100 * r.found_share:.1f} %",
+                *map(
+                    _number,
+                    (r.accepted_rmse, r.accepted_max_abs_action, r.repaired_rmse, r.repaired_max_abs_action),
+                ),
+            )
+            for r in edits.results
+        ],
+    )
+    note = f"<p class=quiet>Normalised; the largest action of the unharmed chunks is {_number(edits.max_abs_action)}.</p>"
+    return _section("edits", "Robustness to edits", how, _figures(pictures, "edits") + table + note)
+
+
+def _foot(numbers: ReportNumbers) -> str:
+    from fast_tokenizer import __version__
+
+    return (
+        f"<footer>fast_tokenizer {escape(__version__)}; tokenizer <code>{numbers.about.fingerprint}</code>. "
+        "Normalised units: the actions as the normaliser maps them, to about [-1, 1]; a dimension that is constant "
+        "there has no error. Samples are drawn by a fixed seed.</footer>"
+    )
+
+
+# ---- Parts -------------------------------------------------------------------------------------------
+
+
+def _section(anchor: str, title: str, how: str, content: str) -> str:
+    return f'<section id="{anchor}">\n<h2>{escape(title)}</h2>\n<p class="how">{escape(how)}</p>\n{content}\n</section>'
+
+
+def _figures(pictures: Mapping[str, Picture], *names: str, captions: Mapping[str, str] | None = None) -> str:
+    """Those of the names that were drawn."""
+    shown = [pictures[name] for name in names if name in pictures]
+    if not shown:
+        return ""
+    captions = captions or {}
+    parts = (
+        f'<figure id="figure-{p.name}"><figcaption><b>{escape(p.title)}</b>'
+        f"{'. ' + escape(captions[p.name]) if p.name in captions else ''}</figcaption>\n{p.svg}</figure>"
+        for p in shown
+    )
+    return f'<div class="figures">{"".join(parts)}</div>\n'
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    head = f"<thead><tr>{head}</tr></thead>\n" if any(header) else ""
+    return f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>\n'
+
+
+def _details(summary: str, content: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>\n"
+
+
+def _number(value: float) -> str:
+    """Three significant digits."""
+    return f"{value:.3g}" if value == 0 or 1e-4 <= abs(value) < 1e5 else f"{value:.2e}"
+
+
+def _seconds(value: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value * 1e9:.3g} ns"
+
+
+def _scale(scale: float | tuple[float, ...]) -> str:
+    return f"{scale:g}" if isinstance(scale, float) else f"per dimension, {min(scale):g} to {max(scale):g}"

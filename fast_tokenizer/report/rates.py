@@ -1,0 +1,253 @@
+"""Tokens against error, over scales: this library's fit, the published fit, and naive binning, on the same chunks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fast_tokenizer._core import dct2
+from fast_tokenizer.report.pipeline import Pipeline
+from fast_tokenizer.tokenizer import FastTokenizer
+from fast_tokenizer.tokens import TokenBatch
+
+#: Scales that are tried, as factors on the tokenizer's own.
+SCALE_FACTORS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+#: Bins a value that naive binning is tried with.
+BINS = (16, 32, 64, 128, 256, 512, 1024)
+
+NATIVE, PUBLISHED, NAIVE = "fast_tokenizer, refitted", "published fit", "naive binning"
+
+
+@dataclass(frozen=True, slots=True)
+class RatePoint:
+    """One setting of one method.
+
+    Attributes:
+        setting: The scale (the mean, where there is one per dimension), or the number of bins.
+        mean_token_length: Tokens of a chunk.
+        bits_per_chunk: Tokens times log2 of the vocabulary's size.
+        reconstruction_rmse: In normalised units.
+        reconstruction_max_abs_error: In normalised units.
+        lost: Coefficients that saturated, or that a published vocabulary has no ids for; of naive binning, values
+            outside the bins. They are what rounding alone does not explain of the error.
+    """
+
+    setting: float
+    mean_token_length: float
+    bits_per_chunk: float
+    reconstruction_rmse: float
+    reconstruction_max_abs_error: float
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class RateCurve:
+    """One method, from coarse to fine.
+
+    Attributes:
+        name: Which.
+        points: One a setting that could be measured.
+        left_out: Why others could not.
+    """
+
+    name: str
+    points: tuple[RatePoint, ...]
+    left_out: tuple[str, ...] = ()
+
+    def at(self, setting: float) -> RatePoint | None:
+        """The point of a setting, where there is one."""
+        return next((p for p in self.points if p.setting == setting), None)
+
+
+@dataclass(frozen=True, slots=True)
+class RateDistortion:
+    """The curves, each measured on the same chunks.
+
+    Attributes:
+        curves: Of this library's fit, of the published fit, of naive binning.
+        tokenizer: The tokenizer of the report itself.
+        vocab_size: Ids of every fitted vocabulary, at most.
+        fitted_chunks: Chunks that each point was fitted on.
+        measured_chunks: Chunks that each was measured on.
+        separate_episodes: Whether those lie in other episodes.
+    """
+
+    curves: tuple[RateCurve, ...]
+    tokenizer: RatePoint
+    vocab_size: int
+    fitted_chunks: int
+    measured_chunks: int
+    separate_episodes: bool
+
+    def curve(self, name: str) -> RateCurve:
+        """By name."""
+        return next(c for c in self.curves if c.name == name)
+
+
+def rate_distortion(
+    pipeline: Pipeline,
+    fitted: NDArray[np.floating],
+    measured: NDArray[np.floating],
+    *,
+    separate_episodes: bool,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> RateDistortion:
+    """Fits at every scale, and measures.
+
+    All methods see the actions as the pipeline's normaliser gives them, clipping included; errors are of the actions
+    as they were recorded.
+
+    Args:
+        pipeline: Its scale, vocabulary size and normaliser are those of the refits.
+        fitted: (M, T, D) to fit on, in recorded units.
+        measured: (N, T, D) to measure on, in recorded units.
+        separate_episodes: Whether the two come from different episodes.
+        progress: Told how many points are done.
+    """
+    spec = pipeline.tokenizer.spec
+    own = np.atleast_1d(np.asarray(spec.scale, np.float64))
+    inputs, held = _normalized_inputs(pipeline, fitted), _normalized_inputs(pipeline, measured)
+    target = pipeline.normalized(measured)
+    alive = pipeline.unit(measured.shape[2]) > 0  # a constant dimension has no unit to measure in
+    total, done = 2 * len(SCALE_FACTORS) + len(BINS), 0
+    coefficients = dct2(inputs)
+    points: dict[str, list[RatePoint]] = {NATIVE: [], PUBLISHED: [], NAIVE: []}
+    left_out: dict[str, list[str]] = {NATIVE: [], PUBLISHED: [], NAIVE: []}
+    for factor in SCALE_FACTORS:
+        scales = own if factor == 1 else np.array([float(f"{s * factor:.3g}") for s in own])
+        scaled = np.rint(coefficients * scales)
+        symbols = int(scaled.max()) - int(scaled.min()) + 1
+        for name in (NATIVE, PUBLISHED):
+            done += 1
+            progress(done, total)
+            label = f"scale {scales.mean():.3g}"
+            if symbols >= spec.vocab_size:
+                left_out[name].append(f"{label}: {symbols} symbols leave no room in {spec.vocab_size} ids")
+            elif name == PUBLISHED and len(set(scales.tolist())) > 1:
+                left_out[name].append(f"{label}: the published fit takes one scale for all dimensions")
+            else:
+                tokenizer = _refitted(pipeline.tokenizer, name, inputs, scales)
+                tokens = tokenizer.encode(held)
+                decoded, _ = tokenizer.decode_with_status(tokens, *held.shape[1:])
+                bits = math.log2(tokenizer.vocab_size)
+                points[name].append(_encoded_point(float(scales.mean()), tokens, bits, (decoded - target) * alive))
+    low, high = inputs.min(axis=(0, 1)), inputs.max(axis=(0, 1))
+    outside = int(((held < low) | (held > high)).sum())
+    for bins in BINS:
+        done += 1
+        progress(done, total)
+        values = held.shape[1] * held.shape[2]
+        error = (_binned(held, low, high, bins) - target) * alive
+        points[NAIVE].append(_point(bins, values, values * math.log2(bins), error, outside))
+    return RateDistortion(
+        curves=tuple(RateCurve(name, tuple(points[name]), tuple(left_out[name])) for name in points),
+        tokenizer=_own_point(pipeline, measured, float(own.mean())),
+        vocab_size=spec.vocab_size,
+        fitted_chunks=len(fitted),
+        measured_chunks=len(measured),
+        separate_episodes=separate_episodes,
+    )
+
+
+def _normalized_inputs(pipeline: Pipeline, chunks: NDArray[np.floating]) -> NDArray[np.float64]:
+    """As a tokenizer without a normaliser would get them: clipped where the normaliser clips."""
+    if pipeline.normalizer is None:
+        return np.asarray(chunks, np.float64)
+    return pipeline.normalizer.apply(chunks)
+
+
+def _refitted(
+    tokenizer: FastTokenizer, name: str, inputs: NDArray[np.float64], scales: NDArray[np.float64]
+) -> FastTokenizer:
+    """With the same number of ids, at another scale, on normalised chunks."""
+    scale = float(scales[0]) if len(set(scales.tolist())) == 1 else scales.tolist()
+    if name == PUBLISHED:
+        return FastTokenizer.fit(inputs, tokenizer.vocab_size, scale, compat="published")
+    return FastTokenizer.fit(inputs, tokenizer.vocab_size, scale)
+
+
+def _own_point(pipeline: Pipeline, measured: NDArray[np.floating], scale: float) -> RatePoint:
+    tokens = pipeline.encode(measured)
+    decoded, _ = pipeline.decode(tokens, *measured.shape[1:])
+    error = (decoded - measured) * pipeline.unit(measured.shape[2])
+    return _encoded_point(scale, tokens, math.log2(pipeline.tokenizer.vocab_size), error)
+
+
+def _encoded_point(setting: float, tokens: TokenBatch, bits: float, error: NDArray[np.floating]) -> RatePoint:
+    rate = float(tokens.lengths.mean())
+    return _point(setting, rate, rate * bits, error, int(tokens.saturated.sum() + tokens.dropped.sum()))
+
+
+def _point(setting: float, tokens: float, bits: float, error: NDArray[np.floating], lost: int) -> RatePoint:
+    rmse, worst = float(np.sqrt(np.square(error).mean())), float(np.abs(error).max())
+    return RatePoint(setting, tokens, bits, rmse, worst, lost)
+
+
+def _binned(
+    chunks: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], bins: int
+) -> NDArray[np.float64]:
+    """Each value by the middle of its bin; `bins` equal ones lie between a dimension's low and high (D,)."""
+    width = (high - low) / bins
+    alive = width > 0
+    at = np.floor((chunks - low) / np.where(alive, width, 1.0)).clip(0, bins - 1)
+    return np.where(alive, low + (at + 0.5) * width, low)
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleSuggestion:
+    """Which of the scales tried to take.
+
+    Attributes:
+        scale: It; the mean, where there is one per dimension. None where nothing could be fitted, or nothing is good
+            enough.
+        mean_token_length: Tokens of a chunk at that scale.
+        reconstruction_rmse: The error at that scale, in normalised units.
+        rule: How it was chosen, in words.
+    """
+
+    scale: float | None
+    mean_token_length: float | None
+    reconstruction_rmse: float | None
+    rule: str
+
+
+def suggest_scale(points: Sequence[RatePoint], max_rmse: float | None = None) -> ScaleSuggestion:
+    """The smallest scale that keeps to an error, or without one the knee of the curve.
+
+    The knee is the point that lies furthest below the line between the curve's ends, with tokens and the logarithm of
+    the RMSE both stretched to 0..1: beyond it, a further halving of the error costs more tokens than before it.
+
+    Args:
+        points: A curve, from coarse to fine.
+        max_rmse: Error to keep to, in normalised units.
+
+    Example:
+        >>> rates = [RatePoint(s, t, 0, e, 0, 0) for s, t, e in ((5, 10, 0.1), (10, 14, 0.03), (20, 40, 0.02))]
+        >>> suggest_scale(rates).scale, suggest_scale(rates, 0.02).scale, suggest_scale(rates, 0.01).scale
+        (10, 20, None)
+    """
+    if max_rmse is not None:
+        rule = f"the smallest scale tried whose RMSE is at most {max_rmse:g}, in normalised units"
+        point = next((p for p in points if p.reconstruction_rmse <= max_rmse), None)
+    else:
+        rule = "the knee: of the scales tried, the one furthest below the line between the ends of the curve"
+        point = _knee([p for p in points if p.reconstruction_rmse > 0])
+    if point is None:
+        return ScaleSuggestion(None, None, None, rule)
+    return ScaleSuggestion(point.setting, point.mean_token_length, point.reconstruction_rmse, rule)
+
+
+def _knee(points: Sequence[RatePoint]) -> RatePoint | None:
+    """None of fewer than three points, or of points at one rate or error."""
+    if len(points) < 3:
+        return None
+    tokens = np.array([p.mean_token_length for p in points])
+    error = np.log([p.reconstruction_rmse for p in points])
+    if np.ptp(tokens) == 0 or np.ptp(error) == 0:
+        return None
+    x, y = (tokens - tokens.min()) / np.ptp(tokens), (error - error.min()) / np.ptp(error)
+    return points[int((x + y).argmin())]

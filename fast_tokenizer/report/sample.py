@@ -1,0 +1,94 @@
+"""A bounded, seeded sample of the chunks of a recording, each with the place that it was cut from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fast_tokenizer.cli.workflow import count_windows
+from fast_tokenizer.io import Trajectories
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a chunk was cut from.
+
+    Attributes:
+        trajectory: What its reader calls the episode.
+        step: The episode's step that the chunk begins with, from 0 on.
+    """
+
+    trajectory: str
+    step: int
+
+    def __str__(self) -> str:
+        return f"{self.trajectory}, step {self.step}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """Chunks of one shape, drawn uniformly.
+
+    Attributes:
+        chunks: (N, T, D), in recorded units.
+        places: N places.
+        drawn_from: Chunks that there were to draw from.
+        episodes: Trajectories that they lie in.
+    """
+
+    chunks: NDArray[np.floating]
+    places: tuple[Place, ...]
+    drawn_from: int
+    episodes: int
+
+    @classmethod
+    def of_chunks(cls, chunks: NDArray[np.floating]) -> Sample:
+        """Given chunks (N, T, D), all of them, named by their number."""
+        return cls(chunks, tuple(Place(f"chunk {i}", 0) for i in range(len(chunks))), len(chunks), len(chunks))
+
+
+def draw_sample(
+    trajectories: Trajectories,
+    horizon: int,
+    stride: int,
+    most: int,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> Sample:
+    """Draws from all chunks, each as likely as any other; reads only episodes of which a chunk was drawn.
+
+    Args:
+        trajectories: At least one is as long as a chunk.
+        horizon: Steps T.
+        stride: Steps between the starts of chunks.
+        most: Chunks to draw; of fewer, all are taken.
+        seed: Which ones.
+        progress: Told how many of the episodes were read.
+
+    Raises:
+        ValueError: No trajectory is as long as a chunk.
+        BrokenDataError: A trajectory cannot be used.
+    """
+    counts = count_windows(trajectories.lengths, horizon, stride)
+    total = int(counts.sum())
+    if total == 0:
+        raise ValueError(f"none of the {len(counts)} episodes has {horizon} steps")
+    drawn = np.sort(np.random.default_rng(seed).choice(total, min(most, total), replace=False))
+    firsts = np.concatenate([[0], np.cumsum(counts)])
+    owners = np.searchsorted(firsts, drawn, side="right") - 1
+    needed = np.unique(owners)
+    chunks: list[NDArray[np.floating]] = []
+    places: list[Place] = []
+    chosen = np.zeros(len(counts), np.bool_)
+    chosen[needed] = True
+    for done, (owner, trajectory) in enumerate(zip(needed, trajectories.select(chosen), strict=True), 1):
+        for window in drawn[owners == owner] - firsts[owner]:
+            step = int(window) * stride
+            chunks.append(trajectory.actions[step : step + horizon])
+            places.append(Place(trajectory.name, step))
+        progress(done, len(needed))
+    return Sample(np.stack(chunks), tuple(places), total, len(needed))
