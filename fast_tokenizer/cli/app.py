@@ -493,6 +493,72 @@ def _facts_table(facts: dict[str, Any]) -> Table:
     return table
 
 
+@app.command("report")
+def quality_report(
+    model: Model,
+    data: Data,
+    output: Annotated[Path, typer.Option("-o", "--output", help="HTML file to write.", metavar="FILE")],
+    figures: Annotated[
+        Path | None, typer.Option("--figures", help="Folder for the figures as PNG, too.", metavar="DIR")
+    ] = None,
+    horizon: HorizonOption = None,
+    hz: HzOption = None,
+    stride: Annotated[int, typer.Option("--stride", help="Steps between the starts of chunks.")] = 1,
+    dims: DimsOption = None,
+    action_key: ActionKeyOption = None,
+    state_key: StateKeyOption = None,
+    episodes: EpisodesOption = None,
+    on_broken: OnBrokenOption = OnBrokenChoice.error,
+    holdout: Annotated[
+        float, typer.Option("--holdout", help="Share of the episodes to measure on, those of fit. 0: all.")
+    ] = 0.2,
+    normalize: Annotated[
+        NormalizeChoice, typer.Option("--normalize", help="For a tokenizer that does not normalise, such as FAST+.")
+    ] = NormalizeChoice.none,
+    max_chunks: Annotated[int, typer.Option("--max-chunks", help="Chunks to measure on, drawn uniformly.")] = 2000,
+    max_rmse: Annotated[
+        float | None,
+        typer.Option("--max-rmse", help="Normalised error that the suggested scale keeps to. Default: the knee."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a page on what a tokenizer does to a recording: tokens, errors, losses, and what to set.
+
+    Curves over scales are refitted on a sample of the other episodes.
+    """
+    from fast_tokenizer.cli import reporting
+
+    reporting.require_matplotlib()
+    check_output_file(output)
+    if figures is not None:
+        check_output_folder(figures, "--figures")
+    options = reporting.Options(stride, holdout, normalize.value, max_chunks, max_rmse)
+    tokenizer = FastTokenizer.load(model)
+    with _progress() as report:
+        recording = open_recording(
+            data,
+            hz,
+            dims,
+            report,
+            action_key=action_key,
+            state_key=state_key,
+            episodes=episodes,
+            on_broken=on_broken.value,
+        )
+        _check_same_robot(tokenizer, recording)
+        recorded = tokenizer.spec.time_horizon
+        steps = recorded if recorded is not None and horizon is None else horizon_steps(horizon, recording)
+        numbers = reporting.measure_recording(tokenizer, recording, steps, options, report)
+        title = f"{model} on {', '.join(map(str, data))}"
+        written = reporting.write(numbers, title, reporting.notes(recording, steps), output, figures, report)
+    if as_json:
+        _print_json({**numbers.to_json(), **recording.episodes(steps).to_json(), **written})
+        return
+    print(reporting.summary(numbers))
+    print(recording.episodes(steps).lines())
+    print(f"Page: {output}" + ("" if figures is None else f"; {len(written['figures'])} figures: {figures}"))
+
+
 def _stands_for_zeros(tokenizer: FastTokenizer, token: int) -> bool:
     return bool((tokenizer.symbols([token]) == -tokenizer.spec.min_coefficient).all())
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +18,15 @@ from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
 
 
-def check_output_folder(folder: Path) -> None:
+def check_output_folder(folder: Path, option: str = "-o") -> None:
     """Refuses, before any work, a folder that cannot be made or written to."""
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"-o {folder}: is a file; a tokenizer is saved in a folder")
+        raise ValueError(f"{option} {folder}: is a file; name a folder")
     nearest = folder
     while not nearest.exists():
         nearest = nearest.parent
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise ValueError(f"-o {folder}: cannot write in {nearest}")
+        raise ValueError(f"{option} {folder}: cannot write in {nearest}")
 
 
 def check_output_file(path: Path) -> None:
@@ -45,16 +46,21 @@ def save_tokenizer(tokenizer: FastTokenizer, folder: Path) -> None:
 
 
 def save_npz(path: Path, **arrays: Any) -> None:
-    """Writes under the very name given (numpy would append .npz): a file whole or not at all, a pipe as it comes."""
+    """Writes under the very name given (numpy would append .npz), as `save_file` does."""
+    save_file(path, lambda file: np.savez(file, **arrays))
+
+
+def save_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """What `write` writes: a file whole or not at all, a pipe as it comes."""
     target = path.resolve()
     if target.exists() and not target.is_file():
         with target.open("wb") as file:
-            np.savez(file, **arrays)
+            write(file)
         return
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         with temporary.open("xb") as file:
-            np.savez(file, **arrays)
+            write(file)
         temporary.replace(target)
     except BaseException as error:
         temporary.unlink(missing_ok=True)

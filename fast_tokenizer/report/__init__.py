@@ -1,6 +1,6 @@
 """The quality report: what a tokenizer does to a recording, as numbers, figures and one self-contained page.
 
-`numbers.measure` takes the numbers, `figures` draws them (with matplotlib, extra `report`), `page.render` writes the page.
+`measure` takes the numbers, `figures.draw` draws them (with matplotlib, extra `report`), `page.render` writes the page.
 """
 
 from __future__ import annotations

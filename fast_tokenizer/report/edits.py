@@ -168,4 +168,3 @@ def robustness_to_edits(pipeline: Pipeline, chunks: Chunks, draws: int, *, seed:
         )
     most = float(np.abs(unharmed).max(initial=0))
     return Edits(tuple(results), most, int((~status.ok).sum()))
-

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fast_tokenizer.report.numbers import ReportNumbers
 from fast_tokenizer.report.rates import NAIVE, NATIVE, PUBLISHED
@@ -24,7 +28,7 @@ _INK, _RULE = "#1c2128", "#dfe3e8"
 _OURS, _THEIRS, _PLAIN, _ALERT = "#2f7fd6", "#e08a1e", "#8b939e", "#d6455d"
 _METHODS = {NATIVE: (_OURS, "o"), PUBLISHED: (_THEIRS, "s"), NAIVE: (_PLAIN, "^")}
 
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fast_tokenizer",
     "font.family": "DejaVu Sans",
@@ -56,6 +60,8 @@ _STYLE = {
 _SIZE = (5.6, 3.5)
 #: Dimensions of a chunk that are drawn, at most: those with the largest errors.
 _SHOWN_DIMENSIONS = 8
+#: Normalised units that a panel of a chunk shows, at least.
+_LEAST_SPAN = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,8 @@ def save_pngs(pictures: Mapping[str, Picture], folder: Path) -> list[Path]:
 @contextmanager
 def _style() -> Iterator[None]:
     """The same pictures whatever the user's own settings are."""
-    with mpl.rc_context():
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of a name: in the page, the browser's fonts have it
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         yield
@@ -135,6 +142,22 @@ def _log_if_positive(axis: str, panel: Axes, *values: Any) -> None:
     """Logarithmic where there is something to show so; an error of 0 has no logarithm."""
     if all(np.size(v) and np.min(v) > 0 for v in values):
         getattr(panel, f"set_{axis}scale")("log")
+        _label_log(getattr(panel, f"{axis}axis"))
+
+
+def _label_log(axis: Axis) -> None:
+    """Ticks at 1, 2, 5 of each decade, as plain numbers: the ranges here are often shorter than a decade."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}" if value < 1e5 else f"{value:.0e}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _at_least(panel: Axes, span: float) -> None:
+    """Widens the y axis to a span: what hardly moves shall not look as if it did."""
+    low, high = panel.get_ylim()
+    if high - low < span:
+        middle = (low + high) / 2
+        panel.set_ylim(middle - span / 2, middle + span / 2)
 
 
 # ---- The figures -------------------------------------------------------------------------------------
@@ -172,6 +195,7 @@ def _rates(numbers: ReportNumbers, what: str, label: str) -> Figure:
         )
     _log_if_positive("x", panel, costs)
     _log_if_positive("y", panel, errors, own.reconstruction_rmse)
+    panel.margins(x=0.08)
     panel.set(xlabel=label, ylabel="RMSE, normalised")
     panel.legend()
     return figure
@@ -208,7 +232,7 @@ def _token_lengths(numbers: ReportNumbers) -> Figure:
     figure, panel = _panel()
     low, high = int(lengths.min()), int(lengths.max())
     width = max(1, -(-(high - low + 1) // 50))
-    panel.hist(lengths, bins=np.arange(low, high + width + 1, width) - 0.5, color=_OURS)
+    panel.hist(lengths, bins=(np.arange(low, high + width + 1, width) - 0.5).tolist(), color=_OURS)
     for value, name, style in (
         (headline.p50_token_length, "median", "-"),
         (headline.p99_token_length, "99th percentile", "--"),
@@ -216,7 +240,7 @@ def _token_lengths(numbers: ReportNumbers) -> Figure:
     ):
         panel.axvline(value, color=_INK, linewidth=1.2, linestyle=style, label=f"{name} {value:g}")
     panel.set(xlabel="tokens a chunk", ylabel="chunks")
-    panel.legend()
+    figure.legend(loc="outside upper left", ncols=3)
     return figure
 
 
@@ -242,7 +266,7 @@ def _expansion_lengths(numbers: ReportNumbers) -> Figure:
     at = np.arange(len(edges) - 1)
     panel.bar(at - 0.2, in_vocabulary / in_vocabulary.sum(), 0.4, color=_PLAIN, label="of the vocabulary's ids")
     panel.bar(at + 0.2, in_tokens / in_tokens.sum(), 0.4, color=_OURS, label="of the tokens of these chunks")
-    labels = [str(a) if b == a + 1 else f"{a}-{b - 1}" for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    labels = [str(a) if b == a + 1 else f"{a}-{b - 1}" for a, b in pairwise(edges.tolist())]
     panel.set_xticks(at, labels, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
     panel.set(xlabel="symbols that a token stands for", ylabel="share")
     panel.grid(visible=False, axis="x")
@@ -264,6 +288,7 @@ def _chunk(numbers: ReportNumbers, chunk: ChunkExample) -> Figure:
         marker = "." if horizon <= 30 else ""
         panel.plot(time, chunk.recorded[:, d], color=_PLAIN, linewidth=3, label="recorded")
         panel.plot(time, chunk.decoded[:, d], color=_OURS, linewidth=1.3, marker=marker, label="decoded")
+        _at_least(panel, _LEAST_SPAN * float(chunk.half_range[d]))
         worst = " (largest error)" if d == chunk.dimension else ""
         panel.set_title(_printable(numbers.about.dimension_names[d]) + worst, color=_ALERT if worst else _INK)
         if i >= len(shown) - columns:
@@ -300,6 +325,7 @@ def _dimension_errors(numbers: ReportNumbers) -> Figure:
         panel.plot(values, at, marker, color=colour, label=name)
     if (low > 0).any():
         panel.set_xscale("log", nonpositive="mask")
+        _label_log(panel.xaxis)
     panel.set_yticks(at, [_short(d.name) for d in dimensions])
     panel.set_ylim(len(dimensions) - 0.5, -0.5)
     panel.set_xlabel("absolute error, normalised")
@@ -319,6 +345,7 @@ def _prefix_errors(numbers: ReportNumbers) -> Figure | None:
     panel.plot(share, curve.actions_max_abs_error, color=_ALERT, marker=".", label="largest error to the recorded")
     if (curve.actions_rmse > 0).any():
         panel.set_yscale("log", nonpositive="mask")
+        _label_log(panel.yaxis)
     panel.set(xlabel="share of a chunk's tokens that were read, %", ylabel="error, normalised")
     panel.legend()
     return figure

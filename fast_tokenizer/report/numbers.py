@@ -128,9 +128,8 @@ def measure(
         >>> rng = np.random.default_rng(0)
         >>> chunks = np.cumsum(rng.normal(0, 0.02, (200, 50, 7)), axis=1)
         >>> tok = FastTokenizer.fit(chunks[:100], vocab_size=256)
-        >>> numbers = measure(
-        ...     Pipeline(tok), Sample.of_chunks(chunks[100:]), Sample.of_chunks(chunks[:100]), measured_on="given chunks"
-        ... )
+        >>> held, fitted = Sample.of_chunks(chunks[100:]), Sample.of_chunks(chunks[:100])
+        >>> numbers = measure(Pipeline(tok), held, fitted, measured_on="given chunks")
         >>> numbers.reconstruction.headline.chunks, numbers.reconstruction.worst.place
         (100, 'chunk 22, step 0')
     """
@@ -168,9 +167,7 @@ def measure(
     )
 
 
-def _about(
-    pipeline: Pipeline, sample: Sample, names: tuple[str, ...], hz: float | None, measured_on: str
-) -> About:
+def _about(pipeline: Pipeline, sample: Sample, names: tuple[str, ...], hz: float | None, measured_on: str) -> About:
     spec, normalizer = pipeline.tokenizer.spec, pipeline.normalizer
     kind = "none" if normalizer is None else normalizer.kind
     return About(
@@ -206,6 +203,8 @@ def _plain(value: Any) -> Any:
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):
         return value.tolist()
     return value

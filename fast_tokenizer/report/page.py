@@ -58,14 +58,22 @@ def _head(numbers: ReportNumbers, title: str, notes: Sequence[str]) -> str:
     rate = "" if about.hz is None else f" at {about.hz:g} Hz"
     facts = (
         f"{h.chunks:,} chunks of {about.time_horizon} steps x {about.action_dim} dimensions{rate}, drawn from "
-        f"{about.chunks_drawn_from:,} of {about.episodes:,} {_episodes(about.measured_on, about.episodes)}. "
+        f"the {about.chunks_drawn_from:,} of {about.episodes:,} {_episodes(about.measured_on, about.episodes)}. "
         f"Tokenizer: {about.kind}, {about.vocab_size:,} ids, scale {_scale(about.scale)}, "
         f"normaliser {about.normalizer}."
     )
     tiles = (
         ("tokens a chunk", f"{h.mean_token_length:.1f}", f"99th percentile {h.p99_token_length:g}"),
-        ("fewer than values", f"{h.compression_ratio:.1f} x", f"naive binning takes {about.time_horizon * about.action_dim}"),
-        ("bits an action value", f"{numbers.usage.bits_per_action:.2f}", f"{numbers.usage.bits_per_chunk:.0f} bits a chunk"),
+        (
+            "fewer than values",
+            f"{h.compression_ratio:.1f} x",
+            f"naive binning takes {about.time_horizon * about.action_dim}",
+        ),
+        (
+            "bits an action value",
+            f"{numbers.usage.bits_per_action:.2f}",
+            f"{numbers.usage.bits_per_chunk:.0f} bits a chunk",
+        ),
         ("RMSE, normalised", _number(h.reconstruction_rmse), f"mean absolute {_number(h.reconstruction_mae)}"),
         ("largest error, normalised", _number(h.reconstruction_max_abs_error), "of one value, in all chunks"),
         ("encode / decode a chunk", _seconds(h.mean_encode_time_sec), f"{_seconds(h.mean_decode_time_sec)} to decode"),
@@ -89,7 +97,9 @@ def _head(numbers: ReportNumbers, title: str, notes: Sequence[str]) -> str:
     found = [*_findings(numbers), *notes]
     listed = "".join(f"<li>{escape(note)}</li>" for note in found)
     box = f'<ul class="notes">{listed}</ul>' if found else ""
-    return f'<h1>{escape(title)}</h1>\n<p class="quiet facts">{escape(facts)}</p>\n<dl class="tiles">{boxes}</dl>\n{box}'
+    return (
+        f'<h1>{escape(title)}</h1>\n<p class="quiet facts">{escape(facts)}</p>\n<dl class="tiles">{boxes}</dl>\n{box}'
+    )
 
 
 def _episodes(measured_on: str, count: int) -> str:
@@ -145,7 +155,9 @@ def _rates(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
         "rate-distortion",
         "Rate and distortion",
         how,
-        _figures(pictures, "rate_tokens", "rate_bits") + _comparison(numbers) + _details("All points", table + note + left_out),
+        _figures(pictures, "rate_tokens", "rate_bits")
+        + _comparison(numbers)
+        + _details("All points", table + note + left_out),
     )
 
 
@@ -156,7 +168,9 @@ def _comparison(numbers: ReportNumbers) -> str:
     if ours is None or theirs is None:
         return ""
     more = 100 * (theirs.mean_token_length / ours.mean_token_length - 1)
-    lost = f", and loses {theirs.lost:,} coefficients where ours loses {ours.lost:,}" if theirs.lost != ours.lost else ""
+    lost = (
+        f", and loses {theirs.lost:,} coefficients where ours loses {ours.lost:,}" if theirs.lost != ours.lost else ""
+    )
     return (
         f"<p>At scale {setting:g} the published fit takes {theirs.mean_token_length:.1f} tokens a chunk, "
         f"{abs(more):.1f} % {'more' if more >= 0 else 'fewer'} than the {ours.mean_token_length:.1f} of this library's "
@@ -180,17 +194,23 @@ def _spectrum(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
         "Where the blue line is far above the dotted one, coefficients survive rounding and cost tokens; where it is "
         "below, they become 0. Thin lines are single dimensions; red is what is lost."
     )
-    return _section("energy", "Energy by frequency", how, _figures(pictures, "spectrum"))
+    s = numbers.spectrum
+    table = _table(
+        ("share of the energy that moves", "lies at or below" + (", Hz" if s.in_hz else ", cycles a step")),
+        [(f"{100 * share:g} %", _number(frequency)) for share, frequency in s.bandwidth.items()],
+    )
+    note = "<p class=quiet>Energy that moves: without frequency 0, which is where a chunk is, not how it moves.</p>"
+    figure = _figures(pictures, "spectrum", beside=table + note if s.bandwidth else "")
+    return _section("energy", "Energy by frequency", how, figure)
 
 
 def _lengths(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
     h, m = numbers.reconstruction.headline, numbers.max_len
     how = "A model's maximum length must hold nearly all of the histogram; a long tail is expensive at inference."
     lengths = _table(
-        ("tokens a chunk", "mean", "std", "min", "p50", "p99", "max"),
+        ("mean", "std", "min", "p50", "p99", "max"),
         [
             (
-                "",
                 f"{h.mean_token_length:.1f}",
                 f"{h.std_token_length:.1f}",
                 f"{h.min_token_length}",
@@ -204,7 +224,7 @@ def _lengths(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
         ("max length (action tokens)", "chunks truncated", "share"),
         [(f"{c}", f"{m.truncated(c):,}", f"{100 * m.truncated(c) / m.sequences:.2f} %") for c in m.candidates],
     )
-    return _section("tokens", "Tokens a chunk", how, _figures(pictures, "token_lengths") + lengths + truncated)
+    return _section("tokens", "Tokens a chunk", how, _figures(pictures, "token_lengths", beside=lengths + truncated))
 
 
 def _usage(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
@@ -258,7 +278,7 @@ def _dimensions(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
             for d in numbers.reconstruction.dimensions
         ],
     )
-    return _section("dimensions", "Error of each dimension", how, _figures(pictures, "dimension_errors") + table)
+    return _section("dimensions", "Error of each dimension", how, _figures(pictures, "dimension_errors", beside=table))
 
 
 def _prefix(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
@@ -288,7 +308,8 @@ def _prefix(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
         ],
     )
     count = f"<p class=quiet>{len(numbers.prefix.lengths):,} chunks, every beginning of each.</p>"
-    return _section("prefix", "Error after the first tokens", how, _figures(pictures, "prefix_errors") + table + count)
+    figure = _figures(pictures, "prefix_errors", beside=table + count)
+    return _section("prefix", "Error after the first tokens", how, figure)
 
 
 def _losses(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
@@ -309,7 +330,7 @@ def _losses(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
             )
         ],
     )
-    return _section("losses", "Saturation and clipping", how, _figures(pictures, "losses") + table)
+    return _section("losses", "Saturation and clipping", how, _figures(pictures, "losses", beside=table))
 
 
 def _edits(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
@@ -333,8 +354,10 @@ def _edits(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
             for r in edits.results
         ],
     )
-    note = f"<p class=quiet>Normalised; the largest action of the unharmed chunks is {_number(edits.max_abs_action)}.</p>"
-    return _section("edits", "Robustness to edits", how, _figures(pictures, "edits") + table + note)
+    note = (
+        f"<p class=quiet>Normalised; the largest action of the unharmed chunks is {_number(edits.max_abs_action)}.</p>"
+    )
+    return _section("edits", "Robustness to edits", how, _figures(pictures, "edits", beside=table + note))
 
 
 def _foot(numbers: ReportNumbers) -> str:
@@ -354,18 +377,21 @@ def _section(anchor: str, title: str, how: str, content: str) -> str:
     return f'<section id="{anchor}">\n<h2>{escape(title)}</h2>\n<p class="how">{escape(how)}</p>\n{content}\n</section>'
 
 
-def _figures(pictures: Mapping[str, Picture], *names: str, captions: Mapping[str, str] | None = None) -> str:
-    """Those of the names that were drawn."""
+def _figures(
+    pictures: Mapping[str, Picture], *names: str, beside: str = "", captions: Mapping[str, str] | None = None
+) -> str:
+    """Those of the names that were drawn, and what stands beside them where there is room."""
     shown = [pictures[name] for name in names if name in pictures]
     if not shown:
-        return ""
+        return beside
     captions = captions or {}
     parts = (
         f'<figure id="figure-{p.name}"><figcaption><b>{escape(p.title)}</b>'
         f"{'. ' + escape(captions[p.name]) if p.name in captions else ''}</figcaption>\n{p.svg}</figure>"
         for p in shown
     )
-    return f'<div class="figures">{"".join(parts)}</div>\n'
+    beside = f"<div>{beside}</div>" if beside else ""
+    return f'<div class="figures">{"".join(parts)}{beside}</div>\n'
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

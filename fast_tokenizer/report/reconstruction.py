@@ -105,6 +105,7 @@ class ChunkExample:
         recorded: (T, D), in recorded units.
         decoded: (T, D), in recorded units.
         normalized_errors: (D,) largest normalised error of each dimension.
+        half_range: (D,) recorded units of one normalised unit; 0 of a constant dimension.
     """
 
     place: str
@@ -116,6 +117,7 @@ class ChunkExample:
     recorded: NDArray[np.floating]
     decoded: NDArray[np.floating]
     normalized_errors: NDArray[np.float64]
+    half_range: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,7 +156,9 @@ def reconstruct(pipeline: Pipeline, sample: Sample, names: Sequence[str]) -> tup
     decoded, status = pipeline.decode(tokens, horizon, dims)
     finished = time.perf_counter()
     raw = np.abs(decoded - chunks)
-    errors = raw * pipeline.unit(dims)
+    unit = pipeline.unit(dims)
+    errors = raw * unit
+    half_range = np.divide(1.0, unit, out=np.zeros(dims), where=unit > 0)
     lengths = tokens.lengths
     mse = float(np.square(errors).mean())
     headline = Headline(
@@ -194,6 +198,7 @@ def reconstruct(pipeline: Pipeline, sample: Sample, names: Sequence[str]) -> tup
             recorded=chunks[i],
             decoded=decoded[i],
             normalized_errors=per_dimension,
+            half_range=half_range,
         )
 
     dimensions = _dimensions(names, raw, errors, _saturated(pipeline, chunks, tokens), pipeline.clipped(chunks))

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from fast_tokenizer._core import dct2
 
+_SHARES = (0.5, 0.9, 0.99, 0.999)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spectrum:
@@ -21,6 +23,8 @@ class Spectrum:
         actions_by_dimension: (T, D).
         errors: (T,) of what decoding leaves.
         rounding_floor: Mean square error of rounding to whole coefficients, 1 / (12 scale^2), over the dimensions.
+        bandwidth: By share: the lowest frequency that this share of the energy lies at or below, frequency 0 left out,
+            which is where a chunk is, not how it moves. Empty where nothing moves.
     """
 
     frequency: NDArray[np.float64]
@@ -29,6 +33,7 @@ class Spectrum:
     actions_by_dimension: NDArray[np.float64]
     errors: NDArray[np.float64]
     rounding_floor: float
+    bandwidth: dict[float, float]
 
 
 def spectrum(
@@ -37,11 +42,17 @@ def spectrum(
     """Of normalised chunks (N, T, D) before and after; `scales` (D,) or (1,) are the tokenizer's."""
     horizon = actions.shape[1]
     energy = np.square(dct2(np.ascontiguousarray(actions))).mean(axis=0)
+    frequency = np.arange(horizon) / (2 * horizon) * (1.0 if hz is None else hz)
+    reached = np.cumsum(energy[1:].sum(axis=1))
+    moves = len(reached) > 0 and reached[-1] > 0
     return Spectrum(
-        frequency=np.arange(horizon) / (2 * horizon) * (1.0 if hz is None else hz),
+        frequency=frequency,
         in_hz=hz is not None,
         actions=energy.mean(axis=1),
         actions_by_dimension=energy,
         errors=np.square(dct2(np.ascontiguousarray(decoded - actions))).mean(axis=(0, 2)),
         rounding_floor=float(np.mean(1 / (12 * np.square(scales)))),
+        bandwidth={
+            share: float(frequency[1:][np.searchsorted(reached, share * reached[-1])]) for share in _SHARES if moves
+        },
     )

@@ -1,0 +1,136 @@
+"""What the command `report` does, from a recording to the page."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fast_tokenizer.cli.files import save_file
+from fast_tokenizer.cli.workflow import Recording, Report, check_stride, split_holdout, take_statistics
+from fast_tokenizer.io import Trajectories
+from fast_tokenizer.normalize import Normalizer, NormalizerKind
+from fast_tokenizer.report.numbers import ReportNumbers, measure
+from fast_tokenizer.report.pipeline import Pipeline
+from fast_tokenizer.report.sample import Sample, draw_sample
+from fast_tokenizer.statistics import NormalizerStatistics
+from fast_tokenizer.tokenizer import FastTokenizer
+
+#: The refits take so many times as many chunks as are measured; neither takes more values than this.
+_FITTED_PER_MEASURED, _MAX_VALUES = 4, 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a report is made; the command's help says what each means.
+
+    Raises:
+        ValueError: Bad options; no file need be read to say so.
+    """
+
+    stride: int = 1
+    holdout: float = 0.2
+    normalize: NormalizerKind | None = None
+    max_chunks: int = 2000
+    max_rmse: float | None = None
+
+    def __post_init__(self) -> None:
+        check_stride(self.stride)
+        if self.max_chunks < 1:
+            raise ValueError(f"--max-chunks must be positive, got {self.max_chunks}")
+        if self.max_rmse is not None and not self.max_rmse > 0:
+            raise ValueError(f"--max-rmse must be positive, got {self.max_rmse}")
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"--holdout must lie in [0, 1), got {self.holdout}")
+
+
+def require_matplotlib() -> None:
+    """Before any work. Raises ImportError that says how to install it."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("the report needs the package matplotlib: pip install 'fast-tokenizer[report]'")
+
+
+def measure_recording(
+    tokenizer: FastTokenizer, recording: Recording, steps: int, options: Options, report: Report
+) -> ReportNumbers:
+    """Measures on held-out episodes; on all of them, where none are held out or long enough.
+
+    Raises:
+        ValueError: No episode is long enough; or the tokenizer does not take the data.
+    """
+    if options.normalize is not None and tokenizer.spec.normalizer is not None:
+        raise ValueError(
+            f"--normalize {options.normalize}: the tokenizer normalises by itself ({tokenizer.spec.normalizer.kind})"
+        )
+    parts = split_holdout(recording.trajectories, options.holdout)
+    others, held = (part.select(part.lengths >= steps) for part in parts)
+    separate = len(others) > 0 and len(held) > 0
+    if not separate:
+        others = held = recording.trajectories.select(recording.trajectories.lengths >= steps)
+    if not len(held):
+        raise ValueError(f"none of the {len(recording.trajectories)} episodes has {steps} steps")
+
+    def drawn(stage: str, trajectories: Trajectories, most: int) -> Sample:
+        bounded = max(1, min(most, _MAX_VALUES // (steps * recording.action_dim)))
+        return draw_sample(
+            trajectories, steps, options.stride, bounded, progress=lambda done, total: report(stage, done, total)
+        )
+
+    before = None if options.normalize is None else _normalizer(others, options.normalize, report)
+    sample = drawn("draw chunks", held, options.max_chunks)
+    fitted = drawn("draw chunks to refit on", others, options.max_chunks * _FITTED_PER_MEASURED) if separate else sample
+    return measure(
+        Pipeline(tokenizer, before),
+        sample,
+        fitted,
+        measured_on="held-out episodes" if separate else "given episodes",
+        hz=recording.hz,
+        dimension_names=recording.dimension_names,
+        max_rmse=options.max_rmse,
+        progress=report,
+    )
+
+
+def _normalizer(trajectories: Trajectories, kind: NormalizerKind, report: Report) -> Normalizer:
+    statistics = NormalizerStatistics()
+    take_statistics(trajectories, statistics, report)
+    return statistics.normalizer(kind)
+
+
+def notes(recording: Recording, steps: int) -> list[str]:
+    """What was left out of the data, for the page; nothing where nothing was."""
+    counts = recording.episodes(steps)
+    return counts.lines().splitlines() if counts.left_out else []
+
+
+def write(
+    numbers: ReportNumbers, title: str, notes: list[str], output: Path, figures: Path | None, report: Report
+) -> dict[str, Any]:
+    """Draws, and writes the page and the figures. Returns where they are."""
+    from fast_tokenizer.report.figures import draw, save_pngs
+    from fast_tokenizer.report.page import render
+
+    report("draw figures", 0, None)
+    pictures = draw(numbers)
+    page = render(numbers, pictures, title=title, notes=notes).encode()
+    save_file(output, lambda file: file.write(page))
+    files = [] if figures is None else save_pngs(pictures, figures)
+    return {"output": str(output), "figures": [str(file) for file in files]}
+
+
+def summary(numbers: ReportNumbers) -> str:
+    """The page in a few lines."""
+    h, scale = numbers.reconstruction.headline, numbers.scale
+    lines = [
+        f"Measured on {h.chunks:,} chunks of {numbers.about.measured_on}",
+        f"  tokens a chunk   {h.mean_token_length:.1f} (median {h.p50_token_length:g}, 99 % {h.p99_token_length:g}, "
+        f"most {h.max_token_length}), {h.compression_ratio:.1f} x fewer than values",
+        f"  error, normal.   RMSE {h.reconstruction_rmse:.4f}, largest {h.reconstruction_max_abs_error:.3f}",
+        f"  worst chunk      {numbers.reconstruction.worst.place}",
+        f"  lost             {h.saturated:,} coefficients saturated, {h.dropped:,} dropped; "
+        f"{h.clipped:,} values clipped",
+        f"  suggested        scale {'none' if scale.scale is None else format(scale.scale, 'g')} ({scale.rule}); "
+        f"max length {numbers.max_len.recommended}",
+    ]
+    return "\n".join(lines)
