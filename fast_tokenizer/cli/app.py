@@ -517,9 +517,8 @@ def quality_report(
     ] = NormalizeChoice.none,
     max_chunks: Annotated[int, typer.Option("--max-chunks", help="Chunks to measure on, drawn uniformly.")] = 2000,
     max_rmse: Annotated[
-        float | None,
-        typer.Option("--max-rmse", help="Normalised error that the suggested scale keeps to. Default: the knee."),
-    ] = None,
+        float, typer.Option("--max-rmse", help="Error that the suggested scale keeps to, normalised.")
+    ] = 0.02,
     as_json: JsonOption = False,
 ) -> None:
     """Write a page on what a tokenizer does to a recording: tokens, errors, losses, and what to set.

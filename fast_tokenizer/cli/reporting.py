@@ -13,6 +13,7 @@ from fast_tokenizer.io import Trajectories
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
 from fast_tokenizer.report.numbers import ReportNumbers, measure
 from fast_tokenizer.report.pipeline import Pipeline
+from fast_tokenizer.report.rates import DEFAULT_MAX_RMSE
 from fast_tokenizer.report.sample import Sample, draw_sample
 from fast_tokenizer.statistics import NormalizerStatistics
 from fast_tokenizer.tokenizer import FastTokenizer
@@ -33,13 +34,13 @@ class Options:
     holdout: float = 0.2
     normalize: NormalizerKind | None = None
     max_chunks: int = 2000
-    max_rmse: float | None = None
+    max_rmse: float = DEFAULT_MAX_RMSE
 
     def __post_init__(self) -> None:
         check_stride(self.stride)
         if self.max_chunks < 1:
             raise ValueError(f"--max-chunks must be positive, got {self.max_chunks}")
-        if self.max_rmse is not None and not self.max_rmse > 0:
+        if not self.max_rmse > 0:
             raise ValueError(f"--max-rmse must be positive, got {self.max_rmse}")
         if not 0 <= self.holdout < 1:
             raise ValueError(f"--holdout must lie in [0, 1), got {self.holdout}")
@@ -130,7 +131,8 @@ def summary(numbers: ReportNumbers) -> str:
         f"  worst chunk      {numbers.reconstruction.worst.place}",
         f"  lost             {h.saturated:,} coefficients saturated, {h.dropped:,} dropped; "
         f"{h.clipped:,} values clipped",
-        f"  suggested        scale {'none' if scale.scale is None else format(scale.scale, 'g')} ({scale.rule}); "
+        f"  suggested        scale {'none' if scale.scale is None else format(scale.scale, 'g')} (the smallest tried with "
+        f"RMSE {scale.max_rmse:g}); "
         f"max length {numbers.max_len.recommended}",
     ]
     return "\n".join(lines)

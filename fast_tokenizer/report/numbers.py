@@ -12,7 +12,14 @@ from fast_tokenizer.max_len import MaxLenReport, recommend_max_len
 from fast_tokenizer.prefix import PrefixErrors, prefix_errors
 from fast_tokenizer.report.edits import Edits, robustness_to_edits
 from fast_tokenizer.report.pipeline import Pipeline
-from fast_tokenizer.report.rates import NATIVE, RateDistortion, ScaleSuggestion, rate_distortion, suggest_scale
+from fast_tokenizer.report.rates import (
+    DEFAULT_MAX_RMSE,
+    NATIVE,
+    RateDistortion,
+    ScaleSuggestion,
+    rate_distortion,
+    suggest_scale,
+)
 from fast_tokenizer.report.reconstruction import Reconstruction, reconstruct
 from fast_tokenizer.report.sample import Sample
 from fast_tokenizer.report.spectrum import Spectrum, spectrum
@@ -106,7 +113,7 @@ def measure(
     measured_on: str,
     hz: float | None = None,
     dimension_names: Sequence[str] | None = None,
-    max_rmse: float | None = None,
+    max_rmse: float = DEFAULT_MAX_RMSE,
     progress: Progress = lambda *_: None,
 ) -> ReportNumbers:
     """Measures everything.
@@ -118,7 +125,7 @@ def measure(
         measured_on: What `sample` is, in words.
         hz: Control rate.
         dimension_names: D names; None: dimensions are numbered.
-        max_rmse: Error that the suggested scale is to keep to, in normalised units. None: the knee.
+        max_rmse: Error that the suggested scale is to keep to, in normalised units.
         progress: Told how far each stage is.
 
     Raises:

@@ -80,9 +80,8 @@ def _head(numbers: ReportNumbers, title: str, notes: Sequence[str]) -> str:
         (
             "suggested scale",
             "none" if scale.scale is None else f"{scale.scale:g}",
-            scale.rule
-            if scale.scale is None
-            else f"{scale.mean_token_length:.1f} tokens at RMSE {_number(scale.reconstruction_rmse or 0)}: {scale.rule}",
+            f"the smallest tried with RMSE at most {scale.max_rmse:g}"
+            + ("" if scale.scale is None else f"; {scale.mean_token_length:.1f} tokens a chunk"),
         ),
         (
             "suggested max length",
@@ -115,15 +114,15 @@ def _findings(numbers: ReportNumbers) -> list[str]:
         found.append("The refits of the curve over scales are measured on the chunks they were fitted on.")
     if h.saturated:
         found.append(
-            f"{h.saturated:,} of {coefficients:,} coefficients saturate: these chunks move more than what the tokenizer "
-            "was fitted on, and rounding alone does not explain their errors."
+            f"{h.saturated:,} of {coefficients:,} coefficients saturate: these chunks move more than what the "
+            "tokenizer was fitted on, and rounding alone does not explain their errors."
         )
     if h.clipped:
         found.append(f"The normaliser cuts {h.clipped:,} of {coefficients:,} values.")
     if h.dropped:
         found.append(
-            f"The published vocabulary has no ids for {h.dropped:,} coefficients: {h.malformed_chunks:,} of {h.chunks:,} "
-            "chunks do not decode strictly, and were repaired to be measured."
+            f"The published vocabulary has no ids for {h.dropped:,} coefficients: {h.malformed_chunks:,} of "
+            f"{h.chunks:,} chunks do not decode strictly, and were repaired to be measured."
         )
     return found
 
@@ -315,8 +314,8 @@ def _prefix(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
 def _losses(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
     h = numbers.reconstruction.headline
     how = (
-        "Saturated coefficients and clipped values are losses that no scale repairs; a few are outliers, many mean that "
-        "the tokenizer does not fit this data."
+        "Saturated coefficients and clipped values are losses that no scale repairs; a few are outliers, many mean "
+        "that the tokenizer does not fit this data."
     )
     count = h.chunks * numbers.about.time_horizon * numbers.about.action_dim
     table = _table(

@@ -15,9 +15,12 @@ from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
 
 #: Scales that are tried, as factors on the tokenizer's own.
-SCALE_FACTORS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+SCALE_FACTORS = (0.125, 0.175, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 #: Bins a value that naive binning is tried with.
 BINS = (16, 32, 64, 128, 256, 512, 1024)
+
+#: The error that the suggested scale keeps to, if none is given: 1 % of the range [-1, 1].
+DEFAULT_MAX_RMSE = 0.02
 
 NATIVE, PUBLISHED, NAIVE = "fast_tokenizer, refitted", "published fit", "naive binning"
 
@@ -202,24 +205,23 @@ class ScaleSuggestion:
     """Which of the scales tried to take.
 
     Attributes:
-        scale: It; the mean, where there is one per dimension. None where nothing could be fitted, or nothing is good
-            enough.
+        scale: The smallest that keeps to the error; the mean, where there is one per dimension. None: none does.
         mean_token_length: Tokens of a chunk at that scale.
         reconstruction_rmse: The error at that scale, in normalised units.
-        rule: How it was chosen, in words.
+        max_rmse: The error to keep to.
     """
 
     scale: float | None
     mean_token_length: float | None
     reconstruction_rmse: float | None
-    rule: str
+    max_rmse: float
 
 
-def suggest_scale(points: Sequence[RatePoint], max_rmse: float | None = None) -> ScaleSuggestion:
-    """The smallest scale that keeps to an error, or without one the knee of the curve.
+def suggest_scale(points: Sequence[RatePoint], max_rmse: float = DEFAULT_MAX_RMSE) -> ScaleSuggestion:
+    """The smallest scale that keeps to an error.
 
-    The knee is the point that lies furthest below the line between the curve's ends, with tokens and the logarithm of
-    the RMSE both stretched to 0..1: beyond it, a further halving of the error costs more tokens than before it.
+    Not the knee of the curve: the curve bends evenly, and the point furthest from the line between its ends moves with
+    the ends (of one recorded set it was scale 4, 10 or 15, as the scales tried lay around 3, 10 or 30).
 
     Args:
         points: A curve, from coarse to fine.
@@ -227,27 +229,10 @@ def suggest_scale(points: Sequence[RatePoint], max_rmse: float | None = None) ->
 
     Example:
         >>> rates = [RatePoint(s, t, 0, e, 0, 0) for s, t, e in ((5, 10, 0.1), (10, 14, 0.03), (20, 40, 0.02))]
-        >>> suggest_scale(rates).scale, suggest_scale(rates, 0.02).scale, suggest_scale(rates, 0.01).scale
+        >>> suggest_scale(rates, 0.03).scale, suggest_scale(rates).scale, suggest_scale(rates, 0.01).scale
         (10, 20, None)
     """
-    if max_rmse is not None:
-        rule = f"the smallest scale tried whose RMSE is at most {max_rmse:g}, in normalised units"
-        point = next((p for p in points if p.reconstruction_rmse <= max_rmse), None)
-    else:
-        rule = "the knee: of the scales tried, the one furthest below the line between the ends of the curve"
-        point = _knee([p for p in points if p.reconstruction_rmse > 0])
-    if point is None:
-        return ScaleSuggestion(None, None, None, rule)
-    return ScaleSuggestion(point.setting, point.mean_token_length, point.reconstruction_rmse, rule)
-
-
-def _knee(points: Sequence[RatePoint]) -> RatePoint | None:
-    """None of fewer than three points, or of points at one rate or error."""
-    if len(points) < 3:
-        return None
-    tokens = np.array([p.mean_token_length for p in points])
-    error = np.log([p.reconstruction_rmse for p in points])
-    if np.ptp(tokens) == 0 or np.ptp(error) == 0:
-        return None
-    x, y = (tokens - tokens.min()) / np.ptp(tokens), (error - error.min()) / np.ptp(error)
-    return points[int((x + y).argmin())]
+    for point in points:
+        if point.reconstruction_rmse <= max_rmse:
+            return ScaleSuggestion(point.setting, point.mean_token_length, point.reconstruction_rmse, max_rmse)
+    return ScaleSuggestion(None, None, None, max_rmse)
