@@ -20,10 +20,8 @@ on the other episodes of each set; published decoders cannot read it.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import scipy.fft
@@ -33,67 +31,14 @@ from benchmarks import recorded
 from benchmarks.competitors.published import PublishedFast
 from benchmarks.machine import describe
 from benchmarks.report import Table, significant
-from fast_tokenizer import DecodeError, FastTokenizer
+from fast_tokenizer import FastTokenizer
 from fast_tokenizer.io import read
+from fast_tokenizer.report.edits import HARMS, Chunks, Decoder, Ids, Tally, harmed, repairing, strict
 
 FAST_PLUS = recorded.SHARED / "data" / "fast_artifacts" / "fast_plus"
 SEED = 0
 
-Ids: TypeAlias = list[list[int]]
-Chunks: TypeAlias = NDArray[np.floating]
-#: ids, T, D -> accepted (N,), returned (N,), actions (N, T, D)
-Decoder: TypeAlias = Callable[[Ids, int, int], tuple[NDArray[np.bool_], NDArray[np.bool_], Chunks]]
-
-
-# ---- Harm --------------------------------------------------------------------------------------------
-
-
-HARMS = ("nothing", "substitution", "insertion", "deletion", "truncation")
-
-
-def harmed(harm: str, ids: list[int], vocab_size: int, rng: np.random.Generator) -> list[int]:
-    """A sequence after one harm; of a truncation, at least one id is gone."""
-    at = int(rng.integers(len(ids) + (harm == "insertion")))
-    match harm:
-        case "substitution":
-            other = int(rng.integers(vocab_size - 1))
-            return [*ids[:at], other + (other >= ids[at]), *ids[at + 1 :]]
-        case "insertion":
-            return [*ids[:at], int(rng.integers(vocab_size)), *ids[at:]]
-        case "deletion":
-            return ids[:at] + ids[at + 1 :]
-        case "truncation":
-            return ids[:at]
-    return ids
-
-
 # ---- Decoders ----------------------------------------------------------------------------------------
-
-
-def strict(tokenizer: FastTokenizer) -> Decoder:
-    """`decode`, a sequence at a time: it raises on what it does not accept."""
-
-    def decode(ids: Ids, horizon: int, dims: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_], Chunks]:
-        actions = np.zeros((len(ids), horizon, dims))
-        accepted = np.ones(len(ids), bool)
-        for i, sequence in enumerate(ids):
-            try:
-                actions[i] = tokenizer.decode([sequence], horizon, dims)[0]
-            except DecodeError:
-                accepted[i] = False
-        return accepted, accepted, actions
-
-    return decode
-
-
-def repairing(tokenizer: FastTokenizer) -> Decoder:
-    """`decode_with_status`."""
-
-    def decode(ids: Ids, horizon: int, dims: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_], Chunks]:
-        actions, status = tokenizer.decode_with_status(ids, horizon, dims)
-        return status.ok, np.ones(len(ids), bool), actions
-
-    return decode
 
 
 def published(peer: PublishedFast) -> Decoder:
@@ -126,37 +71,13 @@ def relaxed(peer: PublishedFast) -> Decoder:
 # ---- Measuring ---------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Tally:
-    """What one decoder made of one harm, over all sets."""
-
-    chunks: int = 0
-    accepted: int = 0
-    returned: int = 0
-    zeros: int = 0
-    worst: float = 0.0
-    squares: float = 0.0
-    values: int = 0
-
-    def add(self, decoded: tuple[NDArray[np.bool_], NDArray[np.bool_], Chunks], unharmed: Chunks) -> None:
-        """Chunks of one set."""
-        accepted, returned, actions = decoded
-        actions, unharmed = actions[returned], unharmed[returned]
-        self.chunks += len(accepted)
-        self.accepted += int(accepted.sum())
-        self.returned += int(returned.sum())
-        self.zeros += int((~actions.any(axis=(1, 2)) & unharmed.any(axis=(1, 2))).sum())
-        self.worst = max(self.worst, float(np.abs(actions).max(initial=0)))
-        self.squares += float(np.square(actions - unharmed).sum())
-        self.values += actions.size
-
-    def cells(self) -> list[str]:
-        """For the table."""
-        accepted, zeros = (f"{100 * n / self.chunks:.1f} %" for n in (self.accepted, self.zeros))
-        if not self.returned:
-            return [accepted, zeros, "", ""]
-        rmse = float(np.sqrt(self.squares / self.values))
-        return [accepted, zeros, significant(self.worst), "0" if rmse < 1e-9 else significant(rmse)]
+def cells(tally: Tally) -> list[str]:
+    """What the table says of one decoder and one harm, over all sets."""
+    accepted, zeros = (f"{100 * n / tally.chunks:.1f} %" for n in (tally.accepted, tally.zeros))
+    if not tally.returned:
+        return [accepted, zeros, "", ""]
+    rmse = tally.rmse
+    return [accepted, zeros, significant(tally.worst), "0" if rmse < 1e-9 else significant(rmse)]
 
 
 def held_out(path: Path, most_fitted: int, most_held: int) -> tuple[Chunks, Chunks]:
@@ -209,7 +130,7 @@ def measure(most_fitted: int, most_held: int, draws: int) -> dict[tuple[str, str
 def table(tallies: dict[tuple[str, str, str], Tally]) -> Table:
     """Grouped by harm."""
     lines = [
-        [harm, vocabulary, decoder, *tally.cells()]
+        [harm, vocabulary, decoder, *cells(tally)]
         for (vocabulary, harm, decoder), tally in sorted(tallies.items(), key=lambda item: HARMS.index(item[0][1]))
     ]
     chunks = max(tally.chunks for tally in tallies.values())

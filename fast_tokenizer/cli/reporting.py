@@ -125,14 +125,14 @@ def summary(numbers: ReportNumbers) -> str:
     h, scale = numbers.reconstruction.headline, numbers.scale
     lines = [
         f"Measured on {h.chunks:,} chunks of {numbers.about.measured_on}",
-        f"  tokens a chunk   {h.mean_token_length:.1f} (median {h.p50_token_length:g}, 99 % {h.p99_token_length:g}, "
+        f"  tokens a chunk   {h.mean_token_length:.1f} (median {h.p50_token_length:g}, 99 % {h.p99_token_length:.0f}, "
         f"most {h.max_token_length}), {h.compression_ratio:.1f} x fewer than values",
         f"  error, normal.   RMSE {h.reconstruction_rmse:.4f}, largest {h.reconstruction_max_abs_error:.3f}",
         f"  worst chunk      {numbers.reconstruction.worst.place}",
         f"  lost             {h.saturated:,} coefficients saturated, {h.dropped:,} dropped; "
         f"{h.clipped:,} values clipped",
-        f"  suggested        scale {'none' if scale.scale is None else format(scale.scale, 'g')} (the smallest tried with "
-        f"RMSE {scale.max_rmse:g}); "
+        f"  suggested        scale {'none' if scale.scale is None else format(scale.scale, 'g')} (the smallest tried "
+        f"with RMSE {scale.max_rmse:g}); "
         f"max length {numbers.max_len.recommended}",
     ]
     return "\n".join(lines)

@@ -103,8 +103,8 @@ class EditResult:
         sequences: How many were harmed.
         found_share: Share that strict decoding refuses.
         accepted_rmse: Of those that it accepts, and so of what is not found: root mean square distance from what the
-            unharmed ids decode to, in normalised units.
-        accepted_max_abs_action: Largest normalised value that they decode to.
+            unharmed ids decode to, in normalised units. None: it accepts none.
+        accepted_max_abs_action: Largest normalised value that they decode to, or None.
         repaired_rmse: Of all, repaired where needed.
         repaired_max_abs_action: Largest normalised value of all.
     """
@@ -112,8 +112,8 @@ class EditResult:
     harm: str
     sequences: int
     found_share: float
-    accepted_rmse: float
-    accepted_max_abs_action: float
+    accepted_rmse: float | None
+    accepted_max_abs_action: float | None
     repaired_rmse: float
     repaired_max_abs_action: float
 
@@ -160,8 +160,8 @@ def robustness_to_edits(pipeline: Pipeline, chunks: Chunks, draws: int, *, seed:
                 harm=harm,
                 sequences=found.chunks,
                 found_share=1 - found.accepted / found.chunks,
-                accepted_rmse=found.rmse,
-                accepted_max_abs_action=found.worst,
+                accepted_rmse=found.rmse if found.accepted else None,
+                accepted_max_abs_action=found.worst if found.accepted else None,
                 repaired_rmse=repaired.rmse,
                 repaired_max_abs_action=repaired.worst,
             )

@@ -238,7 +238,7 @@ def _token_lengths(numbers: ReportNumbers) -> Figure:
         (headline.p99_token_length, "99th percentile", "--"),
         (headline.max_token_length, "most", ":"),
     ):
-        panel.axvline(value, color=_INK, linewidth=1.2, linestyle=style, label=f"{name} {value:g}")
+        panel.axvline(value, color=_INK, linewidth=1.2, linestyle=style, label=f"{name} {value:.0f}")
     panel.set(xlabel="tokens a chunk", ylabel="chunks")
     figure.legend(loc="outside upper left", ncols=3)
     return figure

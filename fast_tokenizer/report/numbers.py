@@ -43,7 +43,8 @@ class About:
         vocab_size: Ids.
         merges: Those of them that merges made.
         scale: One, or one per dimension.
-        normalizer: Its kind; "none", or "before: KIND" where it is not the tokenizer's own.
+        normalizer: The kind of the normaliser that actions pass, or None.
+        normalizer_in_tokenizer: Whether it is the tokenizer's own.
         time_horizon: Steps T of the chunks.
         action_dim: Dimensions D.
         hz: Control rate, or None.
@@ -58,7 +59,8 @@ class About:
     vocab_size: int
     merges: int
     scale: float | tuple[float, ...]
-    normalizer: str
+    normalizer: str | None
+    normalizer_in_tokenizer: bool
     time_horizon: int
     action_dim: int
     hz: float | None
@@ -176,14 +178,14 @@ def measure(
 
 def _about(pipeline: Pipeline, sample: Sample, names: tuple[str, ...], hz: float | None, measured_on: str) -> About:
     spec, normalizer = pipeline.tokenizer.spec, pipeline.normalizer
-    kind = "none" if normalizer is None else normalizer.kind
     return About(
         fingerprint=pipeline.tokenizer.fingerprint(),
         kind="native" if isinstance(spec, TokenizerSpec) else "published",
         vocab_size=spec.vocab_size,
         merges=len(spec.merges),
         scale=spec.scale,
-        normalizer=kind if pipeline.before is None else f"before: {kind}",
+        normalizer=None if normalizer is None else normalizer.kind,
+        normalizer_in_tokenizer=pipeline.before is None,
         time_horizon=sample.chunks.shape[1],
         action_dim=sample.chunks.shape[2],
         hz=hz,

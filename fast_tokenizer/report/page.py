@@ -60,10 +60,10 @@ def _head(numbers: ReportNumbers, title: str, notes: Sequence[str]) -> str:
         f"{h.chunks:,} chunks of {about.time_horizon} steps x {about.action_dim} dimensions{rate}, drawn from "
         f"the {about.chunks_drawn_from:,} of {about.episodes:,} {_episodes(about.measured_on, about.episodes)}. "
         f"Tokenizer: {about.kind}, {about.vocab_size:,} ids, scale {_scale(about.scale)}, "
-        f"normaliser {about.normalizer}."
+        f"normaliser {about.normalizer or 'none'}{'' if about.normalizer_in_tokenizer else ', before it'}."
     )
     tiles = (
-        ("tokens a chunk", f"{h.mean_token_length:.1f}", f"99th percentile {h.p99_token_length:g}"),
+        ("tokens a chunk", f"{h.mean_token_length:.1f}", f"99th percentile {h.p99_token_length:.0f}"),
         (
             "fewer than values",
             f"{h.compression_ratio:.1f} x",
@@ -213,8 +213,8 @@ def _lengths(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
                 f"{h.mean_token_length:.1f}",
                 f"{h.std_token_length:.1f}",
                 f"{h.min_token_length}",
-                f"{h.p50_token_length:g}",
-                f"{h.p99_token_length:g}",
+                f"{h.p50_token_length:.0f}",
+                f"{h.p99_token_length:.0f}",
                 f"{h.max_token_length}",
             )
         ],
@@ -277,7 +277,7 @@ def _dimensions(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
             for d in numbers.reconstruction.dimensions
         ],
     )
-    return _section("dimensions", "Error of each dimension", how, _figures(pictures, "dimension_errors", beside=table))
+    return _section("dimensions", "Error of each dimension", how, _figures(pictures, "dimension_errors") + table)
 
 
 def _prefix(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
@@ -404,8 +404,10 @@ def _details(summary: str, content: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{content}</details>\n"
 
 
-def _number(value: float) -> str:
-    """Three significant digits."""
+def _number(value: float | None) -> str:
+    """Three significant digits; a dash where there is nothing to measure."""
+    if value is None:
+        return "-"
     return f"{value:.3g}" if value == 0 or 1e-4 <= abs(value) < 1e5 else f"{value:.2e}"
 
 
