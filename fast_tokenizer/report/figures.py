@@ -72,13 +72,22 @@ class Picture:
         name: Of its file and of its place in the page.
         title: What it shows.
         svg: It, for a page whose CSS says what --ink and --rule are.
-        png: It, on white.
+        figure: It, laid out.
     """
 
     name: str
     title: str
     svg: str
-    png: bytes
+    figure: Figure
+
+    def png(self) -> bytes:
+        """It, on white."""
+        buffer = io.BytesIO()
+        with _style():
+            self.figure.savefig(
+                buffer, format="png", dpi=160, transparent=False, facecolor="white", metadata={"Software": None}
+            )
+        return buffer.getvalue()
 
 
 def draw(numbers: ReportNumbers) -> dict[str, Picture]:
@@ -88,7 +97,9 @@ def draw(numbers: ReportNumbers) -> dict[str, Picture]:
         for name, (title, drawer) in _FIGURES.items():
             figure = drawer(numbers)
             if figure is not None:
-                pictures[name] = Picture(name, title, _svg(figure, name), _png(figure))
+                figure.draw_without_rendering()
+                figure.set_layout_engine("none")  # once is enough, and takes as long as drawing
+                pictures[name] = Picture(name, title, _svg(figure, name), figure)
     return pictures
 
 
@@ -98,7 +109,7 @@ def save_pngs(pictures: Mapping[str, Picture], folder: Path) -> list[Path]:
     files = []
     for picture in pictures.values():
         files.append(folder / f"{picture.name}.png")
-        files[-1].write_bytes(picture.png)
+        files[-1].write_bytes(picture.png())
     return files
 
 
@@ -125,12 +136,6 @@ def _svg(figure: Figure, name: str) -> str:
     svg = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', svg)
     svg = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", svg)
     return svg.replace(_INK, "var(--ink)").replace(_RULE, "var(--rule)")
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160, transparent=False, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def _panel(size: tuple[float, float] = _SIZE) -> tuple[Figure, Axes]:
@@ -289,8 +294,8 @@ def _chunk(numbers: ReportNumbers, chunk: ChunkExample) -> Figure:
         panel.plot(time, chunk.recorded[:, d], color=_PLAIN, linewidth=3, label="recorded")
         panel.plot(time, chunk.decoded[:, d], color=_OURS, linewidth=1.3, marker=marker, label="decoded")
         _at_least(panel, _LEAST_SPAN * float(chunk.half_range[d]))
-        worst = " (largest error)" if d == chunk.dimension else ""
-        panel.set_title(_printable(numbers.about.dimension_names[d]) + worst, color=_ALERT if worst else _INK)
+        worst = d == chunk.dimension and chunk.max_abs_error > 0
+        panel.set_title(_short(numbers.about.dimension_names[d]), color=_ALERT if worst else _INK)
         if i >= len(shown) - columns:
             panel.set_xlabel("step" if hz is None else "seconds")
         if i == 0:

@@ -250,7 +250,7 @@ def _chunks(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
     r = numbers.reconstruction
     how = (
         "The blue line should hide in the grey one. The typical chunk has the median RMSE, the worst one the largest "
-        "error of a single value; actions are in their recorded units."
+        "error of a single value, in the dimension whose name is red; actions are in their recorded units."
     )
     captions = {
         "typical_chunk": f"{r.typical.place}: {r.typical.tokens} tokens, RMSE {_number(r.typical.rmse)}, largest error "
