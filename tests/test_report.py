@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from fast_tokenizer.prefix import prefix_errors
 from fast_tokenizer.report import Pipeline, Sample, draw_sample, measure
 from fast_tokenizer.report.edits import HARMS, harmed, robustness_to_edits
 from fast_tokenizer.report.rates import BINS, NAIVE, NATIVE, PUBLISHED, rate_distortion
-from fast_tokenizer.report.reconstruction import reconstruct
+from fast_tokenizer.report.reconstruction import around_the_worst, reconstruct
 from fast_tokenizer.report.spectrum import spectrum
 from fast_tokenizer.report.usage import token_usage
 
@@ -124,6 +125,29 @@ def test_the_worst_chunk_is_the_one_that_was_spoiled(tok):
     ]
     assert result.typical.rmse == pytest.approx(sorted(rmse)[(N - 1) // 2])
     assert result.typical.index == rmse.index(sorted(rmse)[(N - 1) // 2])
+
+
+def test_the_episode_around_the_worst_chunk_is_decoded_end_to_end(tok):
+    episode = np.concatenate(list(walks(7, 4)))[:-3]  # 6 whole chunks and a part
+    trajectories = of_arrays("run", [np.concatenate(list(walks(3, 5))), episode]).trajectories
+    sample = draw_sample(trajectories, T, 1, 10**6)
+    pipeline = Pipeline(tok)
+    worst = reconstruct(pipeline, sample, NAMES)[0].worst
+    for i in (worst.index, 0, len(sample.places) - 1):
+        place = sample.places[i]
+        found = around_the_worst(pipeline, sample, replace(worst, index=i))
+        whole = episode if place.trajectory == "run episode 1" else np.concatenate(list(walks(3, 5)))
+        assert (found.first_step - place.step) % T == 0
+        assert found.first_step == max(place.step % T, place.step - 4 * T)
+        assert len(found.recorded) % T == 0
+        assert found.first_step + len(found.recorded) + T > min(len(whole), place.step + 5 * T)
+        np.testing.assert_array_equal(found.recorded, whole[found.first_step :][: len(found.recorded)])
+        np.testing.assert_array_equal(found.recorded[found.worst_step :][:T], sample.chunks[i])
+        decoded = [tok.decode(tok.encode(c[None]))[0] for c in found.recorded.reshape(-1, T, D)]
+        np.testing.assert_allclose(found.decoded, np.concatenate(decoded))
+        error = found.decoded - found.recorded
+        jumps = [np.abs(error[j] - error[j - 1]) for j in range(T, len(error), T)]
+        np.testing.assert_allclose(found.max_join_error, np.max(jumps, axis=0))
 
 
 def test_saturation_and_clipping_are_counted_where_they_happen():

@@ -90,7 +90,7 @@ def test_names_are_shown_as_they_are(pictures_and_page):
 
 def test_every_figure_is_there_in_the_page_s_colours_and_as_png(pictures_and_page, tmp_path):
     pictures, page = pictures_and_page
-    assert len(pictures) == 12
+    assert len(pictures) == 13
     files = save_pngs(pictures, tmp_path / "new" / "figures")
     assert [f.stem for f in files] == list(pictures)
     for file, picture in zip(files, pictures.values(), strict=True):

@@ -315,6 +315,31 @@ def _worst_chunk(numbers: ReportNumbers) -> Figure:
     return _chunk(numbers, numbers.reconstruction.worst)
 
 
+def _worst_episode(numbers: ReportNumbers) -> Figure:
+    """The worst chunk's dimensions with the largest errors, with its neighbours in time."""
+    episode, worst, hz = numbers.episode, numbers.reconstruction.worst, numbers.about.hz
+    length, dims = episode.recorded.shape
+    horizon = numbers.about.time_horizon
+    shown = np.argsort(-worst.normalized_errors, kind="stable")[: min(3, dims)]
+    time = (episode.first_step + np.arange(length)) / (hz or 1)
+    figure = Figure(figsize=(5.6, 0.9 + 1.5 * len(shown)))
+    panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    end = min(episode.worst_step + horizon, length - 1)
+    for panel, d in zip(panels, shown.tolist(), strict=True):
+        panel.axvspan(time[episode.worst_step], time[end], color=_ALERT, alpha=0.15, linewidth=0, label="worst chunk")
+        for join in range(horizon, length, horizon):
+            panel.axvline(time[join], color=_PLAIN, linewidth=0.8, linestyle=":")
+        panel.plot(time, episode.recorded[:, d], color=_PLAIN, linewidth=3, label="recorded")
+        panel.plot(time, episode.decoded[:, d], color=_OURS, linewidth=1.3, label="decoded")
+        _at_least(panel, _LEAST_SPAN * float(worst.half_range[d]))
+        panel.set_title(_short(numbers.about.dimension_names[d]))
+        panel.grid(visible=False, axis="x")
+    panels[-1].set_xlabel("step of the episode" if hz is None else "seconds from the episode's start")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=3)
+    return figure
+
+
 def _dimension_errors(numbers: ReportNumbers) -> Figure:
     dimensions = numbers.reconstruction.dimensions
     figure, panel = _panel((5.6, 1.4 + 0.24 * len(dimensions)))
@@ -406,6 +431,7 @@ _FIGURES: Mapping[str, tuple[str, Callable[[ReportNumbers], Figure | None]]] = {
     "expansion_lengths": ("What tokens stand for", _expansion_lengths),
     "typical_chunk": ("A typical chunk", _typical_chunk),
     "worst_chunk": ("The worst chunk", _worst_chunk),
+    "worst_episode": ("Around the worst chunk", _worst_episode),
     "dimension_errors": ("Error of each dimension", _dimension_errors),
     "prefix_errors": ("Error after the first tokens", _prefix_errors),
     "losses": ("Saturation and clipping", _losses),

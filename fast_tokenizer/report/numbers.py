@@ -20,7 +20,7 @@ from fast_tokenizer.report.rates import (
     rate_distortion,
     suggest_scale,
 )
-from fast_tokenizer.report.reconstruction import Reconstruction, reconstruct
+from fast_tokenizer.report.reconstruction import EpisodeExample, Reconstruction, around_the_worst, reconstruct
 from fast_tokenizer.report.sample import Sample
 from fast_tokenizer.report.spectrum import Spectrum, spectrum
 from fast_tokenizer.report.usage import TokenUsage, token_usage
@@ -76,6 +76,7 @@ class ReportNumbers:
 
     about: About
     reconstruction: Reconstruction
+    episode: EpisodeExample
     rates: RateDistortion
     spectrum: Spectrum
     usage: TokenUsage
@@ -95,6 +96,7 @@ class ReportNumbers:
             "token_lengths": reconstruction.token_lengths.tolist(),
             "typical_chunk": _plain(reconstruction.typical),
             "worst_chunk": _plain(reconstruction.worst),
+            "worst_episode": _plain(self.episode),
             "rate_distortion": _plain(self.rates),
             "spectrum": _plain(self.spectrum),
             "usage": _plain(self.usage),
@@ -139,8 +141,8 @@ def measure(
         >>> tok = FastTokenizer.fit(chunks[:100], vocab_size=256)
         >>> held, fitted = Sample.of_chunks(chunks[100:]), Sample.of_chunks(chunks[:100])
         >>> numbers = measure(Pipeline(tok), held, fitted, measured_on="given chunks")
-        >>> numbers.reconstruction.headline.chunks, numbers.reconstruction.worst.place
-        (100, 'chunk 22, step 0')
+        >>> numbers.reconstruction.headline.chunks, numbers.max_len.recommended
+        (100, 80)
     """
     chunks = sample.chunks
     count, horizon, dims = chunks.shape
@@ -163,6 +165,7 @@ def measure(
     return ReportNumbers(
         about=_about(pipeline, sample, names, hz, measured_on),
         reconstruction=reconstruction,
+        episode=around_the_worst(pipeline, sample, reconstruction.worst),
         rates=rates,
         spectrum=spectrum(
             pipeline.normalized(chunks), pipeline.normalized(decoded), hz, np.atleast_1d(pipeline.tokenizer.spec.scale)

@@ -257,8 +257,17 @@ def _chunks(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
         f"{_number(r.typical.max_abs_error)} (normalised)",
         "worst_chunk": f"{r.worst.place}: {r.worst.tokens} tokens, RMSE {_number(r.worst.rmse)}, largest error "
         f"{_number(r.worst.max_abs_error)} (normalised), in dimension {r.dimensions[r.worst.dimension].name}",
+        "worst_episode": f"{_trajectory(numbers)}, decoded chunk by chunk; dotted lines are where one chunk follows "
+        "another. The dimensions with the largest errors.",
     }
     return _section("reconstruction", "Reconstruction", how, _figures(pictures, *captions, captions=captions))
+
+
+def _trajectory(numbers: ReportNumbers) -> str:
+    """The episode of the worst chunk, and the steps of it that are shown."""
+    episode = numbers.episode
+    name = numbers.reconstruction.worst.place.rsplit(", step ", 1)[0]
+    return f"{name}, steps {episode.first_step} to {episode.first_step + len(episode.recorded) - 1}"
 
 
 def _dimensions(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:

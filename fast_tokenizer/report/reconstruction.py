@@ -121,6 +121,30 @@ class ChunkExample:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class EpisodeExample:
+    """The part of an episode around the worst chunk, decoded chunk by chunk, as a robot that runs them whole gets it.
+
+    Attributes:
+        first_step: The episode's step that `recorded` begins with.
+        worst_step: Where in `recorded` the worst chunk begins.
+        recorded: (L, D), whole chunks, in recorded units.
+        decoded: (L, D), in recorded units.
+        max_join_error: (D,) largest change of the error from the last step of a chunk to the first of the next, in
+            recorded units: the jump that decoding adds there.
+    """
+
+    first_step: int
+    worst_step: int
+    recorded: NDArray[np.floating]
+    decoded: NDArray[np.floating]
+    max_join_error: NDArray[np.float64]
+
+
+#: Chunks before and after the worst one.
+_CHUNKS_AROUND = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Reconstruction:
     """A sample, encoded and decoded.
 
@@ -203,6 +227,20 @@ def reconstruct(pipeline: Pipeline, sample: Sample, names: Sequence[str]) -> tup
 
     dimensions = _dimensions(names, raw, errors, _saturated(pipeline, chunks, tokens), pipeline.clipped(chunks))
     return Reconstruction(headline, dimensions, lengths, example(typical), example(worst)), tokens
+
+
+def around_the_worst(pipeline: Pipeline, sample: Sample, worst: ChunkExample) -> EpisodeExample:
+    """Decodes the neighbours of the worst chunk in its episode, end to end with it."""
+    episode, step = sample.episode(worst.index), sample.places[worst.index].step
+    _, horizon, dims = sample.chunks.shape
+    before = min(_CHUNKS_AROUND, step // horizon)
+    after = min(_CHUNKS_AROUND, (len(episode) - step) // horizon - 1)
+    first = step - before * horizon
+    chunks = episode[first : step + (after + 1) * horizon].reshape(-1, horizon, dims)
+    decoded, _ = pipeline.decode(pipeline.encode(chunks), horizon, dims)
+    error = decoded - chunks
+    joins = np.abs(error[1:, 0] - error[:-1, -1]).max(axis=0, initial=0.0)
+    return EpisodeExample(first, step - first, chunks.reshape(-1, dims), decoded.reshape(-1, dims), joins)
 
 
 def _dimensions(

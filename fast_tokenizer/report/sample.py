@@ -37,17 +37,25 @@ class Sample:
         places: N places.
         drawn_from: Chunks that there were to draw from.
         episodes: Trajectories that they lie in.
+        episode: Reads the whole episode (L, D) of the i-th chunk.
     """
 
     chunks: NDArray[np.floating]
     places: tuple[Place, ...]
     drawn_from: int
     episodes: int
+    episode: Callable[[int], NDArray[np.floating]]
 
     @classmethod
     def of_chunks(cls, chunks: NDArray[np.floating]) -> Sample:
         """Given chunks (N, T, D), all of them, named by their number."""
-        return cls(chunks, tuple(Place(f"chunk {i}", 0) for i in range(len(chunks))), len(chunks), len(chunks))
+        return cls(
+            chunks,
+            tuple(Place(f"chunk {i}", 0) for i in range(len(chunks))),
+            len(chunks),
+            len(chunks),
+            lambda i: chunks[i],
+        )
 
 
 def draw_sample(
@@ -91,4 +99,9 @@ def draw_sample(
             chunks.append(trajectory.actions[step : step + horizon])
             places.append(Place(trajectory.name, step))
         progress(done, len(needed))
-    return Sample(np.stack(chunks), tuple(places), total, len(needed))
+
+    def episode(i: int) -> NDArray[np.floating]:
+        (trajectory,) = trajectories.select(np.arange(len(counts)) == owners[i])
+        return trajectory.actions
+
+    return Sample(np.stack(chunks), tuple(places), total, len(needed), episode)
