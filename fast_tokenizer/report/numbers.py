@@ -142,7 +142,7 @@ def measure(
         >>> held, fitted = Sample.of_chunks(chunks[100:]), Sample.of_chunks(chunks[:100])
         >>> numbers = measure(Pipeline(tok), held, fitted, measured_on="given chunks")
         >>> numbers.reconstruction.headline.chunks, numbers.max_len.recommended
-        (100, 80)
+        (100, 40)
     """
     chunks = sample.chunks
     count, horizon, dims = chunks.shape

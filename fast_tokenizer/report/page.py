@@ -258,7 +258,7 @@ def _chunks(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
         "worst_chunk": f"{r.worst.place}: {r.worst.tokens} tokens, RMSE {_number(r.worst.rmse)}, largest error "
         f"{_number(r.worst.max_abs_error)} (normalised), in dimension {r.dimensions[r.worst.dimension].name}",
         "worst_episode": f"{_trajectory(numbers)}, decoded chunk by chunk; dotted lines are where one chunk follows "
-        "another. The dimensions with the largest errors.",
+        f"another, and where decoding adds a jump of at most {_number(numbers.episode.max_join_error)} (normalised)",
     }
     return _section("reconstruction", "Reconstruction", how, _figures(pictures, *captions, captions=captions))
 

@@ -129,15 +129,15 @@ class EpisodeExample:
         worst_step: Where in `recorded` the worst chunk begins.
         recorded: (L, D), whole chunks, in recorded units.
         decoded: (L, D), in recorded units.
-        max_join_error: (D,) largest change of the error from the last step of a chunk to the first of the next, in
-            recorded units: the jump that decoding adds there.
+        max_join_error: Largest change of the error of a dimension from the last step of a chunk to the first of the
+            next, in normalised units: the jump that decoding adds there. 0 of a single chunk.
     """
 
     first_step: int
     worst_step: int
     recorded: NDArray[np.floating]
     decoded: NDArray[np.floating]
-    max_join_error: NDArray[np.float64]
+    max_join_error: float
 
 
 #: Chunks before and after the worst one.
@@ -238,8 +238,8 @@ def around_the_worst(pipeline: Pipeline, sample: Sample, worst: ChunkExample) ->
     first = step - before * horizon
     chunks = episode[first : step + (after + 1) * horizon].reshape(-1, horizon, dims)
     decoded, _ = pipeline.decode(pipeline.encode(chunks), horizon, dims)
-    error = decoded - chunks
-    joins = np.abs(error[1:, 0] - error[:-1, -1]).max(axis=0, initial=0.0)
+    error = (decoded - chunks) * pipeline.unit(dims)
+    joins = float(np.abs(error[1:, 0] - error[:-1, -1]).max(initial=0.0))
     return EpisodeExample(first, step - first, chunks.reshape(-1, dims), decoded.reshape(-1, dims), joins)
 
 
