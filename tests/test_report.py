@@ -235,6 +235,19 @@ def test_a_scale_for_each_dimension_is_swept_as_a_whole():
     assert "one scale for all dimensions" in rates.curve(PUBLISHED).left_out[0]
 
 
+def test_refits_code_as_the_tokenizer_does():
+    coding = {"order": "dimension-first", "end_of_block": "dimension", "parsing": "optimal", "dead_zone": 0.65}
+    tok = FastTokenizer.fit(FITTED, 256, normalize="quantile", **coding)
+    numbers = measure_few(Pipeline(tok), HELD[:40], FITTED)
+    own, refit = numbers.rates.tokenizer, numbers.rates.curve(NATIVE).at(10.0)
+    assert refit.mean_token_length == pytest.approx(own.mean_token_length)
+    assert refit.reconstruction_rmse == pytest.approx(own.reconstruction_rmse)
+    assert numbers.rates.curve(PUBLISHED).at(10.0).mean_token_length > 1.05 * refit.mean_token_length
+    named = {"order": "dimension-first", "end of block": "dimension", "parsing": "optimal", "dead zone": 0.65}
+    assert numbers.about.coding == named
+    assert [r.found_share for r in numbers.edits.results] != [1, 1, 1, 1]
+
+
 # ---- Energy, usage -----------------------------------------------------------------------------------
 
 

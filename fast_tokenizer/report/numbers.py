@@ -43,6 +43,7 @@ class About:
         vocab_size: Ids.
         merges: Those of them that merges made.
         scale: One, or one per dimension.
+        coding: Coding options of a native tokenizer, by name, where they are not the defaults.
         normalizer: The kind of the normaliser that actions pass, or None.
         normalizer_in_tokenizer: Whether it is the tokenizer's own.
         time_horizon: Steps T of the chunks.
@@ -59,6 +60,7 @@ class About:
     vocab_size: int
     merges: int
     scale: float | tuple[float, ...]
+    coding: dict[str, str | float]
     normalizer: str | None
     normalizer_in_tokenizer: bool
     time_horizon: int
@@ -187,6 +189,7 @@ def _about(pipeline: Pipeline, sample: Sample, names: tuple[str, ...], hz: float
         vocab_size=spec.vocab_size,
         merges=len(spec.merges),
         scale=spec.scale,
+        coding=_coding(spec) if isinstance(spec, TokenizerSpec) else {},
         normalizer=None if normalizer is None else normalizer.kind,
         normalizer_in_tokenizer=pipeline.before is None,
         time_horizon=sample.chunks.shape[1],
@@ -197,6 +200,17 @@ def _about(pipeline: Pipeline, sample: Sample, names: tuple[str, ...], hz: float
         episodes=sample.episodes,
         chunks_drawn_from=sample.drawn_from,
     )
+
+
+def _coding(spec: TokenizerSpec) -> dict[str, str | float]:
+    """What is not as in the published format."""
+    chosen = {
+        "order": (spec.order, "frequency-first"),
+        "end of block": (spec.end_of_block, None),
+        "parsing": (spec.parsing, "bpe"),
+        "dead zone": (spec.dead_zone, 0.5),
+    }
+    return {name: value for name, (value, default) in chosen.items() if value is not None and value != default}
 
 
 def _prefix_chunks(lengths: np.ndarray[Any, np.dtype[np.int64]]) -> int:

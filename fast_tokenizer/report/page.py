@@ -60,6 +60,7 @@ def _head(numbers: ReportNumbers, title: str, notes: Sequence[str]) -> str:
         f"{h.chunks:,} chunks of {about.time_horizon} steps x {about.action_dim} dimensions{rate}, drawn from "
         f"the {about.chunks_drawn_from:,} of {about.episodes:,} {_episodes(about.measured_on, about.episodes)}. "
         f"Tokenizer: {about.kind}, {about.vocab_size:,} ids, scale {_scale(about.scale)}, "
+        f"{''.join(f'{name} {value}, ' for name, value in about.coding.items())}"
         f"normaliser {about.normalizer or 'none'}{'' if about.normalizer_in_tokenizer else ', before it'}."
     )
     tiles = (
@@ -161,19 +162,17 @@ def _rates(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
 
 
 def _comparison(numbers: ReportNumbers) -> str:
-    """The published fit next to ours at the tokenizer's own scale, where the errors are the same by construction."""
+    """The published fit next to ours at the tokenizer's own scale."""
     setting = numbers.rates.tokenizer.setting
     ours, theirs = (numbers.rates.curve(name).at(setting) for name in (NATIVE, PUBLISHED))
     if ours is None or theirs is None:
         return ""
     more = 100 * (theirs.mean_token_length / ours.mean_token_length - 1)
-    lost = (
-        f", and loses {theirs.lost:,} coefficients where ours loses {ours.lost:,}" if theirs.lost != ours.lost else ""
-    )
     return (
-        f"<p>At scale {setting:g} the published fit takes {theirs.mean_token_length:.1f} tokens a chunk, "
-        f"{abs(more):.1f} % {'more' if more >= 0 else 'fewer'} than the {ours.mean_token_length:.1f} of this library's "
-        f"fit on the same chunks{lost}.</p>"
+        f"<p>At scale {setting:g}, on the same chunks, the published fit takes {theirs.mean_token_length:.1f} tokens a "
+        f"chunk at RMSE {_number(theirs.reconstruction_rmse)} and loses {theirs.lost:,} coefficients; this library's "
+        f"takes {ours.mean_token_length:.1f} at RMSE {_number(ours.reconstruction_rmse)} and loses {ours.lost:,}: the "
+        f"published one takes {abs(more):.1f} % {'more' if more >= 0 else 'fewer'}.</p>"
     )
 
 

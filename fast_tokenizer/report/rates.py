@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fast_tokenizer._core import dct2
 from fast_tokenizer.report.pipeline import Pipeline
+from fast_tokenizer.spec import TokenizerSpec
 from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
 
@@ -101,8 +102,9 @@ def rate_distortion(
 ) -> RateDistortion:
     """Fits at every scale, and measures.
 
-    All methods see the actions as the pipeline's normaliser gives them, clipping included; errors are of the actions
-    as they were recorded.
+    This library's refits have the tokenizer's coding options, those of a published tokenizer the defaults. All methods
+    see the actions as the pipeline's normaliser gives them, clipping included; errors are of the
+    actions as they were recorded.
 
     Args:
         pipeline: Its scale, vocabulary size and normaliser are those of the refits.
@@ -166,11 +168,22 @@ def _normalized_inputs(pipeline: Pipeline, chunks: NDArray[np.floating]) -> NDAr
 def _refitted(
     tokenizer: FastTokenizer, name: str, inputs: NDArray[np.float64], scales: NDArray[np.float64]
 ) -> FastTokenizer:
-    """With the same number of ids, at another scale, on normalised chunks."""
+    """With the same number of ids and the same coding, at another scale, on normalised chunks."""
     scale = float(scales[0]) if len(set(scales.tolist())) == 1 else scales.tolist()
     if name == PUBLISHED:
         return FastTokenizer.fit(inputs, tokenizer.vocab_size, scale, compat="published")
-    return FastTokenizer.fit(inputs, tokenizer.vocab_size, scale)
+    spec = tokenizer.spec
+    if not isinstance(spec, TokenizerSpec):
+        return FastTokenizer.fit(inputs, spec.vocab_size, scale)
+    return FastTokenizer.fit(
+        inputs,
+        spec.vocab_size,
+        scale,
+        order=spec.order,
+        end_of_block=spec.end_of_block,
+        parsing=spec.parsing,
+        dead_zone=spec.dead_zone,
+    )
 
 
 def _own_point(pipeline: Pipeline, measured: NDArray[np.floating], scale: float) -> RatePoint:
