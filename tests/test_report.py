@@ -394,6 +394,7 @@ def test_a_published_vocabulary_that_lacks_ids_is_measured_and_its_losses_counte
     assert numbers.reconstruction.headline.dropped == tokens.dropped.sum()
     assert numbers.reconstruction.headline.malformed_chunks == (~status.ok).sum() == numbers.prefix_left_out > 0
     assert numbers.about.kind == "published"
+    assert numbers.about.max_abs_input == pytest.approx(np.abs(chunks).max())
     assert len(numbers.prefix.lengths) == status.ok.sum()
 
 

@@ -125,6 +125,14 @@ def test_small_and_motionless_data_have_a_page(shape):
     assert "measured on the chunks they were fitted on" in page
 
 
+def test_the_page_warns_of_actions_that_should_have_been_normalised():
+    chunks = np.cumsum(np.random.default_rng(0).normal(0, 0.1, (9, 5, 2)), axis=1)
+    for factor, warned in ((1.0, False), (100.0, True)):
+        sample = Sample.of_chunks(chunks * factor)
+        numbers = measure(Pipeline(FastTokenizer.default()), sample, sample, measured_on="given episodes")
+        assert ("normalise them (--normalize)" in render(numbers, {}, title="raw")) == warned
+
+
 # ---- In a browser ------------------------------------------------------------------------------------
 
 

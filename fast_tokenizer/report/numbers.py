@@ -46,6 +46,7 @@ class About:
         coding: Coding options of a native tokenizer, by name, where they are not the defaults.
         normalizer: The kind of the normaliser that actions pass, or None.
         normalizer_in_tokenizer: Whether it is the tokenizer's own.
+        max_abs_input: Largest normalised value of the chunks.
         time_horizon: Steps T of the chunks.
         action_dim: Dimensions D.
         hz: Control rate, or None.
@@ -63,6 +64,7 @@ class About:
     coding: dict[str, str | float]
     normalizer: str | None
     normalizer_in_tokenizer: bool
+    max_abs_input: float
     time_horizon: int
     action_dim: int
     hz: float | None
@@ -192,6 +194,7 @@ def _about(pipeline: Pipeline, sample: Sample, names: tuple[str, ...], hz: float
         coding=_coding(spec) if isinstance(spec, TokenizerSpec) else {},
         normalizer=None if normalizer is None else normalizer.kind,
         normalizer_in_tokenizer=pipeline.before is None,
+        max_abs_input=float(np.abs(pipeline.normalized(sample.chunks)).max()),
         time_horizon=sample.chunks.shape[1],
         action_dim=sample.chunks.shape[2],
         hz=hz,

@@ -30,6 +30,9 @@ $body
 </html>
 """)
 
+#: Unnormalised actions beyond this get a note: normalised ones reach as far, but not much further.
+_MAX_INPUT = 5.0
+
 
 def render(numbers: ReportNumbers, pictures: Mapping[str, Picture], *, title: str, notes: Sequence[str] = ()) -> str:
     """The page's HTML.
@@ -111,6 +114,11 @@ def _findings(numbers: ReportNumbers) -> list[str]:
     """What a reader must not miss."""
     h, found = numbers.reconstruction.headline, []
     coefficients = h.chunks * numbers.about.time_horizon * numbers.about.action_dim
+    if numbers.about.normalizer is None and numbers.about.max_abs_input > _MAX_INPUT:
+        found.append(
+            f"The tokenizer does not normalise, and these actions reach {_number(numbers.about.max_abs_input)}, where it "
+            "takes them in about [-1, 1]: normalise them (--normalize), or read no more of this page."
+        )
     if not numbers.rates.separate_episodes:
         found.append("The refits of the curve over scales are measured on the chunks they were fitted on.")
     if h.saturated:
