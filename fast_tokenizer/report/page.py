@@ -69,9 +69,9 @@ def _head(numbers: ReportNumbers, title: str, notes: Sequence[str]) -> str:
     tiles = (
         ("tokens a chunk", f"{h.mean_token_length:.1f}", f"99th percentile {h.p99_token_length:.0f}"),
         (
-            "fewer than values",
+            "compression",
             f"{h.compression_ratio:.1f} x",
-            f"naive binning takes {about.time_horizon * about.action_dim}",
+            f"{about.time_horizon * about.action_dim:,} values a chunk, each a token if binned",
         ),
         (
             "bits an action value",
@@ -116,8 +116,8 @@ def _findings(numbers: ReportNumbers) -> list[str]:
     coefficients = h.chunks * numbers.about.time_horizon * numbers.about.action_dim
     if numbers.about.normalizer is None and numbers.about.max_abs_input > _MAX_INPUT:
         found.append(
-            f"The tokenizer does not normalise, and these actions reach {_number(numbers.about.max_abs_input)}, where it "
-            "takes them in about [-1, 1]: normalise them (--normalize), or read no more of this page."
+            f"The tokenizer does not normalise, and these actions reach {_number(numbers.about.max_abs_input)}, where "
+            "it takes them in about [-1, 1]: normalise them (--normalize), or read no more of this page."
         )
     if not numbers.rates.separate_episodes:
         found.append("The refits of the curve over scales are measured on the chunks they were fitted on.")
