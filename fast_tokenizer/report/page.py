@@ -298,8 +298,8 @@ def _dimensions(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
 
 def _prefix(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
     how = (
-        "Tokens that come first should hold the coarse motion: a line that falls early means that a chunk is useful "
-        "before it is complete; what is not read yet counts as coefficient 0."
+        "A line that falls early means that a chunk is useful before it is complete: its first tokens hold the slow "
+        "part of the motion (in dimension-first order: the first dimensions). What is not read yet is coefficient 0."
     )
     if numbers.prefix is None:
         return _section("prefix", "Error after the first tokens", how, "<p>No chunk decodes strictly.</p>")

@@ -103,8 +103,8 @@ def rate_distortion(
     """Fits at every scale, and measures.
 
     This library's refits have the tokenizer's coding options, those of a published tokenizer the defaults. All methods
-    see the actions as the pipeline's normaliser gives them, clipping included; errors are of the
-    actions as they were recorded.
+    see the actions as the pipeline's normaliser gives them, clipping included; errors are of the actions as they were
+    recorded.
 
     Args:
         pipeline: Its scale, vocabulary size and normaliser are those of the refits.
@@ -113,49 +113,83 @@ def rate_distortion(
         separate_episodes: Whether the two come from different episodes.
         progress: Told how many points are done.
     """
-    spec = pipeline.tokenizer.spec
-    own = np.atleast_1d(np.asarray(spec.scale, np.float64))
-    inputs, held = _normalized_inputs(pipeline, fitted), _normalized_inputs(pipeline, measured)
-    target = pipeline.normalized(measured)
-    alive = pipeline.unit(measured.shape[2]) > 0  # a constant dimension has no unit to measure in
-    total, done = 2 * len(SCALE_FACTORS) + len(BINS), 0
-    coefficients = dct2(inputs)
-    points: dict[str, list[RatePoint]] = {NATIVE: [], PUBLISHED: [], NAIVE: []}
-    left_out: dict[str, list[str]] = {NATIVE: [], PUBLISHED: [], NAIVE: []}
-    for factor in SCALE_FACTORS:
-        scales = own if factor == 1 else np.array([float(f"{s * factor:.3g}") for s in own])
-        scaled = np.rint(coefficients * scales)
-        symbols = int(scaled.max()) - int(scaled.min()) + 1
-        for name in (NATIVE, PUBLISHED):
-            done += 1
-            progress(done, total)
-            label = f"scale {scales.mean():.3g}"
-            if symbols >= spec.vocab_size:
-                left_out[name].append(f"{label}: {symbols} symbols leave no room in {spec.vocab_size} ids")
-            elif name == PUBLISHED and len(set(scales.tolist())) > 1:
-                left_out[name].append(f"{label}: the published fit takes one scale for all dimensions")
-            else:
-                tokenizer = _refitted(pipeline.tokenizer, name, inputs, scales)
-                tokens = tokenizer.encode(held)
-                decoded, _ = tokenizer.decode_with_status(tokens, *held.shape[1:])
-                bits = math.log2(tokenizer.vocab_size)
-                points[name].append(_encoded_point(float(scales.mean()), tokens, bits, (decoded - target) * alive))
-    low, high = inputs.min(axis=(0, 1)), inputs.max(axis=(0, 1))
-    outside = int(((held < low) | (held > high)).sum())
-    for bins in BINS:
-        done += 1
-        progress(done, total)
-        values = held.shape[1] * held.shape[2]
-        error = (_binned(held, low, high, bins) - target) * alive
-        points[NAIVE].append(_point(bins, values, values * math.log2(bins), error, outside))
+    sweep = _Sweep(pipeline, fitted, measured, progress)
+    tokens = pipeline.encode(measured)
+    decoded, _ = pipeline.decode(tokens, *measured.shape[1:])
+    error = (decoded - measured) * pipeline.unit(measured.shape[2])
     return RateDistortion(
-        curves=tuple(RateCurve(name, tuple(points[name]), tuple(left_out[name])) for name in points),
-        tokenizer=_own_point(pipeline, measured, float(own.mean())),
-        vocab_size=spec.vocab_size,
+        curves=(sweep.fits(NATIVE), sweep.fits(PUBLISHED), sweep.bins()),
+        tokenizer=_encoded_point(_mean_scale(sweep.own), tokens, pipeline.tokenizer.vocab_size, error),
+        vocab_size=pipeline.tokenizer.vocab_size,
         fitted_chunks=len(fitted),
         measured_chunks=len(measured),
         separate_episodes=separate_episodes,
     )
+
+
+class _Sweep:
+    """What all methods are fitted and measured on, and how many points are done."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        fitted: NDArray[np.floating],
+        measured: NDArray[np.floating],
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._tokenizer = pipeline.tokenizer
+        self.own = np.atleast_1d(np.asarray(pipeline.tokenizer.spec.scale, np.float64))
+        self._inputs, self._held = _normalized_inputs(pipeline, fitted), _normalized_inputs(pipeline, measured)
+        self._target = pipeline.normalized(measured)
+        self._alive = pipeline.unit(measured.shape[2]) > 0  # a constant dimension has no unit to measure in
+        coefficients = dct2(self._inputs)
+        self._lowest, self._highest = coefficients.min(axis=(0, 1)), coefficients.max(axis=(0, 1))
+        self._progress, self._done = progress, 0
+
+    def fits(self, name: str) -> RateCurve:
+        """A fit at every scale."""
+        points, left_out = [], []
+        for factor in SCALE_FACTORS:
+            scales = self.own if factor == 1 else np.array([float(f"{s * factor:.3g}") for s in self.own])
+            if problem := self._problem(name, scales):
+                left_out.append(f"scale {_mean_scale(scales):.3g}: {problem}")
+            else:
+                tokenizer = _refitted(self._tokenizer, name, self._inputs, scales)
+                tokens = tokenizer.encode(self._held)
+                decoded, _ = tokenizer.decode_with_status(tokens, *self._held.shape[1:])
+                error = (decoded - self._target) * self._alive
+                points.append(_encoded_point(_mean_scale(scales), tokens, tokenizer.vocab_size, error))
+            self._step()
+        return RateCurve(name, tuple(points), tuple(left_out))
+
+    def bins(self) -> RateCurve:
+        """Naive binning at every number of bins."""
+        low, high = self._inputs.min(axis=(0, 1)), self._inputs.max(axis=(0, 1))
+        outside = int(((self._held < low) | (self._held > high)).sum())
+        values = self._held.shape[1] * self._held.shape[2]
+        points = []
+        for bins in BINS:
+            error = (_binned(self._held, low, high, bins) - self._target) * self._alive
+            points.append(_point(bins, values, values * math.log2(bins), error, outside))
+            self._step()
+        return RateCurve(NAIVE, tuple(points))
+
+    def _problem(self, name: str, scales: NDArray[np.float64]) -> str | None:
+        """Why there is no fit at these scales."""
+        symbols = int(np.rint(self._highest * scales).max() - np.rint(self._lowest * scales).min()) + 1
+        if symbols >= self._tokenizer.vocab_size:
+            return f"{symbols} symbols leave no room in {self._tokenizer.vocab_size} ids"
+        if name == PUBLISHED and len(set(scales.tolist())) > 1:
+            return "the published fit takes one scale for all dimensions"
+        return None
+
+    def _step(self) -> None:
+        self._done += 1
+        self._progress(self._done, 2 * len(SCALE_FACTORS) + len(BINS))
+
+
+def _mean_scale(scales: NDArray[np.float64]) -> float:
+    return float(scales.mean())
 
 
 def _normalized_inputs(pipeline: Pipeline, chunks: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -169,10 +203,10 @@ def _refitted(
     tokenizer: FastTokenizer, name: str, inputs: NDArray[np.float64], scales: NDArray[np.float64]
 ) -> FastTokenizer:
     """With the same number of ids and the same coding, at another scale, on normalised chunks."""
+    spec = tokenizer.spec
     scale = float(scales[0]) if len(set(scales.tolist())) == 1 else scales.tolist()
     if name == PUBLISHED:
-        return FastTokenizer.fit(inputs, tokenizer.vocab_size, scale, compat="published")
-    spec = tokenizer.spec
+        return FastTokenizer.fit(inputs, spec.vocab_size, scale, compat="published")
     if not isinstance(spec, TokenizerSpec):
         return FastTokenizer.fit(inputs, spec.vocab_size, scale)
     return FastTokenizer.fit(
@@ -186,16 +220,11 @@ def _refitted(
     )
 
 
-def _own_point(pipeline: Pipeline, measured: NDArray[np.floating], scale: float) -> RatePoint:
-    tokens = pipeline.encode(measured)
-    decoded, _ = pipeline.decode(tokens, *measured.shape[1:])
-    error = (decoded - measured) * pipeline.unit(measured.shape[2])
-    return _encoded_point(scale, tokens, math.log2(pipeline.tokenizer.vocab_size), error)
-
-
-def _encoded_point(setting: float, tokens: TokenBatch, bits: float, error: NDArray[np.floating]) -> RatePoint:
+def _encoded_point(setting: float, tokens: TokenBatch, vocab_size: int, error: NDArray[np.floating]) -> RatePoint:
     rate = float(tokens.lengths.mean())
-    return _point(setting, rate, rate * bits, error, int(tokens.saturated.sum() + tokens.dropped.sum()))
+    return _point(
+        setting, rate, rate * math.log2(vocab_size), error, int(tokens.saturated.sum() + tokens.dropped.sum())
+    )
 
 
 def _point(setting: float, tokens: float, bits: float, error: NDArray[np.floating], lost: int) -> RatePoint:

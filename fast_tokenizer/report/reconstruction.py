@@ -231,16 +231,14 @@ def reconstruct(pipeline: Pipeline, sample: Sample, names: Sequence[str]) -> tup
 
 def around_the_worst(pipeline: Pipeline, sample: Sample, worst: ChunkExample) -> EpisodeExample:
     """Decodes the neighbours of the worst chunk in its episode, end to end with it."""
-    episode, step = sample.episode(worst.index), sample.places[worst.index].step
-    _, horizon, dims = sample.chunks.shape
-    before = min(_CHUNKS_AROUND, step // horizon)
-    after = min(_CHUNKS_AROUND, (len(episode) - step) // horizon - 1)
-    first = step - before * horizon
-    chunks = episode[first : step + (after + 1) * horizon].reshape(-1, horizon, dims)
+    before, chunks = sample.around(worst.index, _CHUNKS_AROUND)
+    _, horizon, dims = chunks.shape
+    start = before * horizon
     decoded, _ = pipeline.decode(pipeline.encode(chunks), horizon, dims)
     error = (decoded - chunks) * pipeline.unit(dims)
     joins = float(np.abs(error[1:, 0] - error[:-1, -1]).max(initial=0.0))
-    return EpisodeExample(first, step - first, chunks.reshape(-1, dims), decoded.reshape(-1, dims), joins)
+    first = sample.places[worst.index].step - start
+    return EpisodeExample(first, start, chunks.reshape(-1, dims), decoded.reshape(-1, dims), joins)
 
 
 def _dimensions(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fast_tokenizer.chunk import Trajectory
 from fast_tokenizer.cli.workflow import count_windows
 from fast_tokenizer.io import Trajectories
 
@@ -37,25 +38,21 @@ class Sample:
         places: N places.
         drawn_from: Chunks that there were to draw from.
         episodes: Trajectories that they lie in.
-        episode: Reads the whole episode (L, D) of the i-th chunk.
+        around: Reads, for the i-th chunk and a number n, it and up to n whole chunks on each side that lie end to end
+            with it in its episode: how many are before it, and all of them (M, T, D).
     """
 
     chunks: NDArray[np.floating]
     places: tuple[Place, ...]
     drawn_from: int
     episodes: int
-    episode: Callable[[int], NDArray[np.floating]]
+    around: Callable[[int, int], tuple[int, NDArray[np.floating]]]
 
     @classmethod
     def of_chunks(cls, chunks: NDArray[np.floating]) -> Sample:
         """Given chunks (N, T, D), all of them, named by their number."""
-        return cls(
-            chunks,
-            tuple(Place(f"chunk {i}", 0) for i in range(len(chunks))),
-            len(chunks),
-            len(chunks),
-            lambda i: chunks[i],
-        )
+        places = tuple(Place(f"chunk {i}", 0) for i in range(len(chunks)))
+        return cls(chunks, places, len(chunks), len(chunks), lambda i, _: (0, chunks[i : i + 1]))
 
 
 def draw_sample(
@@ -94,14 +91,22 @@ def draw_sample(
     chosen = np.zeros(len(counts), np.bool_)
     chosen[needed] = True
     for done, (owner, trajectory) in enumerate(zip(needed, trajectories.select(chosen), strict=True), 1):
-        for window in drawn[owners == owner] - firsts[owner]:
-            step = int(window) * stride
-            chunks.append(trajectory.actions[step : step + horizon])
-            places.append(Place(trajectory.name, step))
+        steps = (drawn[owners == owner] - firsts[owner]) * stride
+        chunks += [_cut(trajectory, step, horizon) for step in steps.tolist()]
+        places += [Place(trajectory.name, step) for step in steps.tolist()]
         progress(done, len(needed))
 
-    def episode(i: int) -> NDArray[np.floating]:
+    def around(i: int, most: int) -> tuple[int, NDArray[np.floating]]:
         (trajectory,) = trajectories.select(np.arange(len(counts)) == owners[i])
-        return trajectory.actions
+        step = places[i].step
+        before = min(most, step // horizon)
+        after = min(most, (len(trajectory.actions) - step) // horizon - 1)
+        steps = range(step - before * horizon, step + after * horizon + 1, horizon)
+        return before, np.stack([_cut(trajectory, s, horizon) for s in steps])
 
-    return Sample(np.stack(chunks), tuple(places), total, len(needed), episode)
+    return Sample(np.stack(chunks), tuple(places), total, len(needed), around)
+
+
+def _cut(trajectory: Trajectory, step: int, horizon: int) -> NDArray[np.floating]:
+    """A chunk (T, D), a copy: a view would hold the whole episode in memory."""
+    return trajectory.actions[step : step + horizon].copy()
