@@ -133,7 +133,7 @@ def test_the_episode_around_the_worst_chunk_is_decoded_end_to_end(tok):
     sample = draw_sample(trajectories, T, 1, 10**6)
     pipeline = Pipeline(tok)
     worst = reconstruct(pipeline, sample, NAMES)[0].worst
-    for i in (worst.index, 0, len(sample.places) - 1):
+    for i in range(0, len(sample.places), 7):
         place = sample.places[i]
         found = around_the_worst(pipeline, sample, replace(worst, index=i))
         whole = episode if place.trajectory == "run episode 1" else np.concatenate(list(walks(3, 5)))
@@ -276,11 +276,13 @@ def test_usage_of_known_ids(tok):
     assert (even.bits_per_chunk, even.entropy_bits_per_chunk) == (64 * 8, 64 * 8)
     assert even.bits_per_action == pytest.approx(64 * 8 / 80)
     assert even.mean_expansion_length == pytest.approx(tok.expansion_lengths.mean())
-    skewed = token_usage(tok, np.array([9, 9, 9, 5]), 1, 80)
+    longest = int(tok.expansion_lengths.argmax())
+    skewed = token_usage(tok, np.array([longest, 5, longest, longest]), 1, 80)
     assert skewed.ids_used == 2
     assert skewed.entropy_bits == pytest.approx(-(0.75 * math.log2(0.75) + 0.25 * math.log2(0.25)))
     assert skewed.renyi_efficiency == pytest.approx(math.log2(0.75**2.5 + 0.25**2.5) / (1 - 2.5) / 8)
-    assert skewed.counts[[9, 5]].tolist() == [3, 1]
+    assert skewed.counts[[longest, 5]].tolist() == [3, 1]
+    assert skewed.mean_expansion_length == (3 * tok.expansion_lengths[longest] + 1) / 4 > 2
     one = token_usage(tok, np.array([9, 9]), 1, 80)
     assert (one.entropy_bits, one.renyi_efficiency) == (0.0, 0.0)
 
@@ -290,6 +292,11 @@ def test_usage_is_that_of_all_chunks(tok, numbers):
     assert numbers.usage.counts.tolist() == np.bincount(ids, minlength=256).tolist()
     total = numbers.usage.counts @ tok.expansion_lengths
     assert total == HELD.size  # in this order each symbol is a coefficient
+
+
+def test_the_spectrum_of_the_errors_has_their_energy(numbers):
+    headline = numbers.reconstruction.headline
+    assert numbers.spectrum.errors.sum() == pytest.approx(headline.reconstruction_mse * T)
 
 
 # ---- Prefixes, edits ---------------------------------------------------------------------------------
