@@ -9,6 +9,7 @@ import pytest
 from scipy.fft import dct
 
 from fast_tokenizer import DecodeError, FastTokenizer, Normalizer
+from fast_tokenizer.entropy import entropy_bounds
 from fast_tokenizer.io import of_arrays
 from fast_tokenizer.metrics import evaluate
 from fast_tokenizer.prefix import prefix_errors
@@ -297,6 +298,20 @@ def test_usage_is_that_of_all_chunks(tok, numbers):
 def test_the_spectrum_of_the_errors_has_their_energy(numbers):
     headline = numbers.reconstruction.headline
     assert numbers.spectrum.errors.sum() == pytest.approx(headline.reconstruction_mse * T)
+
+
+@pytest.mark.parametrize(
+    "coding", [{}, {"order": "dimension-first", "end_of_block": "dimension"}], ids=["plain", "ends"]
+)
+def test_entropy_bounds_are_of_the_coefficients_that_the_tokens_describe(coding):
+    tok = FastTokenizer.fit(FITTED, 256, normalize="quantile", **coding)
+    found = measure_few(Pipeline(tok), HELD, FITTED).entropy
+
+    def coefficients(chunks):
+        return np.stack([tok.coefficients(ids).reshape(T, D) for ids in tok.encode(chunks)])
+
+    assert found == entropy_bounds(coefficients(FITTED), coefficients(HELD))
+    assert found.per_place < found.order_0
 
 
 # ---- Prefixes, edits ---------------------------------------------------------------------------------

@@ -14,7 +14,18 @@ from fast_tokenizer.report.page import render
 from tests.browser import Browser
 
 NASTY = "<script>alert('$x$')</script>&"
-SECTIONS = ["rate-distortion", "energy", "tokens", "usage", "reconstruction", "dimensions", "prefix", "losses", "edits"]
+SECTIONS = [
+    "rate-distortion",
+    "energy",
+    "tokens",
+    "usage",
+    "entropy",
+    "reconstruction",
+    "dimensions",
+    "prefix",
+    "losses",
+    "edits",
+]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +101,7 @@ def test_names_are_shown_as_they_are(pictures_and_page):
 
 def test_every_figure_is_there_in_the_page_s_colours_and_as_png(pictures_and_page, tmp_path):
     pictures, page = pictures_and_page
-    assert len(pictures) == 13
+    assert len(pictures) == 14
     files = save_pngs(pictures, tmp_path / "new" / "figures")
     assert [f.stem for f in files] == list(pictures)
     for file, picture in zip(files, pictures.values(), strict=True):

@@ -279,6 +279,26 @@ def _expansion_lengths(numbers: ReportNumbers) -> Figure:
     return figure
 
 
+def _entropy(numbers: ReportNumbers) -> Figure:
+    bounds = numbers.entropy_tokens
+    figure, panel = _panel((5.6, 2.4))
+    bars = (
+        ("this tokenizer", numbers.reconstruction.headline.mean_token_length, _OURS),
+        ("order 0", bounds.order_0, _PLAIN),
+        ("per frequency\nand dimension", bounds.per_place, _PLAIN),
+        ("adaptive context", bounds.context, _PLAIN),
+    )
+    at = np.arange(len(bars))
+    panel.barh(at, [tokens for _, tokens, _ in bars], 0.6, color=[colour for *_, colour in bars])
+    for place, (_, tokens, _) in zip(at, bars, strict=True):
+        panel.annotate(f" {tokens:.1f}", (tokens, place), va="center", fontsize=9)
+    panel.set_yticks(at, [name for name, *_ in bars])
+    panel.margins(x=0.12)
+    panel.set(ylim=(len(bars) - 0.5, -0.5), xlabel="tokens a chunk", xlim=(0, None))
+    panel.grid(visible=False, axis="y")
+    return figure
+
+
 def _chunk(numbers: ReportNumbers, chunk: ChunkExample) -> Figure:
     """The dimensions with the largest errors, recorded and decoded."""
     horizon, dims = chunk.recorded.shape
@@ -429,6 +449,7 @@ _FIGURES: Mapping[str, tuple[str, Callable[[ReportNumbers], Figure | None]]] = {
     "token_lengths": ("Tokens a chunk", _token_lengths),
     "token_ranks": ("How often each id occurs", _token_ranks),
     "expansion_lengths": ("What tokens stand for", _expansion_lengths),
+    "entropy": ("Tokens against entropy", _entropy),
     "typical_chunk": ("A typical chunk", _typical_chunk),
     "worst_chunk": ("The worst chunk", _worst_chunk),
     "worst_episode": ("Around the worst chunk", _worst_episode),

@@ -7,7 +7,10 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fast_tokenizer._core import dct2
+from fast_tokenizer.entropy import EntropyBounds, entropy_bounds
 from fast_tokenizer.max_len import MaxLenReport, recommend_max_len
 from fast_tokenizer.prefix import PrefixErrors, prefix_errors
 from fast_tokenizer.report.edits import Edits, robustness_to_edits
@@ -26,6 +29,8 @@ from fast_tokenizer.report.spectrum import Spectrum, spectrum
 from fast_tokenizer.report.usage import TokenUsage, token_usage
 from fast_tokenizer.spec import TokenizerSpec
 
+#: Coefficients that entropy bounds are learnt from, and measured on, at most.
+_ENTROPY_VALUES = 2_000_000
 #: Told of a stage, the work done and the work to do.
 Progress = Callable[[str, int, int | None], None]
 
@@ -84,11 +89,17 @@ class ReportNumbers:
     rates: RateDistortion
     spectrum: Spectrum
     usage: TokenUsage
+    entropy: EntropyBounds
     prefix: PrefixErrors | None
     prefix_left_out: int
     edits: Edits
     scale: ScaleSuggestion
     max_len: MaxLenReport
+
+    @property
+    def entropy_tokens(self) -> EntropyBounds:
+        """The bounds as tokens of log2 V bits; of a vocabulary of one id, which says nothing, as bits."""
+        return self.entropy.tokens(max(2, self.about.vocab_size))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: lerobot's fields at the top, the sections beneath them."""
@@ -104,6 +115,8 @@ class ReportNumbers:
             "rate_distortion": _plain(self.rates),
             "spectrum": _plain(self.spectrum),
             "usage": _plain(self.usage),
+            "entropy_bits": _plain(self.entropy),
+            "entropy_tokens": _plain(self.entropy_tokens),
             "prefix_errors": None if self.prefix is None else _plain(self.prefix),
             "prefix_chunks_left_out": self.prefix_left_out,
             "edits": _plain(self.edits),
@@ -164,7 +177,7 @@ def measure(
     prefix_chunks = chunks[status.ok][_spread(int(status.ok.sum()), _prefix_chunks(tokens.lengths))]
     progress("prefixes", 0, None)
     prefix = prefix_errors(pipeline.tokenizer, [pipeline.inputs(prefix_chunks)]) if len(prefix_chunks) else None
-    progress("edits", 0, None)
+    progress("edits and entropy", 0, None)
     edits = robustness_to_edits(pipeline, chunks[_spread(count, _EDIT_CHUNKS)], _EDIT_DRAWS)
     return ReportNumbers(
         about=_about(pipeline, sample, names, hz, measured_on),
@@ -174,6 +187,7 @@ def measure(
         spectrum=spectrum(
             pipeline.normalized(chunks), pipeline.normalized(decoded), hz, np.atleast_1d(pipeline.tokenizer.spec.scale)
         ),
+        entropy=_entropy(pipeline, fitted.chunks, decoded),
         usage=token_usage(pipeline.tokenizer, tokens.ids, count, horizon * dims),
         prefix=prefix,
         prefix_left_out=int((~status.ok).sum()),
@@ -181,6 +195,21 @@ def measure(
         scale=suggest_scale(rates.curve(NATIVE).points, max_rmse),
         max_len=recommend_max_len(tokens.lengths),
     )
+
+
+def _entropy(pipeline: Pipeline, fitted: NDArray[np.floating], decoded: NDArray[np.floating]) -> EntropyBounds:
+    """Of the coefficients that the tokens describe, which decoding gives back exactly, whatever the coding."""
+    _, horizon, dims = decoded.shape
+    scales = np.asarray(pipeline.tokenizer.spec.scale)
+
+    def coefficients(actions: NDArray[np.floating]) -> NDArray[np.int64]:
+        quantized: NDArray[np.int64] = np.rint(dct2(pipeline.normalized(actions)) * scales).astype(np.int64)
+        return quantized
+
+    most = _ENTROPY_VALUES // (horizon * dims)
+    train = fitted[_spread(len(fitted), most)]
+    learnt, _ = pipeline.decode(pipeline.encode(train), horizon, dims)
+    return entropy_bounds(coefficients(learnt), coefficients(decoded[_spread(len(decoded), most)]))
 
 
 def _about(pipeline: Pipeline, sample: Sample, names: tuple[str, ...], hz: float | None, measured_on: str) -> About:
@@ -216,12 +245,12 @@ def _coding(spec: TokenizerSpec) -> dict[str, str | float]:
     return {name: value for name, (value, default) in chosen.items() if value is not None and value != default}
 
 
-def _prefix_chunks(lengths: np.ndarray[Any, np.dtype[np.int64]]) -> int:
+def _prefix_chunks(lengths: NDArray[np.int64]) -> int:
     """Every beginning of a chunk is decoded: of long ones, fewer are taken."""
     return int(np.clip(_PREFIX_TOKENS / max(1.0, float(lengths.mean())), 10, _PREFIX_CHUNKS))
 
 
-def _spread(count: int, most: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _spread(count: int, most: int) -> NDArray[np.int64]:
     """Up to `most` of so many numbers, evenly spread."""
     return np.linspace(0, count - 1, min(most, count)).astype(np.int64)
 

@@ -47,7 +47,7 @@ def render(numbers: ReportNumbers, pictures: Mapping[str, Picture], *, title: st
     body = [_head(numbers, title, notes)]
     body += [
         section(numbers, pictures)
-        for section in (_rates, _spectrum, _lengths, _usage, _chunks, _dimensions, _prefix, _losses, _edits)
+        for section in (_rates, _spectrum, _lengths, _usage, _entropy, _chunks, _dimensions, _prefix, _losses, _edits)
     ]
     body.append(_foot(numbers))
     return _PAGE.substitute(title=escape(title), css=css, body="\n".join(body))
@@ -251,6 +251,26 @@ def _usage(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
         ),
     )
     return _section("usage", "Token usage", how, _figures(pictures, "token_ranks", "expansion_lengths") + table)
+
+
+def _entropy(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
+    how = (
+        "What is between the first bar and the last is what a better vocabulary or a better order could still save at "
+        "this scale: each bound is what a code of as many ids needs that knows no more than its model does."
+    )
+    bits, tokens = numbers.entropy, numbers.entropy_tokens
+    reached = numbers.reconstruction.headline.mean_token_length
+    rows = [
+        ("this tokenizer", numbers.usage.bits_per_chunk, reached),
+        ("order 0: one distribution for all coefficients", bits.order_0, tokens.order_0),
+        ("one for each frequency and dimension", bits.per_place, tokens.per_place),
+        ("adaptive context model", bits.context, tokens.context),
+    ]
+    table = _table(
+        ("", "bits a chunk", "tokens a chunk", "of this tokenizer's"),
+        [(name, f"{b:,.1f}", f"{t:,.1f}", f"{100 * t / reached:.0f} %") for name, b, t in rows],
+    )
+    return _section("entropy", "Entropy bounds", how, _figures(pictures, "entropy", beside=table))
 
 
 def _chunks(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
