@@ -291,7 +291,9 @@ def _entropy(numbers: ReportNumbers) -> Figure:
     at = np.arange(len(bars))
     panel.barh(at, [tokens for _, tokens, _ in bars], 0.6, color=[colour for *_, colour in bars])
     for place, (_, tokens, _) in zip(at, bars, strict=True):
-        panel.annotate(f" {tokens:.1f}", (tokens, place), va="center", fontsize=9)
+        panel.annotate(
+            f"{tokens:.1f}", (tokens, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
+        )
     panel.set_yticks(at, [name for name, *_ in bars])
     panel.margins(x=0.12)
     panel.set(ylim=(len(bars) - 0.5, -0.5), xlabel="tokens a chunk", xlim=(0, None))

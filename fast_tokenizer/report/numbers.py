@@ -206,7 +206,7 @@ def _entropy(pipeline: Pipeline, fitted: NDArray[np.floating], decoded: NDArray[
         quantized: NDArray[np.int64] = np.rint(dct2(pipeline.normalized(actions)) * scales).astype(np.int64)
         return quantized
 
-    most = _ENTROPY_VALUES // (horizon * dims)
+    most = max(1, _ENTROPY_VALUES // (horizon * dims))
     train = fitted[_spread(len(fitted), most)]
     learnt, _ = pipeline.decode(pipeline.encode(train), horizon, dims)
     return entropy_bounds(coefficients(learnt), coefficients(decoded[_spread(len(decoded), most)]))

@@ -120,7 +120,7 @@ def _findings(numbers: ReportNumbers) -> list[str]:
             "it takes them in about [-1, 1]: normalise them (--normalize), or read no more of this page."
         )
     if not numbers.rates.separate_episodes:
-        found.append("The refits of the curve over scales are measured on the chunks they were fitted on.")
+        found.append("The refits over scales and the entropy models are measured on the chunks they were fitted on.")
     if h.saturated:
         found.append(
             f"{h.saturated:,} of {coefficients:,} coefficients saturate: these chunks move more than what the "
