@@ -86,7 +86,7 @@ def test_version_is_that_of_the_distribution():
     assert fast_tokenizer.build_info()["version"] == fast_tokenizer.__version__
 
 
-@pytest.mark.parametrize("name", ["py.typed", "_core.pyi", "data/default.json"])
+@pytest.mark.parametrize("name", ["py.typed", "_core.pyi", "data/default.json", "report/page.css"])
 def test_data_files_ship(name):
     assert importlib.resources.files("fast_tokenizer").joinpath(name).is_file()
 

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -20,42 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fast_tokenizer.report.numbers import ReportNumbers
+from fast_tokenizer.report.picture import INK, Picture, as_element, style
 from fast_tokenizer.report.rates import NAIVE, NATIVE, PUBLISHED
 from fast_tokenizer.report.reconstruction import ChunkExample
 
-#: What the page replaces by its own colours, light or dark.
-_INK, _RULE = "#1c2128", "#dfe3e8"
 _OURS, _THEIRS, _PLAIN, _ALERT = "#2f7fd6", "#e08a1e", "#8b939e", "#d6455d"
 _METHODS = {NATIVE: (_OURS, "o"), PUBLISHED: (_THEIRS, "s"), NAIVE: (_PLAIN, "^")}
-
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "fast_tokenizer",
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _INK,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "grid.color": _RULE,
-    "grid.linewidth": 0.8,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 5,
-    "figure.constrained_layout.use": True,
-    "savefig.transparent": True,
-}
 
 _SIZE = (5.6, 3.5)
 #: Dimensions of a chunk that are drawn, at most: those with the largest errors.
@@ -64,42 +28,16 @@ _SHOWN_DIMENSIONS = 8
 _LEAST_SPAN = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One figure.
-
-    Attributes:
-        name: Of its file and of its place in the page.
-        title: What it shows.
-        svg: It, for a page whose CSS says what --ink and --rule are.
-        figure: It, laid out.
-    """
-
-    name: str
-    title: str
-    svg: str
-    figure: Figure
-
-    def png(self) -> bytes:
-        """It, on white."""
-        buffer = io.BytesIO()
-        with _style():
-            self.figure.savefig(
-                buffer, format="png", dpi=160, transparent=False, facecolor="white", metadata={"Software": None}
-            )
-        return buffer.getvalue()
-
-
 def draw(numbers: ReportNumbers) -> dict[str, Picture]:
     """All figures of a report, by name, in the order of the page."""
     pictures = {}
-    with _style():
+    with style():
         for name, (title, drawer) in _FIGURES.items():
             figure = drawer(numbers)
             if figure is not None:
                 figure.draw_without_rendering()
                 figure.set_layout_engine("none")  # once is enough, and takes as long as drawing
-                pictures[name] = Picture(name, title, _svg(figure, name), figure)
+                pictures[name] = Picture(name, title, as_element(figure, name), figure)
     return pictures
 
 
@@ -111,31 +49,6 @@ def save_pngs(pictures: Mapping[str, Picture], folder: Path) -> list[Path]:
         files.append(folder / f"{picture.name}.png")
         files[-1].write_bytes(picture.png())
     return files
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """The same pictures whatever the user's own settings are."""
-    with mpl.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # of a name: in the page, the browser's fonts have it
-        mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)
-        yield
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """The figure as an element of a page: ids of its own, fonts and colours of the page, as wide as its place."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'href="#', f'href="#{name}-', svg)
-    svg = svg.replace("url(#", f"url(#{name}-")
-    svg = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', svg)
-    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", svg)
-    return svg.replace(_INK, "var(--ink)").replace(_RULE, "var(--rule)")
 
 
 def _panel(size: tuple[float, float] = _SIZE) -> tuple[Figure, Axes]:
@@ -221,7 +134,7 @@ def _spectrum(numbers: ReportNumbers) -> Figure:
         panel.plot(s.frequency, s.actions_by_dimension[:, d], color=_PLAIN, linewidth=0.6, alpha=0.5)
     panel.plot(s.frequency, s.actions, color=_OURS, marker=".", label="actions, all dimensions")
     panel.plot(s.frequency, s.errors, color=_ALERT, label="error after decoding")
-    panel.axhline(s.rounding_floor, color=_INK, linewidth=1, linestyle=":", label="rounding to whole coefficients")
+    panel.axhline(s.rounding_floor, color=INK, linewidth=1, linestyle=":", label="rounding to whole coefficients")
     positive = s.actions_by_dimension[s.actions_by_dimension > 0]
     if positive.size:
         panel.set_yscale("log", nonpositive="mask")
@@ -238,12 +151,12 @@ def _token_lengths(numbers: ReportNumbers) -> Figure:
     low, high = int(lengths.min()), int(lengths.max())
     width = max(1, -(-(high - low + 1) // 50))
     panel.hist(lengths, bins=(np.arange(low, high + width + 1, width) - 0.5).tolist(), color=_OURS)
-    for value, name, style in (
+    for value, name, dashes in (
         (headline.p50_token_length, "median", "-"),
         (headline.p99_token_length, "99th percentile", "--"),
         (headline.max_token_length, "most", ":"),
     ):
-        panel.axvline(value, color=_INK, linewidth=1.2, linestyle=style, label=f"{name} {value:.0f}")
+        panel.axvline(value, color=INK, linewidth=1.2, linestyle=dashes, label=f"{name} {value:.0f}")
     panel.set(xlabel="tokens a chunk", ylabel="chunks")
     figure.legend(loc="outside upper left", ncols=3)
     return figure
@@ -254,7 +167,7 @@ def _token_ranks(numbers: ReportNumbers) -> Figure:
     counts = np.sort(usage.counts[usage.counts > 0])[::-1] / usage.counts.sum()
     figure, panel = _panel()
     panel.plot(np.arange(1, len(counts) + 1), counts, color=_OURS, label=f"{usage.ids_used:,} ids used")
-    panel.axhline(1 / usage.vocab_size, color=_INK, linewidth=1, linestyle=":", label="all equally frequent")
+    panel.axhline(1 / usage.vocab_size, color=INK, linewidth=1, linestyle=":", label="all equally frequent")
     panel.axvline(usage.vocab_size, color=_PLAIN, linewidth=1.2, linestyle="--", label=f"{usage.vocab_size:,} ids")
     panel.set(xscale="log", yscale="log", xlabel="rank of the id", ylabel="share of all tokens")
     panel.legend()
@@ -317,7 +230,7 @@ def _chunk(numbers: ReportNumbers, chunk: ChunkExample) -> Figure:
         panel.plot(time, chunk.decoded[:, d], color=_OURS, linewidth=1.3, marker=marker, label="decoded")
         _at_least(panel, _LEAST_SPAN * float(chunk.half_range[d]))
         worst = d == chunk.dimension and chunk.max_abs_error > 0
-        panel.set_title(_short(numbers.about.dimension_names[d]), color=_ALERT if worst else _INK)
+        panel.set_title(_short(numbers.about.dimension_names[d]), color=_ALERT if worst else INK)
         if i >= len(shown) - columns:
             panel.set_xlabel("step" if hz is None else "seconds")
         if i == 0:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from string import Template
 
-from fast_tokenizer.report.figures import Picture
+from fast_tokenizer.report import html
+from fast_tokenizer.report.html import number, seconds
 from fast_tokenizer.report.numbers import ReportNumbers
+from fast_tokenizer.report.picture import Picture
 from fast_tokenizer.report.rates import NAIVE, NATIVE, PUBLISHED, RatePoint
 from fast_tokenizer.report.usage import RENYI_ALPHA
 
@@ -62,7 +64,7 @@ def _head(numbers: ReportNumbers, title: str, notes: Sequence[str]) -> str:
     facts = (
         f"{h.chunks:,} chunks of {about.time_horizon} steps x {about.action_dim} dimensions{rate}, drawn from "
         f"the {about.chunks_drawn_from:,} of {about.episodes:,} {_episodes(about.measured_on, about.episodes)}. "
-        f"Tokenizer: {about.kind}, {about.vocab_size:,} ids, scale {_scale(about.scale)}, "
+        f"Tokenizer: {about.kind}, {about.vocab_size:,} ids, scale {html.scale(about.scale)}, "
         f"{''.join(f'{name} {value}, ' for name, value in about.coding.items())}"
         f"normaliser {about.normalizer or 'none'}{'' if about.normalizer_in_tokenizer else ', before it'}."
     )
@@ -78,9 +80,13 @@ def _head(numbers: ReportNumbers, title: str, notes: Sequence[str]) -> str:
             f"{numbers.usage.bits_per_action:.2f}",
             f"{numbers.usage.bits_per_chunk:.0f} bits a chunk",
         ),
-        ("RMSE, normalised", _number(h.reconstruction_rmse), f"mean absolute {_number(h.reconstruction_mae)}"),
-        ("largest error, normalised", _number(h.reconstruction_max_abs_error), "of one value, in all chunks"),
-        ("encode / decode a chunk", _seconds(h.mean_encode_time_sec), f"{_seconds(h.mean_decode_time_sec)} to decode"),
+        ("RMSE, normalised", number(h.reconstruction_rmse), f"mean absolute {number(h.reconstruction_mae)}"),
+        ("largest error, normalised", number(h.reconstruction_max_abs_error), "of one value, in all chunks"),
+        (
+            "encode / decode a chunk",
+            seconds(h.mean_encode_time_sec),
+            f"{seconds(h.mean_decode_time_sec)} to decode",
+        ),
         (
             "suggested scale",
             "none" if scale.scale is None else f"{scale.scale:g}",
@@ -116,7 +122,7 @@ def _findings(numbers: ReportNumbers) -> list[str]:
     coefficients = h.chunks * numbers.about.time_horizon * numbers.about.action_dim
     if numbers.about.normalizer is None and numbers.about.max_abs_input > _MAX_INPUT:
         found.append(
-            f"The tokenizer does not normalise, and these actions reach {_number(numbers.about.max_abs_input)}, where "
+            f"The tokenizer does not normalise, and these actions reach {number(numbers.about.max_abs_input)}, where "
             "it takes them in about [-1, 1]: normalise them (--normalize), or read no more of this page."
         )
     if not numbers.rates.separate_episodes:
@@ -146,7 +152,7 @@ def _rates(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
     )
     rows = [("this tokenizer", rates.tokenizer)]
     rows += [(name, p) for name in (NATIVE, PUBLISHED, NAIVE) for p in rates.curve(name).points]
-    table = _table(
+    table = html.table(
         ("", "scale or bins", "tokens a chunk", "bits a chunk", "RMSE", "largest error", "lost"),
         [(name, *_rate_cells(point)) for name, point in rows],
     )
@@ -159,13 +165,13 @@ def _rates(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
         "<p class=quiet>Lost: coefficients that saturate or that the published vocabulary has no ids for, and values "
         "outside the bins.</p>"
     )
-    return _section(
+    return html.section(
         "rate-distortion",
         "Rate and distortion",
         how,
-        _figures(pictures, "rate_tokens", "rate_bits")
+        html.figures(pictures, "rate_tokens", "rate_bits")
         + _comparison(numbers)
-        + _details("All points", table + note + left_out),
+        + html.details("All points", table + note + left_out),
     )
 
 
@@ -178,8 +184,8 @@ def _comparison(numbers: ReportNumbers) -> str:
     more = 100 * (theirs.mean_token_length / ours.mean_token_length - 1)
     return (
         f"<p>At scale {setting:g}, on the same chunks, the published fit takes {theirs.mean_token_length:.1f} tokens a "
-        f"chunk at RMSE {_number(theirs.reconstruction_rmse)} and loses {theirs.lost:,} coefficients; this library's "
-        f"takes {ours.mean_token_length:.1f} at RMSE {_number(ours.reconstruction_rmse)} and loses {ours.lost:,}: the "
+        f"chunk at RMSE {number(theirs.reconstruction_rmse)} and loses {theirs.lost:,} coefficients; this library's "
+        f"takes {ours.mean_token_length:.1f} at RMSE {number(ours.reconstruction_rmse)} and loses {ours.lost:,}: the "
         f"published one takes {abs(more):.1f} % {'more' if more >= 0 else 'fewer'}.</p>"
     )
 
@@ -189,8 +195,8 @@ def _rate_cells(point: RatePoint) -> tuple[str, ...]:
         f"{point.setting:g}",
         f"{point.mean_token_length:.1f}",
         f"{point.bits_per_chunk:,.0f}",
-        _number(point.reconstruction_rmse),
-        _number(point.reconstruction_max_abs_error),
+        number(point.reconstruction_rmse),
+        number(point.reconstruction_max_abs_error),
         f"{point.lost:,}",
     )
 
@@ -201,19 +207,19 @@ def _spectrum(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
         "below, they become 0. Thin lines are single dimensions; red is what is lost."
     )
     s = numbers.spectrum
-    table = _table(
+    table = html.table(
         ("share of the energy that moves", "lies at or below" + (", Hz" if s.in_hz else ", cycles a step")),
-        [(f"{100 * share:g} %", _number(frequency)) for share, frequency in s.bandwidth.items()],
+        [(f"{100 * share:g} %", number(frequency)) for share, frequency in s.bandwidth.items()],
     )
     note = "<p class=quiet>Energy that moves: without frequency 0, which is where a chunk is, not how it moves.</p>"
-    figure = _figures(pictures, "spectrum", beside=table + note if s.bandwidth else "")
-    return _section("energy", "Energy by frequency", how, figure)
+    figure = html.figures(pictures, "spectrum", beside=table + note if s.bandwidth else "")
+    return html.section("energy", "Energy by frequency", how, figure)
 
 
 def _lengths(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
     h, m = numbers.reconstruction.headline, numbers.max_len
     how = "A model's maximum length must hold nearly all of the histogram; a long tail is expensive at inference."
-    lengths = _table(
+    lengths = html.table(
         ("mean", "std", "min", "p50", "p99", "max"),
         [
             (
@@ -226,11 +232,13 @@ def _lengths(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
             )
         ],
     )
-    truncated = _table(
+    truncated = html.table(
         ("max length (action tokens)", "chunks truncated", "share"),
         [(f"{c}", f"{m.truncated(c):,}", f"{100 * m.truncated(c) / m.sequences:.2f} %") for c in m.candidates],
     )
-    return _section("tokens", "Tokens a chunk", how, _figures(pictures, "token_lengths", beside=lengths + truncated))
+    return html.section(
+        "tokens", "Tokens a chunk", how, html.figures(pictures, "token_lengths", beside=lengths + truncated)
+    )
 
 
 def _usage(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
@@ -239,7 +247,7 @@ def _usage(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
         "A line that stays high far to the right means that the vocabulary is used evenly; ids that never occur, or "
         "that stand for single symbols only, are wasted."
     )
-    table = _table(
+    table = html.table(
         ("", ""),
         (
             ("ids used", f"{u.ids_used:,} of {u.vocab_size:,} ({100 * u.ids_used / u.vocab_size:.1f} %)"),
@@ -250,7 +258,7 @@ def _usage(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
             ("symbols a token, mean", f"{u.mean_expansion_length:.1f}"),
         ),
     )
-    return _section("usage", "Token usage", how, _figures(pictures, "token_ranks", "expansion_lengths") + table)
+    return html.section("usage", "Token usage", how, html.figures(pictures, "token_ranks", "expansion_lengths") + table)
 
 
 def _entropy(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
@@ -266,11 +274,11 @@ def _entropy(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
         ("one for each frequency and dimension", bits.per_place, tokens.per_place),
         ("adaptive context model", bits.context, tokens.context),
     ]
-    table = _table(
+    table = html.table(
         ("", "bits a chunk", "tokens a chunk", "of this tokenizer's"),
         [(name, f"{b:,.1f}", f"{t:,.1f}", f"{100 * t / reached:.0f} %") for name, b, t in rows],
     )
-    return _section("entropy", "Entropy bounds", how, _figures(pictures, "entropy", beside=table))
+    return html.section("entropy", "Entropy bounds", how, html.figures(pictures, "entropy", beside=table))
 
 
 def _chunks(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
@@ -280,14 +288,14 @@ def _chunks(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
         "error of a single value, in the dimension whose name is red; actions are in their recorded units."
     )
     captions = {
-        "typical_chunk": f"{r.typical.place}: {r.typical.tokens} tokens, RMSE {_number(r.typical.rmse)}, largest error "
-        f"{_number(r.typical.max_abs_error)} (normalised)",
-        "worst_chunk": f"{r.worst.place}: {r.worst.tokens} tokens, RMSE {_number(r.worst.rmse)}, largest error "
-        f"{_number(r.worst.max_abs_error)} (normalised), in dimension {r.dimensions[r.worst.dimension].name}",
+        "typical_chunk": f"{r.typical.place}: {r.typical.tokens} tokens, RMSE {number(r.typical.rmse)}, largest error "
+        f"{number(r.typical.max_abs_error)} (normalised)",
+        "worst_chunk": f"{r.worst.place}: {r.worst.tokens} tokens, RMSE {number(r.worst.rmse)}, largest error "
+        f"{number(r.worst.max_abs_error)} (normalised), in dimension {r.dimensions[r.worst.dimension].name}",
         "worst_episode": f"{_trajectory(numbers)}, decoded chunk by chunk; dotted lines are where one chunk follows "
-        f"another, and where decoding adds a jump of at most {_number(numbers.episode.max_join_error)} (normalised)",
+        f"another, and where decoding adds a jump of at most {number(numbers.episode.max_join_error)} (normalised)",
     }
-    return _section("reconstruction", "Reconstruction", how, _figures(pictures, *captions, captions=captions))
+    return html.section("reconstruction", "Reconstruction", how, html.figures(pictures, *captions, captions=captions))
 
 
 def _trajectory(numbers: ReportNumbers) -> str:
@@ -302,18 +310,20 @@ def _dimensions(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
         "Dimensions whose marks stand far to the right are the ones to look at: normalised, to compare them in the "
         "figure, and in recorded units in the table, to judge what a robot would notice."
     )
-    table = _table(
+    table = html.table(
         ("dimension", "MAE", "RMSE", "99th percentile", "largest", "RMSE, normalised", "largest, normalised"),
         [
             (
                 d.name,
-                *map(_number, (d.raw_mae, d.raw_rmse, d.raw_p99_abs_error, d.raw_max_abs_error)),
-                *map(_number, (d.rmse, d.max_abs_error)),
+                *map(number, (d.raw_mae, d.raw_rmse, d.raw_p99_abs_error, d.raw_max_abs_error)),
+                *map(number, (d.rmse, d.max_abs_error)),
             )
             for d in numbers.reconstruction.dimensions
         ],
     )
-    return _section("dimensions", "Error of each dimension", how, _figures(pictures, "dimension_errors") + table)
+    return html.section(
+        "dimensions", "Error of each dimension", how, html.figures(pictures, "dimension_errors") + table
+    )
 
 
 def _prefix(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
@@ -322,15 +332,15 @@ def _prefix(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
         "part of the motion (in dimension-first order: the first dimensions). What is not read yet is coefficient 0."
     )
     if numbers.prefix is None:
-        return _section("prefix", "Error after the first tokens", how, "<p>No chunk decodes strictly.</p>")
+        return html.section("prefix", "Error after the first tokens", how, "<p>No chunk decodes strictly.</p>")
     curve = numbers.prefix.by_fraction
-    table = _table(
+    table = html.table(
         ("share of the tokens", "RMSE to the recorded", "largest", "RMSE to all decoded", "largest"),
         [
             (
                 f"{100 * curve.at[i]:.0f} %",
                 *(
-                    _number(float(values[i]))
+                    number(float(values[i]))
                     for values in (
                         curve.actions_rmse,
                         curve.actions_max_abs_error,
@@ -343,8 +353,8 @@ def _prefix(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
         ],
     )
     count = f"<p class=quiet>{len(numbers.prefix.lengths):,} chunks, every beginning of each.</p>"
-    figure = _figures(pictures, "prefix_errors", beside=table + count)
-    return _section("prefix", "Error after the first tokens", how, figure)
+    figure = html.figures(pictures, "prefix_errors", beside=table + count)
+    return html.section("prefix", "Error after the first tokens", how, figure)
 
 
 def _losses(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
@@ -354,7 +364,7 @@ def _losses(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
         "that the tokenizer does not fit this data."
     )
     count = h.chunks * numbers.about.time_horizon * numbers.about.action_dim
-    table = _table(
+    table = html.table(
         ("", "count", "share"),
         [
             (name, f"{lost:,}", f"{100 * lost / count:.4f} %")
@@ -365,7 +375,7 @@ def _losses(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
             )
         ],
     )
-    return _section("losses", "Saturation and clipping", how, _figures(pictures, "losses", beside=table))
+    return html.section("losses", "Saturation and clipping", how, html.figures(pictures, "losses", beside=table))
 
 
 def _edits(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
@@ -374,7 +384,7 @@ def _edits(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
         "Each sequence of ids is harmed once, at a random place: what strict decoding does not find reaches the robot, "
         "and its largest action should stay near that of the recording."
     )
-    table = _table(
+    table = html.table(
         ("harm", "sequences", "found", "RMSE, not found", "largest |action|", "RMSE, repaired", "largest |action|"),
         [
             (
@@ -382,7 +392,7 @@ def _edits(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
                 f"{r.sequences:,}",
                 f"{100 * r.found_share:.1f} %",
                 *map(
-                    _number,
+                    number,
                     (r.accepted_rmse, r.accepted_max_abs_action, r.repaired_rmse, r.repaired_max_abs_action),
                 ),
             )
@@ -390,9 +400,9 @@ def _edits(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
         ],
     )
     note = (
-        f"<p class=quiet>Normalised; the largest action of the unharmed chunks is {_number(edits.max_abs_action)}.</p>"
+        f"<p class=quiet>Normalised; the largest action of the unharmed chunks is {number(edits.max_abs_action)}.</p>"
     )
-    return _section("edits", "Robustness to edits", how, _figures(pictures, "edits", beside=table + note))
+    return html.section("edits", "Robustness to edits", how, html.figures(pictures, "edits", beside=table + note))
 
 
 def _foot(numbers: ReportNumbers) -> str:
@@ -403,56 +413,3 @@ def _foot(numbers: ReportNumbers) -> str:
         "Normalised units: the actions as the normaliser maps them, to about [-1, 1]; a dimension that is constant "
         "there has no error. Samples are drawn by a fixed seed.</footer>"
     )
-
-
-# ---- Parts -------------------------------------------------------------------------------------------
-
-
-def _section(anchor: str, title: str, how: str, content: str) -> str:
-    return f'<section id="{anchor}">\n<h2>{escape(title)}</h2>\n<p class="how">{escape(how)}</p>\n{content}\n</section>'
-
-
-def _figures(
-    pictures: Mapping[str, Picture], *names: str, beside: str = "", captions: Mapping[str, str] | None = None
-) -> str:
-    """Those of the names that were drawn, and what stands beside them where there is room."""
-    shown = [pictures[name] for name in names if name in pictures]
-    if not shown:
-        return beside
-    captions = captions or {}
-    parts = (
-        f'<figure id="figure-{p.name}"><figcaption><b>{escape(p.title)}</b>'
-        f"{'. ' + escape(captions[p.name]) if p.name in captions else ''}</figcaption>\n{p.svg}</figure>"
-        for p in shown
-    )
-    beside = f"<div>{beside}</div>" if beside else ""
-    return f'<div class="figures">{"".join(parts)}{beside}</div>\n'
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    head = f"<thead><tr>{head}</tr></thead>\n" if any(header) else ""
-    return f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>\n'
-
-
-def _details(summary: str, content: str) -> str:
-    return f"<details><summary>{escape(summary)}</summary>{content}</details>\n"
-
-
-def _number(value: float | None) -> str:
-    """Three significant digits; a dash where there is nothing to measure."""
-    if value is None:
-        return "-"
-    return f"{value:.3g}" if value == 0 or 1e-4 <= abs(value) < 1e5 else f"{value:.2e}"
-
-
-def _seconds(value: float) -> str:
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value * 1e9:.3g} ns"
-
-
-def _scale(scale: float | tuple[float, ...]) -> str:
-    return f"{scale:g}" if isinstance(scale, float) else f"per dimension, {min(scale):g} to {max(scale):g}"
