@@ -9,10 +9,12 @@ import pytest
 from scipy.fft import dct
 
 from fast_tokenizer import DecodeError, FastTokenizer, Normalizer
+from fast_tokenizer.cli.cutting import Cut
 from fast_tokenizer.entropy import entropy_bounds
 from fast_tokenizer.io import of_arrays
 from fast_tokenizer.metrics import evaluate
 from fast_tokenizer.prefix import prefix_errors
+from fast_tokenizer.relative import Relative
 from fast_tokenizer.report import Pipeline, Sample, draw_sample, measure
 from fast_tokenizer.report.edits import HARMS, harmed, robustness_to_edits
 from fast_tokenizer.report.rates import BINS, NAIVE, NATIVE, PUBLISHED, rate_distortion
@@ -131,7 +133,7 @@ def test_the_worst_chunk_is_the_one_that_was_spoiled(tok):
 def test_the_episode_around_the_worst_chunk_is_decoded_end_to_end(tok):
     episode = np.concatenate(list(walks(7, 4)))[:-3]  # 6 whole chunks and a part
     trajectories = of_arrays("run", [np.concatenate(list(walks(3, 5))), episode]).trajectories
-    sample = draw_sample(trajectories, T, 1, 10**6)
+    sample = draw_sample(trajectories, Cut(T), 10**6)
     pipeline = Pipeline(tok)
     worst = reconstruct(pipeline, sample, NAMES)[0].worst
     for i in range(0, len(sample.places), 7):
@@ -361,25 +363,48 @@ def test_edits_are_what_decoding_one_after_the_other_finds(tok):
 def test_a_sample_is_uniform_seeded_and_says_where_its_chunks_are_from():
     episodes = [np.arange(n * 2.0).reshape(n, 2) + 1000 * i for i, n in enumerate((30, 4, 12, 50))]
     trajectories = of_arrays("run", episodes).trajectories
-    every = draw_sample(trajectories, 5, 3, 10**6)
+    every = draw_sample(trajectories, Cut(5, 3), 10**6)
     expected = [(i, s) for i, e in enumerate(episodes) for s in range(0, len(e) - 4, 3)]
     assert [(p.trajectory, p.step) for p in every.places] == [(f"run episode {i}", s) for i, s in expected]
     for chunk, (i, s) in zip(every.chunks, expected, strict=True):
         np.testing.assert_array_equal(chunk, episodes[i][s : s + 5])
     assert (every.drawn_from, every.episodes) == (len(expected), 3)
 
-    some = draw_sample(trajectories, 5, 3, 6)
-    assert [str(p) for p in some.places] == [str(p) for p in draw_sample(trajectories, 5, 3, 6).places]
+    some = draw_sample(trajectories, Cut(5, 3), 6)
+    assert [str(p) for p in some.places] == [str(p) for p in draw_sample(trajectories, Cut(5, 3), 6).places]
     assert len(set(some.places)) == 6
     assert set(some.places) < set(every.places)
     assert some.drawn_from == len(expected)
-    drawn = [p for seed in range(300) for p in draw_sample(trajectories, 5, 3, 6, seed=seed).places]
+    drawn = [p for seed in range(300) for p in draw_sample(trajectories, Cut(5, 3), 6, seed=seed).places]
     counts = [drawn.count(p) for p in every.places]
     mean = 300 * 6 / len(expected)
     assert all(0.6 * mean < c < 1.4 * mean for c in counts)  # five standard deviations
 
     with pytest.raises(ValueError, match=r"^none of the 4 episodes has 51 steps$"):
-        draw_sample(trajectories, 51, 1, 5)
+        draw_sample(trajectories, Cut(51), 5)
+
+
+def test_a_sample_may_be_relative_and_filled_at_the_end():
+    rng = np.random.default_rng(0)
+    actions, states = rng.normal(size=(2, 12, 2)), rng.normal(size=(2, 12, 3))
+    dataset = of_arrays("run", list(actions))
+    load = dataset.load
+
+    def with_state(chosen):
+        return (replace(s, state=states[i]) for s, i in zip(load(chosen), np.flatnonzero(chosen), strict=True))
+
+    cut = Cut(5, 4, "repeat-last", Relative((1,), (2,), 3))
+    sample = draw_sample(replace(dataset, load=with_state).trajectories, cut, 10**6)
+    assert [(p.trajectory, p.step) for p in sample.places] == [
+        (f"run episode {i}", s) for i in (0, 1) for s in (0, 4, 8)
+    ]
+    for chunk, (i, s) in zip(sample.chunks, [(i, s) for i in (0, 1) for s in (0, 4, 8)], strict=True):
+        expected = actions[i][np.minimum(np.arange(s, s + 5), 11)] - [0, states[i][s, 2]]
+        np.testing.assert_allclose(chunk, expected)
+    assert sample.around(2, 4)[0] == 1  # step 8 has step 3 before it, and nothing whole after it
+    np.testing.assert_allclose(sample.around(2, 4)[1][0], actions[0][3:8] - [0, states[0][3, 2]])
+    with pytest.raises(ValueError, match="has no state, which relative actions need"):
+        draw_sample(dataset.trajectories, cut, 1)
 
 
 def test_a_normaliser_before_a_tokenizer_is_undone_after_it(tok):

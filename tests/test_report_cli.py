@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fast_tokenizer import FastTokenizer
+from fast_tokenizer import EmbodimentData, FastTokenizer, windows
 from fast_tokenizer.cli.app import app
 from fast_tokenizer.cli.workflow import split_holdout
 from fast_tokenizer.io import read
@@ -90,6 +90,34 @@ def test_chunks_are_data_too(model: Path, tmp_path: Path, capsys: pytest.Capture
     found = json.loads(here(capsys, "report", model, tmp_path / "chunks.npz", "-o", tmp_path / "r.html", "--json"))
     assert (found["chunks"], found["about"]["episodes"]) == (6, 6)
     assert " chunk " in found["worst_chunk"]["place"]
+
+
+def test_relative_actions_of_one_embodiment_of_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    states = np.cumsum(rng.normal(0, 0.3, (200, 3)), axis=0)
+    actions = states[:, :2] + np.cumsum(rng.normal(0, 0.02, (200, 2)), axis=0)
+    data = save_episodes(tmp_path / "data.npz", list(actions.reshape(4, 50, 2)), hz=10.0, state=states)
+    chunks, starts = windows(actions, 10, 10), states[::10]
+    arm = EmbodimentData(chunks, normalize="quantile", relative=[0], state=starts, hz=10.0)
+    other = EmbodimentData(rng.normal(size=(20, 8, 5)), normalize="quantile")
+    tok = FastTokenizer.fit_mixture({"arm": arm, "other": other}, 256)
+    tok.save(tmp_path / "model")
+    found = json.loads(
+        here(
+            capsys,
+            *("report", tmp_path / "model", data, "-o", tmp_path / "r.html", "--embodiment", "arm", "--stride", 10),
+            *("--holdout", 0, "--json"),
+        )
+    )
+    decoded = tok.decode(tok.encode(chunks, state=starts, embodiment="arm"), state=starts, embodiment="arm")
+    error = (decoded - chunks) / tok.embodiment("arm").spec.normalizer.half_range
+    assert found["reconstruction_rmse"] == pytest.approx(np.sqrt(np.square(error).mean()))
+    assert found["about"]["fingerprint"] == tok.fingerprint()
+    page = (tmp_path / "r.html").read_text()
+    assert "Dimensions 0 are relative to the state" in page
+    assert "model (arm) on" in page
+    with pytest.raises(ValueError, match="say which with --embodiment, one of arm, other"):
+        here(capsys, "report", tmp_path / "model", data, "-o", tmp_path / "r.html")
 
 
 @pytest.mark.parametrize(

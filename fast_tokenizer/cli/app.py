@@ -504,6 +504,8 @@ def quality_report(
     horizon: HorizonOption = None,
     hz: HzOption = None,
     stride: Annotated[int, typer.Option("--stride", help="Steps between the starts of chunks.")] = 1,
+    episode_end: EpisodeEndOption = EpisodeEndChoice.drop,
+    embodiment: EmbodimentOption = None,
     dims: DimsOption = None,
     action_key: ActionKeyOption = None,
     state_key: StateKeyOption = None,
@@ -531,8 +533,9 @@ def quality_report(
     check_output_file(output)
     if figures is not None:
         check_output_folder(figures, "--figures")
-    options = reporting.Options(stride, holdout, normalize.value, max_chunks, max_rmse)
-    tokenizer = FastTokenizer.load(model)
+    options = reporting.Options(holdout, normalize.value, max_chunks, max_rmse)
+    saved = FastTokenizer.load(model)
+    tokenizer = _of_embodiment(saved, embodiment)
     with _progress() as report:
         recording = open_recording(
             data,
@@ -543,18 +546,20 @@ def quality_report(
             state_key=state_key,
             episodes=episodes,
             on_broken=on_broken.value,
+            relative=tokenizer.spec.relative,
         )
         _check_same_robot(tokenizer, recording)
         recorded = tokenizer.spec.time_horizon
         steps = recorded if recorded is not None and horizon is None else horizon_steps(horizon, recording)
-        numbers = reporting.measure_recording(tokenizer, recording, steps, options, report)
-        title = f"{model} on {', '.join(map(str, data))}"
-        written = reporting.write(numbers, title, reporting.notes(recording, steps), output, figures, report)
+        cut = to_cut(recording, steps, stride, episode_end.value)
+        numbers = reporting.measure_recording(tokenizer, saved.fingerprint(), recording, cut, options, report)
+        title = f"{model}{f' ({embodiment})' if embodiment else ''} on {', '.join(map(str, data))}"
+        written = reporting.write(numbers, title, reporting.notes(recording, cut), output, figures, report)
     if as_json:
-        _print_json({**numbers.to_json(), **recording.episodes(steps).to_json(), **written})
+        _print_json({**numbers.to_json(), **recording.episodes(cut.shortest).to_json(), **written})
         return
     print(reporting.summary(numbers))
-    print(recording.episodes(steps).lines())
+    print(recording.episodes(cut.shortest).lines())
     print(f"Page: {output}" + ("" if figures is None else f"; {len(written['figures'])} figures: {figures}"))
 
 

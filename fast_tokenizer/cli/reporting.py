@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from fast_tokenizer.cli.cutting import Cut
 from fast_tokenizer.cli.files import save_file
-from fast_tokenizer.cli.workflow import Recording, Report, check_stride, split_holdout, take_statistics
+from fast_tokenizer.cli.workflow import Recording, Report, split_holdout, take_statistics
 from fast_tokenizer.io import Trajectories
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
 from fast_tokenizer.report.numbers import ReportNumbers, measure
@@ -30,14 +31,12 @@ class Options:
         ValueError: Bad options; no file need be read to say so.
     """
 
-    stride: int = 1
     holdout: float = 0.2
-    normalize: NormalizerKind | None = None
+    normalize: NormalizerKind | Literal["none"] = "none"
     max_chunks: int = 2000
     max_rmse: float = DEFAULT_MAX_RMSE
 
     def __post_init__(self) -> None:
-        check_stride(self.stride)
         if self.max_chunks < 1:
             raise ValueError(f"--max-chunks must be positive, got {self.max_chunks}")
         if not self.max_rmse > 0:
@@ -53,36 +52,36 @@ def require_matplotlib() -> None:
 
 
 def measure_recording(
-    tokenizer: FastTokenizer, recording: Recording, steps: int, options: Options, report: Report
+    tokenizer: FastTokenizer, fingerprint: str, recording: Recording, cut: Cut, options: Options, report: Report
 ) -> ReportNumbers:
     """Measures on held-out episodes; on all of them, where none are held out or long enough.
+
+    `fingerprint` is that of the whole artefact, which may have more embodiments. Where actions are relative, relative
+    ones are compared: the state that is added again changes no error.
 
     Raises:
         ValueError: No episode is long enough; or the tokenizer does not take the data.
     """
-    if options.normalize is not None and tokenizer.spec.normalizer is not None:
-        raise ValueError(
-            f"--normalize {options.normalize}: the tokenizer normalises by itself ({tokenizer.spec.normalizer.kind})"
-        )
+    kind = None if options.normalize == "none" else options.normalize
+    if kind is not None and tokenizer.spec.normalizer is not None:
+        raise ValueError(f"--normalize {kind}: the tokenizer normalises by itself ({tokenizer.spec.normalizer.kind})")
     parts = split_holdout(recording.trajectories, options.holdout)
-    others, held = (part.select(part.lengths >= steps) for part in parts)
+    others, held = (part.select(cut.count(part.lengths) > 0) for part in parts)
     separate = len(others) > 0 and len(held) > 0
     if not separate:
-        others = held = recording.trajectories.select(recording.trajectories.lengths >= steps)
+        others = held = recording.trajectories.select(cut.count(recording.trajectories.lengths) > 0)
     if not len(held):
-        raise ValueError(f"none of the {len(recording.trajectories)} episodes has {steps} steps")
+        raise ValueError(f"none of the {len(recording.trajectories)} episodes has {cut.shortest} steps")
 
     def drawn(stage: str, trajectories: Trajectories, most: int) -> Sample:
-        bounded = max(1, min(most, _MAX_VALUES // (steps * recording.action_dim)))
-        return draw_sample(
-            trajectories, steps, options.stride, bounded, progress=lambda done, total: report(stage, done, total)
-        )
+        bounded = max(1, min(most, _MAX_VALUES // (cut.horizon * recording.action_dim)))
+        return draw_sample(trajectories, cut, bounded, progress=lambda done, total: report(stage, done, total))
 
-    before = None if options.normalize is None else _normalizer(others, options.normalize, report)
+    before = None if kind is None else _normalizer(others, cut, kind, report)
     sample = drawn("draw chunks", held, options.max_chunks)
     fitted = drawn("draw chunks to refit on", others, options.max_chunks * _FITTED_PER_MEASURED) if separate else sample
-    return measure(
-        Pipeline(tokenizer, before),
+    numbers = measure(
+        Pipeline(tokenizer.without_relative(), before),
         sample,
         fitted,
         measured_on="held-out episodes" if separate else "given episodes",
@@ -91,18 +90,25 @@ def measure_recording(
         max_rmse=options.max_rmse,
         progress=report,
     )
+    return replace(numbers, about=replace(numbers.about, fingerprint=fingerprint))
 
 
-def _normalizer(trajectories: Trajectories, kind: NormalizerKind, report: Report) -> Normalizer:
+def _normalizer(trajectories: Trajectories, cut: Cut, kind: NormalizerKind, report: Report) -> Normalizer:
     statistics = NormalizerStatistics()
-    take_statistics(trajectories, statistics, report)
+    take_statistics(trajectories, cut, statistics, report)
     return statistics.normalizer(kind)
 
 
-def notes(recording: Recording, steps: int) -> list[str]:
-    """What was left out of the data, for the page; nothing where nothing was."""
-    counts = recording.episodes(steps)
-    return counts.lines().splitlines() if counts.left_out else []
+def notes(recording: Recording, cut: Cut) -> list[str]:
+    """What the page says of the data: what was left out or filled, and what is relative."""
+    counts, lengths = recording.episodes(cut.shortest), recording.trajectories.lengths
+    found = counts.lines().splitlines() if counts.left_out else []
+    if cut.episode_end != "drop":
+        found.append(cut.line(lengths))
+    if cut.relative is not None:
+        dimensions = ", ".join(map(str, cut.relative.dimensions))
+        found.append(f"Dimensions {dimensions} are relative to the state at a chunk's start, here and in the figures.")
+    return found
 
 
 def write(

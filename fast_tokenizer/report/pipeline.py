@@ -18,7 +18,8 @@ class Pipeline:
     """What happens to recorded actions: normalised, encoded, decoded, and brought back to their units.
 
     Attributes:
-        tokenizer: Any tokenizer.
+        tokenizer: Any tokenizer of one embodiment; it takes relative actions where it has been fitted on such
+            (`FastTokenizer.without_relative`).
         before: A normaliser for a tokenizer that has none of its own, such as a published one; or None.
 
     Raises:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fast_tokenizer.chunk import Trajectory
-from fast_tokenizer.cli.workflow import count_windows
+from fast_tokenizer.cli.cutting import Cut
 from fast_tokenizer.io import Trajectories
 
 
@@ -57,8 +57,7 @@ class Sample:
 
 def draw_sample(
     trajectories: Trajectories,
-    horizon: int,
-    stride: int,
+    cut: Cut,
     most: int,
     *,
     seed: int = 0,
@@ -68,20 +67,19 @@ def draw_sample(
 
     Args:
         trajectories: At least one is as long as a chunk.
-        horizon: Steps T.
-        stride: Steps between the starts of chunks.
+        cut: How they are cut; relative actions are relative in the sample.
         most: Chunks to draw; of fewer, all are taken.
         seed: Which ones.
         progress: Told how many of the episodes were read.
 
     Raises:
-        ValueError: No trajectory is as long as a chunk.
+        ValueError: No trajectory is as long as a chunk; or one has no state that the relative actions need.
         BrokenDataError: A trajectory cannot be used.
     """
-    counts = count_windows(trajectories.lengths, horizon, stride)
+    counts = cut.count(trajectories.lengths)
     total = int(counts.sum())
     if total == 0:
-        raise ValueError(f"none of the {len(counts)} episodes has {horizon} steps")
+        raise ValueError(f"none of the {len(counts)} episodes has {cut.shortest} steps")
     drawn = np.sort(np.random.default_rng(seed).choice(total, min(most, total), replace=False))
     firsts = np.concatenate([[0], np.cumsum(counts)])
     owners = np.searchsorted(firsts, drawn, side="right") - 1
@@ -91,22 +89,25 @@ def draw_sample(
     chosen = np.zeros(len(counts), np.bool_)
     chosen[needed] = True
     for done, (owner, trajectory) in enumerate(zip(needed, trajectories.select(chosen), strict=True), 1):
-        steps = (drawn[owners == owner] - firsts[owner]) * stride
-        chunks += [_cut(trajectory, step, horizon) for step in steps.tolist()]
+        steps = (drawn[owners == owner] - firsts[owner]) * cut.stride
+        chunks += [_chunk(trajectory, step, cut) for step in steps.tolist()]
         places += [Place(trajectory.name, step) for step in steps.tolist()]
         progress(done, len(needed))
 
     def around(i: int, most: int) -> tuple[int, NDArray[np.floating]]:
         (trajectory,) = trajectories.select(np.arange(len(counts)) == owners[i])
         step = places[i].step
-        before = min(most, step // horizon)
-        after = min(most, (len(trajectory.actions) - step) // horizon - 1)
-        steps = range(step - before * horizon, step + after * horizon + 1, horizon)
-        return before, np.stack([_cut(trajectory, s, horizon) for s in steps])
+        before = min(most, step // cut.horizon)
+        after = min(most, max(0, (len(trajectory.actions) - step) // cut.horizon - 1))
+        steps = range(step - before * cut.horizon, step + after * cut.horizon + 1, cut.horizon)
+        return before, np.stack([_chunk(trajectory, s, cut) for s in steps])
 
     return Sample(np.stack(chunks), tuple(places), total, len(needed), around)
 
 
-def _cut(trajectory: Trajectory, step: int, horizon: int) -> NDArray[np.floating]:
+def _chunk(trajectory: Trajectory, step: int, cut: Cut) -> NDArray[np.floating]:
     """A chunk (T, D), a copy: a view would hold the whole episode in memory."""
-    return trajectory.actions[step : step + horizon].copy()
+    part = slice(step, step + cut.horizon)
+    state = None if trajectory.state is None else trajectory.state[part]
+    first = next(cut.model_chunks([replace(trajectory, actions=trajectory.actions[part], state=state)]))
+    return np.array(first[0])
