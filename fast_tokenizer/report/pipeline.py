@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fast_tokenizer.decode_status import DecodeStatus
 from fast_tokenizer.metrics import half_range_inverse
 from fast_tokenizer.normalize import Normalizer
-from fast_tokenizer.tokenizer import DecodeStatus, FastTokenizer
+from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
 
 
