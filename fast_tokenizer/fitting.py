@@ -17,11 +17,15 @@ from fast_tokenizer._core import MAX_COEFFICIENT, MAX_TOKEN_SYMBOLS, MAX_VOCAB_S
 from fast_tokenizer.chunk import ChunkBlock, ChunkSample, ChunksLike, Extent, blocks_again, chunk_blocks
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
 from fast_tokenizer.relative import Relative, RelativeLike
+from fast_tokenizer.scales import SAMPLE_VALUES, check_target, fit_scales
 from fast_tokenizer.spec import EndOfBlock, Order, Parsing, TokenizerSpec
 from fast_tokenizer.statistics import NormalizerStatistics
 
-#: Called with the stage ("statistics", "sample", "quantize" or "merge"), the work done and the work to do (None: not
-#: known yet): chunks, or merges.
+#: Where neither a scale nor an error is asked for.
+DEFAULT_SCALE = 10.0
+
+#: Called with the stage ("statistics", "sample", "scale", "quantize" or "merge"), the work done and the work to do:
+#: chunks, or merges. None: not known yet.
 Progress = Callable[[str, int, int | None], None]
 
 
@@ -83,7 +87,9 @@ class EmbodimentData:
         chunks: Chunks of one D.
         weight: Share of the coefficients that the vocabulary is fitted on, relative to the other embodiments' weights;
             None, for all of them or none: every chunk is taken.
-        scale: Factor on the coefficients before rounding.
+        scale: Factor on the coefficients before rounding; None: 10, or what the targets need.
+        target_rmse: Root mean square error to keep, in raw units.
+        target_max_error: Largest error to keep, in raw units.
         normalize: Statistics to take, or a `Normalizer`, or None.
         clip: Bound on normalised values, with statistics to take.
         dimension_names: D names.
@@ -96,7 +102,9 @@ class EmbodimentData:
     chunks: ChunksLike
     _: KW_ONLY
     weight: float | None = None
-    scale: float | Sequence[float] = 10.0
+    scale: float | Sequence[float] | None = None
+    target_rmse: ArrayLike | None = None
+    target_max_error: ArrayLike | None = None
     normalize: Normalizer | NormalizerKind | None = None
     clip: float | None = None
     dimension_names: Sequence[str] | None = None
@@ -115,7 +123,9 @@ class FitOptions:
     """
 
     vocab_size: int = 1024
-    scale: float | Sequence[float] = 10.0
+    scale: float | Sequence[float] | None = None
+    target_rmse: ArrayLike | None = None
+    target_max_error: ArrayLike | None = None
     min_frequency: int = 2
     normalize: Normalizer | NormalizerKind | None = None
     clip: float | None = None
@@ -141,6 +151,10 @@ class FitOptions:
         self.max_token_symbols = integer(
             "max_token_symbols", self.max_token_symbols, 1, MAX_TOKEN_SYMBOLS, f"in 1..{MAX_TOKEN_SYMBOLS}"
         )
+        self.target_rmse = check_target("target_rmse", self.target_rmse)
+        self.target_max_error = check_target("target_max_error", self.target_max_error)
+        if self.has_target and self.scale is not None:
+            raise ValueError("give scale, or the errors that it is to keep")
         if not 0.99 <= self.range_quantile <= 1:
             raise ValueError(f"range_quantile must lie in [0.99, 1], got {self.range_quantile}")
         self._check_artefact()
@@ -150,17 +164,21 @@ class FitOptions:
 
     def _check_artefact(self) -> None:
         """What the artefact would refuse."""
-        scale, names = self.scale, self.dimension_names
-        if isinstance(scale, str) or isinstance(names, str):
+        names = self.dimension_names
+        if isinstance(self.scale, str) or isinstance(names, str):
             raise ValueError("scale takes numbers and dimension_names a list of strings, got a string")
-        self.scale = float(scale) if np.ndim(scale) == 0 else tuple(float(s) for s in scale)  # type: ignore[arg-type, union-attr]
+        if self.scale is not None:
+            scale = np.asarray(self.scale, np.float64)
+            self.scale = float(scale) if scale.ndim == 0 else tuple(float(s) for s in scale)
+        elif not self.has_target:
+            self.scale = DEFAULT_SCALE
         self.dimension_names = names = None if names is None else tuple(names)
         dims = len(self.scale) if isinstance(self.scale, tuple) else None if names is None else len(names)
         if self.relative is not None and dims is not None:
             self.relative.check_action_dim(dims)
         empty = np.empty((0, 2), np.int32)
         TokenizerSpec(
-            self.scale,
+            DEFAULT_SCALE if self.scale is None else self.scale,
             0,
             0,
             empty,
@@ -209,9 +227,15 @@ class FitOptions:
         return self.normalize if isinstance(self.normalize, str) else None
 
     @property
+    def has_target(self) -> bool:
+        """Scales are fitted to an error."""
+        return self.target_rmse is not None or self.target_max_error is not None
+
+    @property
     def scales(self) -> list[float]:
-        """The scale as a list of one or D entries."""
-        return [self.scale] if isinstance(self.scale, float) else list(self.scale)
+        """The scale as a list of one or D entries; any, as long as the targets have not been asked."""
+        scale = DEFAULT_SCALE if self.scale is None else self.scale
+        return [scale] if isinstance(scale, float) else list(scale)
 
     def native_corpus(self) -> Corpus:
         """An empty corpus."""
@@ -285,7 +309,7 @@ def fit_parts(parts: Sequence[FitPart], report: Progress) -> tuple[list[Tokenize
     )
     specs = [
         TokenizerSpec(
-            scale=part.options.scale,  # type: ignore[arg-type]
+            scale=c.scale,
             min_coefficient=lowest,
             max_coefficient=highest,
             merges=merges,
@@ -367,6 +391,7 @@ class _Collected:
     """What a part brought to the corpus."""
 
     normalizer: Normalizer | None
+    scale: float | tuple[float, ...]
     left_out: int
     horizons: set[int]
     action_dim: int
@@ -383,16 +408,22 @@ class _Collected:
 def _collect(part: FitPart, corpus: Corpus, report: Progress) -> _Collected:
     """Quantizes a part's chunks into the corpus."""
     try:
-        blocks, normalizer, left_out = _blocks_to_fit(part.chunks, part.options, report)
+        options = part.options
+        blocks, normalizer, left_out = _blocks_to_fit(part.chunks, options, report)
+        if options.has_target:
+            blocks, scales = _fitted_scales(part.chunks, blocks, normalizer, options, report)
+            options = replace(options, scale=scales, target_rmse=None, target_max_error=None)
         before = corpus.chunks, corpus.symbols, corpus.clipped, _histogram(corpus)
-        horizons, dims = _add(blocks, normalizer, part.options, corpus, report)
+        horizons, dims = _add(blocks, normalizer, options, corpus, report)
     except ValueError as error:
         if part.embodiment is None:
             raise
         raise ValueError(f"embodiment {part.embodiment!r}: {error}") from None
     chunks, symbols, clipped, histogram = before
+    assert isinstance(options.scale, float | tuple)
     return _Collected(
         normalizer,
+        options.scale,
         left_out + part.left_out,
         horizons,
         dims,
@@ -401,6 +432,35 @@ def _collect(part: FitPart, corpus: Corpus, report: Progress) -> _Collected:
         corpus.clipped - clipped,
         {value: n - histogram.get(value, 0) for value, n in _histogram(corpus).items()},
     )
+
+
+def _fitted_scales(
+    chunks: ChunksLike,
+    blocks: Iterable[ChunkBlock],
+    normalizer: Normalizer | None,
+    options: FitOptions,
+    report: Progress,
+) -> tuple[Iterable[ChunkBlock], tuple[float, ...]]:
+    """The blocks, which may have to be held for it, and the scales that keep the targets on a sample of them."""
+    sampled = options.max_chunks is not None or options.sample_fraction is not None
+    held = list(blocks) if sampled or isinstance(chunks, Iterator) else None
+    sample: ChunkSample | None = None
+    for block in chunk_blocks(chunks) if held is None else held:
+        block.require_finite()
+        if sample is None:
+            sample = ChunkSample(max(1, SAMPLE_VALUES * len(block) // block.values.size), options.seed)
+        sample.add(block)
+        report("scale", sample.seen, None)
+    if sample is None:
+        raise ValueError("got no chunks to fit on")
+    scales = fit_scales(
+        list(sample.drain()),
+        normalizer,
+        dead_zone=options.dead_zone,
+        target_rmse=check_target("target_rmse", options.target_rmse),
+        target_max_error=check_target("target_max_error", options.target_max_error),
+    )
+    return blocks if held is None else _drained(held), scales
 
 
 def _histogram(corpus: Corpus) -> dict[int, int]:

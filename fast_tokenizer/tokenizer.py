@@ -83,7 +83,7 @@ class FastTokenizer:
         cls,
         chunks: ChunksLike,
         vocab_size: int = 1024,
-        scale: float | Sequence[float] = 10.0,
+        scale: float | Sequence[float] | None = None,
         *,
         min_frequency: int = 2,
         normalize: Normalizer | NormalizerKind | None = None,
@@ -93,6 +93,8 @@ class FastTokenizer:
         end_of_block: EndOfBlock | None = "chunk",
         parsing: Parsing = "bpe",
         dead_zone: float = 0.5,
+        target_rmse: ArrayLike | None = None,
+        target_max_error: ArrayLike | None = None,
         max_token_symbols: int = 1024,
         dimension_names: Sequence[str] | None = None,
         hz: float | None = None,
@@ -130,7 +132,7 @@ class FastTokenizer:
             chunks: (N, T, D) array, or an iterable of (T_i, D) or (N_i, T_i, D) arrays; float32 or float64.
             vocab_size: Token ids, symbols included. Fewer result when no pair occurs `min_frequency` times any more.
             scale: Factor on the coefficients before rounding; a number, or one per dimension. A coefficient is off by
-                at most ``0.5 / scale`` after decoding.
+                at most ``0.5 / scale`` after decoding. None: 10, or what the targets need.
             min_frequency: Pairs that occur less often are not merged.
             normalize: None: chunks are taken as they are. Otherwise statistics to take from them ("quantile",
                 "min-max", "mean-std", "identity"), or a `Normalizer`. Statistics of arrays and of what is held in
@@ -149,6 +151,11 @@ class FastTokenizer:
                 fewer, in several times the time.
             dead_zone: Scaled coefficients below this in magnitude become 0; in [0.5, 0.99]. 0.5 is plain rounding. At
                 0.65 and a scale some 6 % higher the root mean square error is the same, with some 3 % fewer tokens.
+            target_rmse: Root mean square error that each dimension is to keep, in raw units: a number, or one per
+                dimension. The scale of each is then the smallest that keeps it on a sample of the chunks
+                (`fast_tokenizer.scales`), which for an iterator, or with `max_chunks`, is drawn from chunks that are
+                held in memory.
+            target_max_error: Largest error of any value that each dimension is to keep, likewise.
             max_token_symbols: Longest run of symbols that one token may stand for.
             dimension_names: D names, recorded in the artefact.
             hz: Control rate, recorded in the artefact.
@@ -200,6 +207,8 @@ class FastTokenizer:
             end_of_block=end_of_block,
             parsing=parsing,
             dead_zone=dead_zone,
+            target_rmse=target_rmse,
+            target_max_error=target_max_error,
             max_token_symbols=max_token_symbols,
             dimension_names=dimension_names,
             hz=hz,
@@ -297,6 +306,8 @@ class FastTokenizer:
             try:
                 options = FitOptions(
                     scale=data.scale,
+                    target_rmse=data.target_rmse,
+                    target_max_error=data.target_max_error,
                     normalize=data.normalize,
                     clip=data.clip,
                     dimension_names=data.dimension_names,

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from fast_tokenizer import FastTokenizer, Normalizer, TokenizerSpec
 from fast_tokenizer.chunk import ChunkBlock
+from fast_tokenizer.cli.app import app
 from fast_tokenizer.scales import check_target, fit_scales
 
 N, T = 300, 25
@@ -84,3 +86,58 @@ def test_targets_that_cannot_be_kept_are_refused(bad):
 def test_a_target_of_other_dimensions_is_refused():
     with pytest.raises(ValueError, match="target_max_error has 2 entries, the chunks have 3 dimensions"):
         fit_scales([ChunkBlock(CHUNKS, None, 0)], None, target_max_error=(0.1, 0.2))
+
+
+# ---- In a fit ----------------------------------------------------------------------------------------
+
+
+class Again:
+    """Chunks that can be read again, and are never held."""
+
+    def __iter__(self):
+        yield from np.array_split(CHUNKS, 5)
+
+
+@pytest.mark.parametrize("source", [lambda: CHUNKS, Again, lambda: iter(Again())], ids=["array", "again", "iterator"])
+@pytest.mark.parametrize("normalize", [None, "quantile"])
+def test_a_fit_keeps_its_targets(source, normalize):
+    tok = FastTokenizer.fit(source(), 4096, normalize=normalize, target_rmse=[0.02, 0.05, 0.3], dead_zone=0.6)
+    assert (rmse(tok.decode(tok.encode(CHUNKS)) - CHUNKS) <= [0.02, 0.05, 0.3]).all()
+    assert len(tok.spec.scale) == 3
+    coarse = FastTokenizer.fit(source(), 4096, normalize=normalize, target_rmse=[0.04, 0.1, 0.6], dead_zone=0.6)
+    assert coarse.encode(CHUNKS).lengths.mean() < tok.encode(CHUNKS).lengths.mean()
+    exact = FastTokenizer.fit(source(), 4096, normalize=normalize, target_max_error=0.5)
+    assert (largest(exact.decode(exact.encode(CHUNKS)) - CHUNKS) <= 0.5).all()
+
+
+def test_a_fit_of_a_sample_keeps_its_targets_on_it():
+    tok = FastTokenizer.fit(CHUNKS, 4096, max_chunks=100, target_rmse=0.1)
+    assert tok.fit_summary.chunks == 100
+    whole = tok.encode(CHUNKS).saturated == 0  # others may leave the range
+    assert (rmse((tok.decode(tok.encode(CHUNKS)) - CHUNKS)[whole]) <= 0.11).all()
+
+
+def test_a_scale_and_a_target_exclude_each_other():
+    with pytest.raises(ValueError, match="give scale, or the errors that it is to keep"):
+        FastTokenizer.fit(CHUNKS, scale=10.0, target_rmse=0.1)
+    with pytest.raises(ValueError, match="target_rmse has 2 entries, the chunks have 3 dimensions"):
+        FastTokenizer.fit(CHUNKS, target_rmse=[0.1, 0.2])
+    with pytest.raises(ValueError, match="target_rmse cannot be set with compat='published'"):
+        FastTokenizer.fit(CHUNKS, target_rmse=0.1, compat="published")
+
+
+def test_the_command_line_keeps_targets_and_records_its_coding(tmp_path):
+    np.savez(tmp_path / "e.npz", actions=CHUNKS.reshape(-1, 3), episode_ends=np.arange(25, 7501, 25) * 1, hz=25.0)
+    command = ["fit", str(tmp_path / "e.npz"), "-o", str(tmp_path / "tok"), "--vocab-size", "2048"]
+    options = ["--target-rmse", "0.05,0.05,0.2", "--order", "dimension-first", "--end-of-block", "dimension"]
+    result = CliRunner().invoke(app, [*command, *options, "--parsing", "optimal", "--dead-zone", "0.65", "--json"])
+    assert result.exit_code == 0, result.output
+    tok = FastTokenizer.load(tmp_path / "tok")
+    spec = tok.spec
+    coding = (spec.order, spec.end_of_block, spec.parsing, spec.dead_zone)
+    assert coding == ("dimension-first", "dimension", "optimal", 0.65)
+    assert (rmse(tok.decode(tok.encode(CHUNKS)) - CHUNKS) < np.array([0.05, 0.05, 0.2]) * 1.2).all()
+    result = CliRunner().invoke(app, [*command, "--target-rmse", "small"])
+    assert "--target-rmse: expected a number" in str(result.exception)
+    result = CliRunner().invoke(app, [*command, "--target-rmse", "0.1", "--scale", "5"])
+    assert "give scale, or the errors" in str(result.exception)

@@ -34,6 +34,7 @@ from fast_tokenizer.cli.workflow import (
     iterate_windows,
     open_recording,
     parse_bytes,
+    parse_numbers,
     peak_memory_mib,
     split_holdout,
     to_cut,
@@ -63,6 +64,28 @@ class NormalizeChoice(StrEnum):
     mean_std = "mean-std"
     identity = "identity"
     none = "none"
+
+
+class OrderChoice(StrEnum):
+    """Values of --order."""
+
+    frequency_first = "frequency-first"
+    dimension_first = "dimension-first"
+
+
+class EndOfBlockChoice(StrEnum):
+    """Values of --end-of-block."""
+
+    none = "none"
+    chunk = "chunk"
+    dimension = "dimension"
+
+
+class ParsingChoice(StrEnum):
+    """Values of --parsing."""
+
+    bpe = "bpe"
+    optimal = "optimal"
 
 
 class OnBrokenChoice(StrEnum):
@@ -152,7 +175,27 @@ def fit(
     episode_end: EpisodeEndOption = EpisodeEndChoice.drop,
     relative: RelativeOption = None,
     vocab_size: Annotated[int, typer.Option("--vocab-size", help="Token ids, symbols included.")] = 1024,
-    scale: Annotated[float, typer.Option("--scale", help="Factor on coefficients before rounding.")] = 10.0,
+    scale: Annotated[
+        float | None, typer.Option("--scale", help="Factor on coefficients before rounding. Default: 10.")
+    ] = None,
+    target_rmse: Annotated[
+        str | None,
+        typer.Option("--target-rmse", help="RMSE to keep instead, in raw units: a number, or e.g. 0.01,0.01,1."),
+    ] = None,
+    target_max_error: Annotated[
+        str | None, typer.Option("--target-max-error", help="Largest error to keep, in raw units, likewise.")
+    ] = None,
+    order: Annotated[OrderChoice, typer.Option("--order", help="Of the coefficients.")] = OrderChoice.frequency_first,
+    end_of_block: Annotated[
+        EndOfBlockChoice,
+        typer.Option("--end-of-block", help="What ends early; dimension goes with --order dimension-first."),
+    ] = EndOfBlockChoice.chunk,
+    parsing: Annotated[
+        ParsingChoice, typer.Option("--parsing", help="Merge by merge, or as few tokens as there can be.")
+    ] = ParsingChoice.bpe,
+    dead_zone: Annotated[
+        float, typer.Option("--dead-zone", help="Smaller scaled coefficients become 0; 0.5 to 0.99.")
+    ] = 0.5,
     normalize: Annotated[NormalizeChoice, typer.Option("--normalize")] = NormalizeChoice.quantile,
     clip: Annotated[float | None, typer.Option("--clip", help="Bound on normalised values. Default: none.")] = None,
     range_quantile: Annotated[
@@ -212,6 +255,12 @@ def fit(
             report,
             vocab_size=vocab_size,
             scale=scale,
+            target_rmse=parse_numbers("--target-rmse", target_rmse),
+            target_max_error=parse_numbers("--target-max-error", target_max_error),
+            order=order.value,
+            end_of_block=None if end_of_block is EndOfBlockChoice.none else end_of_block.value,
+            parsing=parsing.value,
+            dead_zone=dead_zone,
             normalize=normalize,
             clip=clip,
             range_quantile=range_quantile,

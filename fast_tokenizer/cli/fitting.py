@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -15,6 +15,16 @@ from fast_tokenizer.fitting import FitOptions, FitPart
 from fast_tokenizer.io import Trajectories
 from fast_tokenizer.normalize import NormalizerKind
 from fast_tokenizer.statistics import NormalizerStatistics
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Chunks:
+    """A source's chunks to fit on, read anew each time."""
+
+    source: Source
+
+    def __iter__(self) -> Iterator[NDArray[np.floating]]:
+        return self.source.cut.model_chunks(self.source.fitted)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +75,7 @@ class Source:
         else:
             if statistics is not None:
                 take_statistics(self.fitted, self.cut, statistics, report)
-            chunks = self.cut.model_chunks(self.fitted)
+            chunks = _Chunks(self)
         normalizer = None if kind is None or statistics is None else statistics.normalizer(kind, clip=self.options.clip)
         options = replace(self.options, normalize=normalizer, clip=None, max_chunks=None, sample_fraction=None)
         return FitPart(chunks, options, self.name, left_out=self.chunks - count)

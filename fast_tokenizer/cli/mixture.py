@@ -40,7 +40,14 @@ _OPEN: dict[str, Any] = {
     "on_broken": str,
 }
 _CUT: dict[str, Any] = {"horizon": (str, int), "stride": int, "episode_end": str}
-_FIT: dict[str, Any] = {"scale": (*_NUMBER, list), "normalize": str, "clip": _NUMBER, "max_chunks": int}
+_FIT: dict[str, Any] = {
+    "scale": (*_NUMBER, list),
+    "target_rmse": (*_NUMBER, list),
+    "target_max_error": (*_NUMBER, list),
+    "normalize": str,
+    "clip": _NUMBER,
+    "max_chunks": int,
+}
 _OWN: dict[str, Any] = {"data": (str, list), "weight": _NUMBER, **_OPEN, **_CUT, **_FIT}
 
 

@@ -276,6 +276,14 @@ def horizon_steps(text: str | None, recording: Recording) -> int:
     return steps
 
 
+def parse_numbers(option: str, text: str | None) -> list[float] | None:
+    """One number, or several: "0.01" or "0.01,0.01,1"."""
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option}: expected a number, or one per dimension such as 0.01,0.1; got {text!r}") from None
+
+
 def parse_bytes(text: str) -> int:
     """Bytes from "2GiB", "512 MiB", "1.5GB" or "1000000"."""
     match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)\s*(?:([kmgt])(i?)b|b)?", text.strip(), re.IGNORECASE)
