@@ -282,18 +282,19 @@ void register_codec(py::module_& m) {
       .def(py::init([](std::vector<double> scale, int lowest, int highest, const Array<int64_t>& merges,
                        std::optional<std::vector<double>> center, std::optional<std::vector<double>> half_range,
                        double clip, double dead_zone, const std::string& order,
-                       const std::optional<std::string>& end_of_block, const std::string& parsing,
+                       const std::optional<std::string>& end_of_block, const std::string& parsing, int levels_beyond,
                        const std::optional<std::string>& kernel) {
              const auto raw = to_merges(merges);
              return std::make_unique<ft::Codec>(
                  to_spec(std::move(scale), lowest, highest, std::move(center), std::move(half_range), clip, dead_zone),
-                 raw, to_kernels(kernel), ft::Coding{to_layout(order, end_of_block), to_parsing(parsing)});
+                 raw, to_kernels(kernel),
+                 ft::Coding{to_layout(order, end_of_block), to_parsing(parsing), levels_beyond});
            }),
            py::arg("scale"), py::arg("lowest"), py::arg("highest"), py::arg("merges"), py::kw_only(),
            py::arg("center") = py::none(), py::arg("half_range") = py::none(),
            py::arg("clip") = std::numeric_limits<double>::infinity(), py::arg("dead_zone") = 0.5,
            py::arg("order") = "frequency-first", py::arg("end_of_block") = py::none(), py::arg("parsing") = "bpe",
-           py::arg("kernel") = py::none())
+           py::arg("levels_beyond") = 0, py::arg("kernel") = py::none())
       .def("encode", &encode, py::arg("chunks"), py::arg("row_offsets") = py::none(), py::arg("num_threads") = 0)
       .def("decode", &decode<ft::Codec>, py::arg("ids"), py::arg("offsets"), py::arg("horizons"), py::arg("action_dim"),
            py::arg("num_threads") = 0)
@@ -516,26 +517,27 @@ void register_corpus(py::module_& m) {
            })
       .def(
           "into_shard",
-          [](BoundCorpus& c, int lowest, int highest, int num_threads) {
+          [](BoundCorpus& c, int lowest, int highest, int num_threads, int levels_beyond) {
             return c.alone([&](ft::Corpus& corpus) {
-              auto shards = corpus.into_shards({lowest, highest}, 1, num_threads);
+              auto shards = corpus.into_shards({lowest, highest, levels_beyond}, 1, num_threads);
               c.used_up = true;
               return std::make_unique<BoundShard>(std::move(shards[0]));
             });
           },
-          py::arg("lowest"), py::arg("highest"), py::arg("num_threads") = 0)
+          py::arg("lowest"), py::arg("highest"), py::arg("num_threads") = 0, py::arg("levels_beyond") = 0)
       .def(
           "train",
           [](BoundCorpus& c, int lowest, int highest, int vocab_size, int64_t min_frequency, int max_token_symbols,
-             int num_threads, const py::object& progress) {
+             int num_threads, const py::object& progress, int levels_beyond) {
             const auto options = to_options(vocab_size, min_frequency, max_token_symbols, num_threads, progress);
             return merges_to_array(c.alone([&](ft::Corpus& corpus) {
               c.used_up = true;
-              return corpus.train({lowest, highest}, options);
+              return corpus.train({lowest, highest, levels_beyond}, options);
             }));
           },
           py::arg("lowest"), py::arg("highest"), py::arg("vocab_size"), py::arg("min_frequency"),
-          py::arg("max_token_symbols"), py::arg("num_threads") = 0, py::arg("progress") = py::none());
+          py::arg("max_token_symbols"), py::arg("num_threads") = 0, py::arg("progress") = py::none(),
+          py::arg("levels_beyond") = 0);
 }
 
 void register_functions(py::module_& m) {

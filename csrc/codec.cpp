@@ -24,11 +24,25 @@ std::variant<BpeEncoder, OptimalParser> make_parser(Parsing parsing, const Merge
   return BpeEncoder(table, zero);
 }
 
+/// The same with another range.
+QuantizerSpec with_range(QuantizerSpec spec, int lowest, int highest) {
+  spec.lowest = lowest;
+  spec.highest = highest;
+  return validated(std::move(spec));
+}
+
+Levels validated(Levels levels) {
+  if (levels.beyond < 0 || levels.beyond > kMaxVocabSize)
+    throw std::invalid_argument("levels beyond the range must lie in 0.." + std::to_string(kMaxVocabSize) + ", got " +
+                                std::to_string(levels.beyond));
+  return levels;
+}
+
 }  // namespace
 
 /// What one thread needs to encode.
 struct Codec::Worker {
-  Quantizer quantizer;
+  Quantizer quantizer, wide;
   TokenScratch scratch;
   Uninitialized<Symbol> symbols, sequence;
   Uninitialized<TokenId> tokens;
@@ -36,8 +50,10 @@ struct Codec::Worker {
 
 Codec::Codec(QuantizerSpec spec, std::span<const RawMerge> merges, const Kernels& kernels, Coding coding)
     : spec_(validated(std::move(spec))),
+      levels_(validated(Levels{spec_.lowest, spec_.highest, coding.levels_beyond})),
+      wide_spec_(with_range(spec_, levels_.farthest_down(), levels_.farthest_up())),
       layout_(validated(coding.layout)),
-      table_(int64_t{spec_.highest} - spec_.lowest + 1 + (layout_.has_end() ? 1 : 0), merges),
+      table_(int64_t{levels_.symbols()} + (layout_.has_end() ? 1 : 0), merges),
       parser_(make_parser(coding.parsing, table_, layout_symbols().zero)),
       kernels_(kernels) {}
 
@@ -61,12 +77,18 @@ EncodedBatch Codec::encode(const ChunkBatch& batch, int num_threads) const {
   std::atomic<bool> all_finite = true;
   parallel_blocks(batch.count, together, threads, [&](size_t begin, size_t end, size_t block, int thread) {
     auto& worker = workers[static_cast<size_t>(thread)];
-    if (!worker) worker.emplace(Quantizer(spec_, batch.action_dim, kernels_));
+    if (!worker)
+      worker.emplace(Quantizer(spec_, batch.action_dim, kernels_), Quantizer(wide_spec_, batch.action_dim, kernels_));
     auto start = [&](size_t i) { return static_cast<size_t>(batch.first_row(i) - batch.first_row(begin)) * dims; };
     Symbol* const symbols = worker->symbols.reserve(start(end) + kMaxLanes);
     for (size_t i = begin; i < end; ++i) {
       const ChunkCounts counts = worker->quantizer.quantize(batch, i, plans[batch.rows(i)], symbols + start(i));
       if (!counts.finite) all_finite = false;
+      if (counts.saturated > 0 && levels_.beyond > 0) {
+        worker->wide.quantize(batch, i, plans[batch.rows(i)], symbols + start(i));
+        std::transform(symbols + start(i), symbols + start(i + 1), symbols + start(i),
+                       [this](Symbol s) { return levels_.symbol_of(wide_spec_.lowest + s); });
+      }
       out.saturated[i] = counts.finite ? static_cast<int32_t>(counts.saturated) : kNotFinite;
       out.clipped[i] = static_cast<int32_t>(counts.clipped);
     }
@@ -99,7 +121,7 @@ void Codec::decode(RaggedView<int32_t> ids, std::span<const int64_t> horizons, i
   const DecodedBatch batch(ids.size(), horizons, action_dim);
   const ChunkBatch& shape = batch.shape;
   parallel_for(shape.count, batch_threads(shape, num_threads), [&](size_t begin, size_t end, int) {
-    Quantizer quantizer(spec_, action_dim, kernels_);
+    Quantizer exact(spec_, action_dim, kernels_), wide(wide_spec_, action_dim, kernels_);
     const auto dims = static_cast<size_t>(action_dim);
     std::vector<Symbol> symbols, scratch;
     for (size_t i = begin; i < end; ++i) {
@@ -119,6 +141,13 @@ void Codec::decode(RaggedView<int32_t> ids, std::span<const int64_t> horizons, i
       }
       c.missing = static_cast<int64_t>(arranger.finish());
       c.extra = static_cast<int64_t>(arranger.extra());
+      Symbol largest = 0;
+      for (size_t v = 0; v < expected; ++v) largest = std::max(largest, symbols[v]);  // vectorised
+      const bool beyond = largest >= levels_.in_range();
+      if (beyond)
+        for (size_t v = 0; v < expected; ++v)
+          symbols[v] = static_cast<Symbol>(levels_.coefficient_of(symbols[v]) - wide_spec_.lowest);
+      Quantizer& quantizer = beyond ? wide : exact;
       quantizer.dequantize(symbols.data(), batch.plans[shape.rows(i)], out + shape.first_row(i) * action_dim);
       counts[i] = c;
     }

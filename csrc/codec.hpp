@@ -6,6 +6,7 @@
 #include "bpe_encode.hpp"
 #include "bpe_parse.hpp"
 #include "layout.hpp"
+#include "levels.hpp"
 #include "quantize.hpp"
 #include "ragged.hpp"
 
@@ -14,7 +15,7 @@ namespace fast_tokenizer {
 struct EncodedBatch {
   std::vector<int32_t> ids;
   std::vector<int64_t> offsets;
-  std::vector<int32_t> saturated;  ///< coefficients of each chunk cut to the fitted range
+  std::vector<int32_t> saturated;  ///< coefficients of each chunk outside the fitted range
   std::vector<int32_t> clipped;    ///< values of each chunk cut by the normalizer
 };
 
@@ -40,6 +41,7 @@ enum class Parsing {
 struct Coding {
   Layout layout = {};
   Parsing parsing = Parsing::kBpe;
+  int levels_beyond = 0;  ///< see Levels
 };
 
 /// Immutable, and usable from several threads at once.
@@ -74,10 +76,12 @@ class Codec {
 
   size_t to_tokens(std::span<const Symbol> symbols, TokenId* tokens, TokenScratch& scratch) const;
   LayoutSymbols layout_symbols() const {
-    return {static_cast<Symbol>(-spec_.lowest), static_cast<Symbol>(spec_.highest - spec_.lowest + 1)};
+    return {static_cast<Symbol>(-spec_.lowest), static_cast<Symbol>(levels_.symbols())};
   }
 
   QuantizerSpec spec_;
+  Levels levels_;
+  QuantizerSpec wide_spec_;  ///< of all that levels reach
   Layout layout_;
   MergeTable table_;
   std::variant<BpeEncoder, OptimalParser> parser_;

@@ -14,17 +14,15 @@ namespace {
 constexpr Word kEndOfBlockWord = Corpus::kValues;
 static_assert(kEndOfBlockWord < kEndWord, "every coefficient is a word of its own");
 
-/// Coefficients low..high become symbols from 0 on, those outside the nearest of them; the end of a block the next one.
-void to_symbols(Segment& segment, Word low, Word high) {
+/// Coefficients become the symbols that the table says, and so does the end of a block.
+void to_symbols(Segment& segment, const std::vector<Symbol>& symbol_of, Word low, Word high) {
   Word* const words = segment.words.data();
-  const auto end_of_block = static_cast<Word>(high - low + 1);
   unsigned outside = 0;
-  for (size_t i = 0; i < segment.size; ++i) {  // vectorised: no branches
+  for (size_t i = 0; i < segment.size; ++i) {
     const Word w = words[i];
-    const unsigned is_value = w < kEndOfBlockWord;
-    outside |= is_value & (static_cast<unsigned>(w < low) | static_cast<unsigned>(w > high));
-    const Word other = w == kEndOfBlockWord ? end_of_block : w;
-    words[i] = is_value ? static_cast<Word>(std::clamp(w, low, high) - low) : other;
+    if (w > kEndOfBlockWord) continue;
+    outside |= static_cast<unsigned>(w < low) | (static_cast<unsigned>(w > high) & (w < kEndOfBlockWord));
+    words[i] = symbol_of[w];
   }
   if (outside == 0) return;
   // Neighbours may have become equal: their runs are joined, in place, since that never takes more words.
@@ -128,13 +126,18 @@ int64_t Corpus::outside(CoefficientRange range) const {
   return n;
 }
 
-std::vector<CorpusShard> Corpus::into_shards(CoefficientRange range, int n_shards, int num_threads) {
-  if (range.lowest < -kMaxCoefficient || range.lowest > range.highest || range.highest > kMaxCoefficient ||
-      range.highest - range.lowest + layout_.has_end() >= kMaxVocabSize)
-    throw std::invalid_argument("no alphabet has the coefficients " + std::to_string(range.lowest) + ".." +
-                                std::to_string(range.highest));
-  const auto low = static_cast<Word>(range.lowest + kMaxCoefficient);
-  const auto high = static_cast<Word>(range.highest + kMaxCoefficient);
+std::vector<CorpusShard> Corpus::into_shards(const Levels& levels, int n_shards, int num_threads) {
+  const int alphabet = levels.symbols() + (layout_.has_end() ? 1 : 0);
+  if (levels.lowest < -kMaxCoefficient || levels.lowest > levels.highest || levels.highest > kMaxCoefficient ||
+      levels.beyond < 0 || levels.beyond > kMaxVocabSize || alphabet > kMaxVocabSize)
+    throw std::invalid_argument("no alphabet has the coefficients " + std::to_string(levels.lowest) + ".." +
+                                std::to_string(levels.highest) + " and " + std::to_string(levels.beyond) +
+                                " levels beyond each end");
+  const auto low = static_cast<Word>(levels.lowest + kMaxCoefficient);
+  const auto high = static_cast<Word>(levels.highest + kMaxCoefficient);
+  std::vector<Symbol> symbol_of;
+  for (int v = 0; v < kValues; ++v) symbol_of.push_back(levels.symbol_of(v - kMaxCoefficient));
+  symbol_of.push_back(static_cast<Symbol>(levels.symbols()));
   std::vector<Segment> segments;
   size_t words = 0, dealt = 0;
   for (Part& part : parts_)
@@ -144,7 +147,7 @@ std::vector<CorpusShard> Corpus::into_shards(CoefficientRange range, int n_shard
     }
   *this = Corpus(layout_, memory_, segment_words_);
   parallel_for(segments.size(), thread_count(num_threads, segments.size()), [&](size_t begin, size_t end, int) {
-    for (size_t i = begin; i < end; ++i) to_symbols(segments[i], low, high);
+    for (size_t i = begin; i < end; ++i) to_symbols(segments[i], symbol_of, low, high);
   });
   std::vector<std::vector<Segment>> shares(static_cast<size_t>(n_shards));
   for (Segment& s : segments) {
@@ -153,17 +156,17 @@ std::vector<CorpusShard> Corpus::into_shards(CoefficientRange range, int n_shard
     share.push_back(std::move(s));
   }
   std::vector<CorpusShard> shards;
-  for (auto& share : shares) shards.emplace_back(high - low + 1 + layout_.has_end(), std::move(share), memory_);
+  for (auto& share : shares) shards.emplace_back(alphabet, std::move(share), memory_);
   return shards;
 }
 
-std::vector<Merge> Corpus::train(CoefficientRange range, const TrainOptions& options) {
+std::vector<Merge> Corpus::train(const Levels& levels, const TrainOptions& options) {
   // More than one a thread when a shard could have more tokens than its index can number.
   constexpr int64_t kShardSymbols = int64_t{1} << 31;
   const auto least = static_cast<int>((symbols() + static_cast<int64_t>(chunks())) / kShardSymbols + 1);
   const int threads = thread_count(options.num_threads, chunks());
-  std::vector<CorpusShard> shards = into_shards(range, std::max(threads, least), threads);
-  return train_bpe(shards, range.highest - range.lowest + 1 + layout_.has_end(), options);
+  std::vector<CorpusShard> shards = into_shards(levels, std::max(threads, least), threads);
+  return train_bpe(shards, levels.symbols() + (layout_.has_end() ? 1 : 0), options);
 }
 
 }  // namespace fast_tokenizer

@@ -6,6 +6,7 @@
 
 #include "bpe_train.hpp"
 #include "layout.hpp"
+#include "levels.hpp"
 #include "quantize.hpp"
 
 namespace fast_tokenizer {
@@ -42,10 +43,10 @@ class Corpus {
   /// Coefficients outside the range.
   int64_t outside(CoefficientRange range) const;
 
-  /// Shards of the symbols that the range leaves, about equally large. The corpus is then empty.
-  std::vector<CorpusShard> into_shards(CoefficientRange range, int shards, int num_threads);
-  /// Merges of the symbols that the range leaves. The corpus is then empty.
-  std::vector<Merge> train(CoefficientRange range, const TrainOptions& options);
+  /// Shards of the symbols of these levels, about equally large. The corpus is then empty.
+  std::vector<CorpusShard> into_shards(const Levels& levels, int shards, int num_threads);
+  /// Merges of the symbols of these levels. The corpus is then empty.
+  std::vector<Merge> train(const Levels& levels, const TrainOptions& options);
 
  private:
   /// What one thread adds to. It stays from call to call, so that small batches are cheap to add.

@@ -29,6 +29,7 @@ class Codec:
         order: str = "frequency-first",
         end_of_block: str | None = None,
         parsing: str = "bpe",
+        levels_beyond: int = 0,
         kernel: str | None = None,
     ) -> None: ...
     def encode(
@@ -118,7 +119,7 @@ class Corpus:
     def outside(self, lowest: int, highest: int) -> int: ...
     def histogram(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """The coefficients that occur, ascending, and how often each does."""
-    def into_shard(self, lowest: int, highest: int, num_threads: int = 0) -> CorpusShard:
+    def into_shard(self, lowest: int, highest: int, num_threads: int = 0, levels_beyond: int = 0) -> CorpusShard:
         """A shard of the symbols that the range leaves. The corpus is used up."""
     def train(
         self,
@@ -129,6 +130,7 @@ class Corpus:
         max_token_symbols: int,
         num_threads: int = 0,
         progress: Callable[[int, int], None] | None = None,
+        levels_beyond: int = 0,
     ) -> NDArray[np.int32]: ...
 
 class CorpusShard:

@@ -166,18 +166,20 @@ class Quantized(NamedTuple):
 def quantize(chunk: NDArray[np.floating], spec: TokenizerSpec) -> Quantized:
     """Chunk (T, D) to symbols (T, D), a row per frequency.
 
-    Symbol s stands for coefficient ``spec.min_coefficient + s``. A coefficient outside the fitted range takes the
-    range's end, and is counted.
+    Symbol s stands for coefficient ``spec.levels[s]``. A coefficient outside the fitted range takes the nearest of
+    them, of two the one farther out, and is counted.
     """
     coefficients, clipped = quantized_coefficients(chunk, spec)
-    inside = np.clip(coefficients, spec.min_coefficient, spec.max_coefficient)
-    saturated = int((inside != coefficients).sum())
-    return Quantized(inside - spec.min_coefficient, saturated, clipped)
+    saturated = (coefficients < spec.min_coefficient) | (coefficients > spec.max_coefficient)
+    levels = spec.levels.astype(np.int64)
+    outwards = np.argsort(-np.abs(levels), kind="stable")  # of two that are equally near, the first is taken
+    distance = np.abs(coefficients[..., None] - levels[outwards])
+    return Quantized(outwards[distance.argmin(axis=-1)], int(saturated.sum()), clipped)
 
 
 def dequantize(symbols: NDArray[np.integer], spec: TokenizerSpec) -> NDArray[np.float64]:
     """Symbols (T, D) to the chunk (T, D) that they stand for, in raw units."""
-    coefficients = symbols.astype(np.int64) + spec.min_coefficient
+    coefficients = spec.levels[symbols.astype(np.int64)]
     return denormalize(dct3(coefficients / np.array(spec.scales)), spec.normalizer)
 
 

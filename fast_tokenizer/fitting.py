@@ -134,6 +134,7 @@ class FitOptions:
     end_of_block: EndOfBlock | None = "chunk"
     parsing: Parsing = "bpe"
     dead_zone: float = 0.5
+    levels_beyond: int | None = None
     max_token_symbols: int = 1024
     dimension_names: Sequence[str] | None = None
     hz: float | None = None
@@ -151,6 +152,9 @@ class FitOptions:
         self.max_token_symbols = integer(
             "max_token_symbols", self.max_token_symbols, 1, MAX_TOKEN_SYMBOLS, f"in 1..{MAX_TOKEN_SYMBOLS}"
         )
+        if self.levels_beyond is not None:
+            most = MAX_VOCAB_SIZE // 2
+            self.levels_beyond = integer("levels_beyond", self.levels_beyond, 0, most, f"in 0..{most}")
         self.target_rmse = check_target("target_rmse", self.target_rmse)
         self.target_max_error = check_target("target_max_error", self.target_max_error)
         if self.has_target and self.scale is not None:
@@ -277,7 +281,7 @@ def fit_parts(parts: Sequence[FitPart], report: Progress) -> tuple[list[Tokenize
     options = parts[0].options
     corpus = options.native_corpus()
     collected = [_collect(part, corpus, report) for part in parts]
-    lowest, highest = _fitted_range(corpus, options)
+    lowest, highest, levels_beyond = _fitted_range(corpus, options)
     left_out = sum(c.left_out for c in collected)
     counted = {  # training uses the corpus up
         "chunks": corpus.chunks,
@@ -306,12 +310,14 @@ def fit_parts(parts: Sequence[FitPart], report: Progress) -> tuple[list[Tokenize
         options.max_token_symbols,
         num_threads=thread_count(options.num_threads),
         progress=lambda done, total: report("merge", done, total),
+        levels_beyond=levels_beyond,
     )
     specs = [
         TokenizerSpec(
             scale=c.scale,
             min_coefficient=lowest,
             max_coefficient=highest,
+            levels_beyond=levels_beyond,
             merges=merges,
             **options.coding,
             parsing=options.parsing,
@@ -542,7 +548,8 @@ def _add(
     return horizons, dims
 
 
-def _fitted_range(corpus: Corpus, options: FitOptions) -> tuple[int, int]:
+def _fitted_range(corpus: Corpus, options: FitOptions) -> tuple[int, int, int]:
+    """Lowest and highest coefficient, and levels beyond each; by default as many as the vocabulary can well spare."""
     lowest, highest = corpus.range(options.range_quantile)
     alphabet = highest - lowest + (1 if options.end_of_block is None else 2)
     if options.range_quantile == 1.0 and corpus.saturated:
@@ -550,6 +557,12 @@ def _fitted_range(corpus: Corpus, options: FitOptions) -> tuple[int, int]:
             f"{corpus.saturated} quantized coefficients lie beyond +-{MAX_COEFFICIENT}; normalise the actions "
             '(normalize="quantile"), lower scale, or let outliers saturate (range_quantile=0.99999)'
         )
+    levels = options.levels_beyond
+    if levels is None:
+        levels = min(options.vocab_size // 128, max(0, options.vocab_size - alphabet) // 2)
+        reach = 2 * max(-lowest, highest) + levels  # the levels double the range, rounded up
+        levels = 0 if reach > MAX_COEFFICIENT else levels
+    alphabet += 2 * levels
     if alphabet > options.vocab_size:
         raise ValueError(
             f"the quantized coefficients span {lowest}..{highest}: {alphabet} symbols do not fit "
@@ -557,4 +570,4 @@ def _fitted_range(corpus: Corpus, options: FitOptions) -> tuple[int, int]:
             'normalise the actions (normalize="quantile"), lower scale, let outliers saturate '
             "(range_quantile=0.99999), or raise vocab_size"
         )
-    return lowest, highest
+    return lowest, highest, levels

@@ -132,6 +132,7 @@ class _Reader:
         self._refuse_the_rest()
         ends = 0 if shared.get("end_of_block") is None else 1
         alphabet_size = shared["max_coefficient"] - shared["min_coefficient"] + 1 + ends
+        alphabet_size += 2 * shared.get("levels_beyond", 0)
         if alphabet_size + len(merges) != vocab_size:
             raise ArtefactError(
                 f"{self._where}: vocab_size is {vocab_size}, but {alphabet_size} symbols and {len(merges)} merges "
@@ -196,6 +197,7 @@ class _Reader:
             "end_of_block": self._take("end_of_block", _optional(_choice(*get_args(EndOfBlock)))),
             "parsing": self._take("parsing", _choice(*get_args(Parsing))),
             "dead_zone": self._take("dead_zone", _number),
+            "levels_beyond": self._take("levels_beyond", _integer),
         }
 
     def _take(self, name: str, read: Callable[[Any], _Value]) -> _Value:

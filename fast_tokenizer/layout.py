@@ -47,11 +47,12 @@ def place(symbols: NDArray[np.integer], spec: TokenizerSpec, T: int, D: int) -> 
     block = T if spec.end_of_block == "dimension" else size
     owner, coefficients = np.full(size, -1), np.zeros(size, np.int32)
     ends = np.flatnonzero(symbols == spec.end_symbol) if spec.end_symbol is not None else np.empty(0, np.int64)
+    levels = spec.levels
     at = read = 0
     for end in [*ends.tolist(), len(symbols)]:
         count = min(end - read, size - at)
         owner[at : at + count] = np.arange(read, read + count)
-        coefficients[at : at + count] = symbols[read : read + count] + spec.min_coefficient
+        coefficients[at : at + count] = levels[symbols[read : read + count]]
         at, read = at + count, read + count
         if read < end or at == size:  # no room for this one
             break

@@ -44,6 +44,8 @@ class TokenizerSpec:
             is plain rounding.
         min_coefficient: Lowest quantized coefficient that has a symbol; at most 0.
         max_coefficient: Highest one; at least 0. Symbol s stands for coefficient ``min_coefficient + s``.
+        levels_beyond: Coefficients beyond each end of this range that have a symbol too, evenly spaced to twice the
+            end; see `levels`. What lies beyond the range takes the nearest.
         order: Of the symbols: "frequency-first" (all dimensions of frequency 0, then of frequency 1, ...) or
             "dimension-first".
         end_of_block: What ends early where all that is left is coefficient 0: the "chunk", or each "dimension", which
@@ -73,6 +75,7 @@ class TokenizerSpec:
     end_of_block: EndOfBlock | None = None
     parsing: Parsing = "bpe"
     dead_zone: float = 0.5
+    levels_beyond: int = 0
     relative: Relative | None = None
     embodiment: str | None = None
 
@@ -115,7 +118,7 @@ class TokenizerSpec:
         merges.flags.writeable = False
         scale = tuple(float(s) for s in np.ravel(self.scale))
         plain: dict[str, object] = {"merges": merges, "scale": scale if np.ndim(self.scale) else scale[0]}
-        for name in ("min_coefficient", "max_coefficient", "time_horizon", "action_dim"):
+        for name in ("min_coefficient", "max_coefficient", "levels_beyond", "time_horizon", "action_dim"):
             value = getattr(self, name)
             plain[name] = None if value is None else operator.index(value)
         plain["dead_zone"] = float(self.dead_zone)
@@ -136,6 +139,11 @@ class TokenizerSpec:
             raise ValueError(f"end_of_block must be one of {get_args(EndOfBlock)} or None, got {self.end_of_block!r}")
         if self.end_of_block == "dimension" and self.order != "dimension-first":
             raise ValueError("end_of_block='dimension' goes with order='dimension-first'")
+        if not 0 <= self.levels_beyond <= MAX_VOCAB_SIZE:
+            raise ValueError(f"levels_beyond must lie in 0..{MAX_VOCAB_SIZE}, got {self.levels_beyond}")
+        low, high = self.coefficient_range
+        if not -MAX_COEFFICIENT <= low <= high <= MAX_COEFFICIENT:
+            raise ValueError(f"levels_beyond reach {low}..{high}, beyond +-{MAX_COEFFICIENT}")
         if not 0.5 <= self.dead_zone <= 0.99:
             raise ValueError(f"dead_zone must lie in [0.5, 0.99], got {self.dead_zone}")
 
@@ -171,6 +179,7 @@ class TokenizerSpec:
             order=self.order,
             end_of_block=self.end_of_block,
             parsing=self.parsing,
+            levels_beyond=self.levels_beyond,
             **native_normalizer(self.normalizer),
         )
 
@@ -183,6 +192,7 @@ class TokenizerSpec:
             "vocab_size": self.vocab_size,
             "min_coefficient": self.min_coefficient,
             "max_coefficient": self.max_coefficient,
+            "levels_beyond": self.levels_beyond,
             "order": self.order,
             "end_of_block": self.end_of_block,
             "parsing": self.parsing,
@@ -222,8 +232,23 @@ class TokenizerSpec:
 
     @property
     def coefficient_range(self) -> tuple[int, int]:
-        """Lowest and highest coefficient."""
-        return self.min_coefficient, self.max_coefficient
+        """Lowest and highest coefficient that has a symbol."""
+        down, up = self.level_steps
+        return self.min_coefficient - self.levels_beyond * down, self.max_coefficient + self.levels_beyond * up
+
+    @property
+    def level_steps(self) -> tuple[int, int]:
+        """Distance of the levels below the range, and of those above it."""
+        n = max(1, self.levels_beyond)
+        return max(1, -(self.min_coefficient // n)), max(1, -(-self.max_coefficient // n))
+
+    @property
+    def levels(self) -> NDArray[np.int32]:
+        """The coefficient of each symbol but the end: those of the range, the levels above, the levels below."""
+        (down, up), beyond = self.level_steps, np.arange(1, self.levels_beyond + 1)
+        exact = np.arange(self.min_coefficient, self.max_coefficient + 1)
+        above, below = self.max_coefficient + up * beyond, self.min_coefficient - down * beyond
+        return np.concatenate([exact, above, below]).astype(np.int32)
 
     @property
     def has_plain_layout(self) -> bool:
@@ -238,12 +263,16 @@ class TokenizerSpec:
     @property
     def end_symbol(self) -> int | None:
         """Symbol of the end of a block, if there is one."""
-        return None if self.end_of_block is None else self.max_coefficient - self.min_coefficient + 1
+        return None if self.end_of_block is None else self._coefficient_symbols
 
     @property
     def alphabet_size(self) -> int:
         """Number of symbols A: of the coefficients, and of the end of a block."""
-        return self.max_coefficient - self.min_coefficient + (1 if self.end_of_block is None else 2)
+        return self._coefficient_symbols + (0 if self.end_of_block is None else 1)
+
+    @property
+    def _coefficient_symbols(self) -> int:
+        return self.max_coefficient - self.min_coefficient + 1 + 2 * self.levels_beyond
 
     @property
     def vocab_size(self) -> int:

@@ -93,6 +93,7 @@ class FastTokenizer:
         end_of_block: EndOfBlock | None = "chunk",
         parsing: Parsing = "bpe",
         dead_zone: float = 0.5,
+        levels_beyond: int | None = None,
         target_rmse: ArrayLike | None = None,
         target_max_error: ArrayLike | None = None,
         max_token_symbols: int = 1024,
@@ -151,6 +152,10 @@ class FastTokenizer:
                 fewer, in several times the time.
             dead_zone: Scaled coefficients below this in magnitude become 0; in [0.5, 0.99]. 0.5 is plain rounding. At
                 0.65 and a scale some 6 % higher the root mean square error is the same, with some 3 % fewer tokens.
+            levels_beyond: Symbols on each side of the fitted range for what lies beyond it, evenly spaced to twice its
+                end: a coefficient there comes back within half a spacing, and still counts as saturated. None: one for
+                every 128 ids, where there is room. 0: what lies beyond takes the range's end, as in the published
+                format.
             target_rmse: Root mean square error that each dimension is to keep, in raw units: a number, or one per
                 dimension. The scale of each is then the smallest that keeps it on a sample of the chunks
                 (`fast_tokenizer.scales`), which for an iterator, or with `max_chunks`, is drawn from chunks that are
@@ -207,6 +212,7 @@ class FastTokenizer:
             end_of_block=end_of_block,
             parsing=parsing,
             dead_zone=dead_zone,
+            levels_beyond=levels_beyond,
             target_rmse=target_rmse,
             target_max_error=target_max_error,
             max_token_symbols=max_token_symbols,
@@ -241,6 +247,7 @@ class FastTokenizer:
         end_of_block: EndOfBlock | None = "chunk",
         parsing: Parsing = "bpe",
         dead_zone: float = 0.5,
+        levels_beyond: int | None = None,
         max_token_symbols: int = 1024,
         seed: int = 0,
         memory_budget: int | None = None,
@@ -263,6 +270,7 @@ class FastTokenizer:
             end_of_block: As for `fit`.
             parsing: As for `fit`.
             dead_zone: As for `fit`.
+            levels_beyond: As for `fit`.
             max_token_symbols: As for `fit`.
             seed: Of the samples that weights and `max_chunks` make.
             memory_budget: As for `fit`.
@@ -294,6 +302,7 @@ class FastTokenizer:
             "end_of_block": end_of_block,
             "parsing": parsing,
             "dead_zone": dead_zone,
+            "levels_beyond": levels_beyond,
             "max_token_symbols": max_token_symbols,
             "seed": seed,
             "memory_budget": memory_budget,
@@ -725,7 +734,7 @@ class FastTokenizer:
     def symbols(self, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int32]:
         """Symbols that one sequence of ids stands for: (n,) int32, in the order of the artefact.
 
-        Symbol s is coefficient ``spec.min_coefficient + s``, or `spec.end_symbol`. Of published tokenizers, -1 is what
+        Symbol s is coefficient ``spec.levels[s]``, or `spec.end_symbol`. Of published tokenizers, -1 is what
         the ids hold in part only.
 
         Raises:
@@ -733,6 +742,12 @@ class FastTokenizer:
         """
         array = self._known(TokenBatch.from_lists([ids]).ids, "strict")
         return self._codec.expand(array).astype(np.int32)
+
+    def _values(self, symbols: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Coefficients of symbols."""
+        if isinstance(self._spec, TokenizerSpec):
+            return self._spec.levels[symbols]
+        return symbols + self._spec.min_coefficient
 
     def _known(self, ids: NDArray[np.integer], errors: Literal["strict", "repair"]) -> NDArray[np.int32]:
         known = (ids >= 0) & (ids < self.vocab_size)
@@ -776,7 +791,7 @@ class FastTokenizer:
             misplaced = f"{placed.missing} coefficients missing, {placed.extra} symbols too many"
             whole = placed.missing == placed.extra == 0
         else:
-            values, broken, whole = symbols + self.spec.min_coefficient, symbols < 0, True
+            values, broken, whole = self._values(symbols), symbols < 0, True
         if len(known) == len(array) and whole and not broken.any():
             return values
         if errors == "strict":

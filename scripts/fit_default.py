@@ -48,8 +48,10 @@ VOCAB_SIZE = 2048
 SCALE = 10.0
 EPISODES, SEED = 200, 2501_09747
 COEFFICIENTS_PER_SOURCE = 6_000_000
+#: Levels beyond the range, on each side, to twice its end.
+LEVELS_BEYOND = 16
 #: Holds a constant |x| of 2 at T = 50 and of 1.5 at T = 100 (the coefficient is scale * |x| * sqrt(T)). What the
-#: sources have beyond saturates, and is counted: outliers must not take symbols from everybody.
+#: sources have beyond takes the nearest level: outliers must not take symbols from everybody.
 LOWEST, HIGHEST = -150, 150
 
 
@@ -84,8 +86,10 @@ def fit(sources: Iterable[Source], order: Order) -> TokenizerSpec:
     corpus = Corpus([SCALE], **coding)
     for _, chunks in sources:
         corpus.add(chunks)
-    merges = corpus.train(LOWEST, HIGHEST, VOCAB_SIZE, min_frequency=2, max_token_symbols=1024)
-    return TokenizerSpec(SCALE, LOWEST, HIGHEST, merges, **coding)
+    merges = corpus.train(
+        LOWEST, HIGHEST, VOCAB_SIZE, min_frequency=2, max_token_symbols=1024, levels_beyond=LEVELS_BEYOND
+    )
+    return TokenizerSpec(SCALE, LOWEST, HIGHEST, merges, levels_beyond=LEVELS_BEYOND, **coding)
 
 
 def main() -> None:

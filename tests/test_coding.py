@@ -22,23 +22,30 @@ LAYOUTS = {
     "dimension-first, dimension": {"order": "dimension-first", "end_of_block": "dimension"},
 }
 #: What `fit` takes, all of it, by name; its own default is "chunk".
-LAYOUTS = {name: {"order": "frequency-first", "end_of_block": None} | layout for name, layout in LAYOUTS.items()}
+PLAIN = {"order": "frequency-first", "end_of_block": None, "levels_beyond": 0}
+LAYOUTS = {name: PLAIN | layout for name, layout in LAYOUTS.items()}
 CODINGS = LAYOUTS | {
     f"{name}, optimal, dead zone": {**layout, "parsing": "optimal", "dead_zone": 0.7}
     for name, layout in LAYOUTS.items()
 }
 
 
-@pytest.fixture(scope="module", params=CODINGS)
+WITH_LEVELS = {
+    f"{name}, levels": CODINGS[name] | {"levels_beyond": 3} for name in ("plain", "chunk", "dimension-first")
+}
+
+
+@pytest.fixture(scope="module", params=CODINGS | WITH_LEVELS)
 def tok(request):
-    return FastTokenizer.fit(CHUNKS, vocab_size=96, scale=4, **CODINGS[request.param])
+    return FastTokenizer.fit(CHUNKS, vocab_size=96, scale=4, **(CODINGS | WITH_LEVELS)[request.param])
 
 
 # ---- Fitting -----------------------------------------------------------------------------------------
 
 
 def test_the_merges_are_those_of_the_reference(tok):
-    bare = TokenizerSpec(4.0, *tok.spec.coefficient_range, np.empty((0, 2)), **coding_of(tok.spec))
+    low, high = tok.spec.min_coefficient, tok.spec.max_coefficient
+    bare = TokenizerSpec(4.0, low, high, np.empty((0, 2)), **coding_of(tok.spec))
     sequences = [_reference.arrange(_reference.quantize(chunk, bare).symbols, bare) for chunk in CHUNKS]
     expected = _reference.train_bpe(sequences, bare.alphabet_size, 96)
     assert tok.merges.tolist() == [list(pair) for pair in expected]
@@ -46,19 +53,28 @@ def test_the_merges_are_those_of_the_reference(tok):
 
 
 def coding_of(spec):
-    return {name: getattr(spec, name) for name in ("order", "end_of_block", "parsing", "dead_zone")}
+    return {name: getattr(spec, name) for name in ("order", "end_of_block", "parsing", "dead_zone", "levels_beyond")}
 
 
-def test_the_ids_are_those_of_the_reference(tok):
-    batch = tok.encode(CHUNKS)
-    for chunk, ids in zip(CHUNKS, batch, strict=True):
-        assert ids.tolist() == _reference.encode(chunk, tok.spec).ids
+@pytest.mark.parametrize("factor", [1, 1.7, 4])
+def test_the_ids_are_those_of_the_reference(tok, factor):
+    """Also where motions are larger than those that were fitted on."""
+    batch = tok.encode(CHUNKS * factor)
+    for chunk, ids, saturated in zip(CHUNKS * factor, batch, batch.saturated, strict=True):
+        expected = _reference.encode(chunk, tok.spec)
+        assert (ids.tolist(), int(saturated)) == (expected.ids, expected.saturated)
+    assert batch.saturated.any() == (factor > 1)
+    for ids, chunk in zip(batch, tok.decode(batch), strict=True):
+        np.testing.assert_allclose(chunk, _reference.decode(ids.tolist(), tok.spec, T, D).chunk, rtol=0, atol=1e-12)
 
 
-def test_what_was_decoded_is_encoded_to_the_same_ids(tok):
-    batch = tok.encode(CHUNKS)
-    again = tok.encode(tok.decode(batch))
+@pytest.mark.parametrize("factor", [1, 1.7, 4])
+def test_what_was_decoded_is_encoded_to_the_same_ids(tok, factor):
+    batch = tok.encode(CHUNKS * factor)
+    decoded = tok.decode(batch)
+    again = tok.encode(decoded)
     assert again.to_list() == batch.to_list()
+    assert tok.decode(again).tobytes() == decoded.tobytes()
 
 
 def test_saturation_ends_no_block_in_the_corpus_that_encoding_would_not(tok):
@@ -80,6 +96,7 @@ def test_the_end_of_a_block_takes_an_id():
     chunks[:, :, 0] = [1.0, 0.0, 0.0, 0.0, 0.0]
     for end_of_block, ids in ((None, 0), ("chunk", 1)):
         tok = FastTokenizer.fit(chunks, vocab_size=64, scale=1.0, min_frequency=100, end_of_block=end_of_block)
+        assert tok.spec.levels_beyond == 0
         low, high = tok.spec.coefficient_range
         assert tok.vocab_size == high - low + 1 + ids
         assert tok.spec.end_symbol == (None if ids == 0 else high - low + 1)
@@ -99,6 +116,49 @@ def test_the_end_of_a_block_takes_an_id():
 def test_options_without_meaning_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         FastTokenizer.fit(CHUNKS, **options)
+
+
+def test_levels_beyond_the_range():
+    spec = TokenizerSpec(1.0, -5, 12, np.empty((0, 2)), levels_beyond=3, end_of_block="chunk")
+    assert spec.levels[:18].tolist() == [*range(-5, 13)]
+    assert spec.levels[18:].tolist() == [16, 20, 24, -7, -9, -11]
+    assert (spec.coefficient_range, spec.end_symbol, spec.alphabet_size) == ((-11, 24), 24, 25)
+    tok = FastTokenizer(spec)
+    values = np.array([12.4, 13, 13.8, 14.2, 18.1, 24.4, 99, -5.9, -6.2, -7.9, -8.1, -11.4, -99])
+    decoded = tok.decode(tok.encode(values.reshape(-1, 1, 1)), 1, 1).reshape(-1)
+    assert decoded.tolist() == [12, 12, 16, 16, 20, 24, 24, -7, -7, -9, -9, -11, -11]
+    assert tok.encode(values.reshape(-1, 1, 1)).saturated.tolist() == [0] + [1] * 12
+
+
+def test_levels_bring_back_what_left_the_range():
+    """A motion 1.9 times as large as those that were fitted on."""
+    plain = FastTokenizer.fit(CHUNKS, 1024, levels_beyond=0)
+    levels = FastTokenizer.fit(CHUNKS, 1024)
+    assert levels.spec.levels_beyond == 8
+    larger = CHUNKS * 1.9
+    lost, kept = (np.sqrt(np.square(t.decode(t.encode(larger)) - larger).mean()) for t in (plain, levels))
+    inside = np.sqrt(np.square(levels.decode(levels.encode(CHUNKS)) - CHUNKS).mean())
+    assert kept < 2 * inside < lost
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"vocab_size": 2048}, 16),
+        ({"vocab_size": 127}, 0),
+        ({"vocab_size": 1024, "levels_beyond": 0}, 0),
+        ({"vocab_size": 1024, "levels_beyond": 100}, 100),
+    ],
+)
+def test_the_number_of_levels(options, expected):
+    assert FastTokenizer.fit(CHUNKS, scale=4, **options).spec.levels_beyond == expected
+
+
+def test_levels_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="symbols do not fit vocab_size=96"):
+        FastTokenizer.fit(CHUNKS, 96, scale=4, levels_beyond=45)
+    with pytest.raises(ValueError, match=r"levels_beyond reach -10..24000, beyond \+-16382"):
+        TokenizerSpec(1.0, -5, 12_000, np.empty((0, 2)), levels_beyond=1)
 
 
 # ---- What each is for --------------------------------------------------------------------------------
@@ -194,7 +254,7 @@ def test_the_text_of_a_processor_is_frequency_first(tok):
 
 
 def test_the_published_format_refuses_what_it_cannot_say(tok, tmp_path):
-    if tok.spec.has_plain_layout and tok.spec.parsing == "bpe":
+    if tok.spec.has_plain_layout and tok.spec.parsing == "bpe" and tok.spec.levels_beyond == 0:
         tok.save_pretrained(tmp_path / "x")
         assert FastTokenizer.load(tmp_path / "x") == tok
         return

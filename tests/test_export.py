@@ -46,7 +46,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> FastTokenizer:
-    return FastTokenizer.fit(walks(400), 512, scale=20, end_of_block=None)
+    return FastTokenizer.fit(walks(400), 512, scale=20, end_of_block=None, levels_beyond=0)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_equal_scales_of_all_dimensions_are_one(tmp_path: Path) -> None:
 def test_what_the_format_cannot_express_is_refused_before_anything_is_written(
     options: dict[str, object], reason: str, tmp_path: Path, folder: Path
 ) -> None:
-    refused = FastTokenizer.fit(walks(200), 512, end_of_block=None, **options)  # type: ignore[arg-type]
+    refused = FastTokenizer.fit(walks(200), 512, end_of_block=None, levels_beyond=0, **options)  # type: ignore[arg-type]
     before = files_in(folder)
     for target in (tmp_path / "new" / "folder", folder):
         with pytest.raises(ValueError, match=reason):
@@ -151,7 +151,7 @@ def test_a_failed_export_leaves_no_half_folder(
 
 
 def test_only_our_files_are_replaced(tmp_path: Path, tokenizer: FastTokenizer, folder: Path) -> None:
-    other = FastTokenizer.fit(walks(100), 512, end_of_block=None)
+    other = FastTokenizer.fit(walks(100), 512, end_of_block=None, levels_beyond=0)
     other.save_pretrained(tmp_path / "x")
     (tmp_path / "x" / "README.md").write_text("mine")
     tokenizer.save_pretrained(tmp_path / "x")
@@ -393,7 +393,9 @@ def test_pushing_asks_the_real_api_for_what_it_has() -> None:
 
 def test_what_cannot_be_exported_is_not_pushed(hub) -> None:
     with pytest.raises(ValueError, match="normalizer"):
-        FastTokenizer.fit(walks(100), 512, normalize="quantile", end_of_block=None).push_to_hub("robot")
+        FastTokenizer.fit(walks(100), 512, normalize="quantile", end_of_block=None, levels_beyond=0).push_to_hub(
+            "robot"
+        )
     assert hub == []
 
 

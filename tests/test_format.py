@@ -19,7 +19,7 @@ from fast_tokenizer.relative import Relative
 KINDS = ("quantile", "min-max", "mean-std", "identity")
 FILE_NAME = "fast_tokenizer.json"
 
-NEW_IN_2 = ("end_of_block", "parsing", "dead_zone", "relative")
+NEW_IN_2 = ("end_of_block", "parsing", "dead_zone", "levels_beyond", "relative")
 GOLDEN = """\
 {
   "format": "fast_tokenizer",
@@ -27,6 +27,7 @@ GOLDEN = """\
   "vocab_size": 5,
   "min_coefficient": -1,
   "max_coefficient": 1,
+  "levels_beyond": 0,
   "order": "dimension-first",
   "end_of_block": null,
   "parsing": "optimal",
@@ -41,7 +42,7 @@ GOLDEN = """\
   "merges": [[1, 1], [3, 1]]
 }
 """
-GOLDEN_FINGERPRINT = "34aa51808853fe43cce78cc60f0fa032e0f6acde7d6343788c4fb7c79a254b72"
+GOLDEN_FINGERPRINT = "98ab6e389be7ac08766b117f69f8bb903258b5783b467d804c7f7318e584598f"
 
 
 def golden_spec(**changes):
@@ -155,6 +156,7 @@ def test_fingerprint_is_the_sha256_of_the_sorted_compact_json():
         {"end_of_block": "dimension", "merges": [[1, 1], [4, 1]]},
         {"parsing": "bpe"},
         {"dead_zone": 0.5},
+        {"levels_beyond": 2, "merges": [[1, 1], [7, 1]]},
     ],
 )
 def test_every_field_counts_in_the_fingerprint(changes):

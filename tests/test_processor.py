@@ -31,7 +31,7 @@ def walks(count: int, seed: int = 0) -> Chunks:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> FastTokenizer:
-    return FastTokenizer.fit(walks(400), 256, end_of_block=None)
+    return FastTokenizer.fit(walks(400), 256, end_of_block=None, levels_beyond=0)
 
 
 @pytest.fixture
@@ -430,7 +430,7 @@ def test_actions_in_other_forms(processor: FastProcessor) -> None:
 
 
 def test_the_shape_may_be_given_when_loading(tmp_path: Path) -> None:
-    spec = FastTokenizer.fit(walks(100), 256, end_of_block=None).spec
+    spec = FastTokenizer.fit(walks(100), 256, end_of_block=None, levels_beyond=0).spec
     FastProcessor(FastTokenizer(replace(spec, time_horizon=None, action_dim=None))).save_pretrained(tmp_path)
     loaded = FastProcessor.from_pretrained(tmp_path, time_horizon=20, action_dim=3, use_fast=True)
     assert loaded.decode(loaded(np.zeros((1, 20, 3)))).shape == (1, 20, 3)

@@ -45,7 +45,7 @@ CHUNKS = smooth_chunks()
 
 
 #: Symbols are coefficients here and stand for themselves; `test_coding` has orders and ends of blocks.
-fit = functools.partial(FastTokenizer.fit, end_of_block=None)
+fit = functools.partial(FastTokenizer.fit, end_of_block=None, levels_beyond=0)
 
 
 @pytest.fixture(scope="module")

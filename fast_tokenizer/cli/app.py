@@ -196,6 +196,10 @@ def fit(
     dead_zone: Annotated[
         float, typer.Option("--dead-zone", help="Smaller scaled coefficients become 0; 0.5 to 0.99.")
     ] = 0.5,
+    levels_beyond: Annotated[
+        int | None,
+        typer.Option("--levels-beyond", help="Symbols beyond each end of the range. Default: one for every 128 ids."),
+    ] = None,
     normalize: Annotated[NormalizeChoice, typer.Option("--normalize")] = NormalizeChoice.quantile,
     clip: Annotated[float | None, typer.Option("--clip", help="Bound on normalised values. Default: none.")] = None,
     range_quantile: Annotated[
@@ -261,6 +265,7 @@ def fit(
             end_of_block=None if end_of_block is EndOfBlockChoice.none else end_of_block.value,
             parsing=parsing.value,
             dead_zone=dead_zone,
+            levels_beyond=levels_beyond,
             normalize=normalize,
             clip=clip,
             range_quantile=range_quantile,

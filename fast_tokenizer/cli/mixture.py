@@ -22,6 +22,7 @@ _SHARED: dict[str, Any] = {
     "end_of_block": str,
     "parsing": str,
     "dead_zone": _NUMBER,
+    "levels_beyond": int,
     "max_token_symbols": int,
     "seed": int,
     "holdout": _NUMBER,

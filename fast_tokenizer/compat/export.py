@@ -47,7 +47,7 @@ def export_hf(tokenizer: FastTokenizer, directory: str | os.PathLike[str]) -> No
     Example:
         >>> from fast_tokenizer import FastTokenizer
         >>> chunks = np.cumsum(np.random.default_rng(0).normal(0, 0.1, (100, 20, 3)), axis=1)
-        >>> export_hf(FastTokenizer.fit(chunks, 256, end_of_block=None), "my_robot_hf")
+        >>> export_hf(FastTokenizer.fit(chunks, 256, end_of_block=None, levels_beyond=0), "my_robot_hf")
         >>> sorted(p.name for p in Path("my_robot_hf").iterdir())[:3]
         ['bpe_tokenizer', 'fast_tokenizer.json', 'processing_fast_tokenizer.py']
     """
@@ -162,8 +162,23 @@ def _files(tokenizer: FastTokenizer) -> dict[str, bytes]:
     return files | tokenizer_files | {PROCESSOR_FILE: _json_bytes(config)}
 
 
+_PLAIN_CODING = {
+    "order": "frequency-first",
+    "end_of_block": None,
+    "parsing": "bpe",
+    "dead_zone": 0.5,
+    "levels_beyond": 0,
+}
+
+
 def _require_plain_coding(spec: TokenizerSpec) -> None:
-    for name, plain in (("order", "frequency-first"), ("end_of_block", None), ("parsing", "bpe"), ("dead_zone", 0.5)):
+    for name, plain in (
+        ("order", "frequency-first"),
+        ("end_of_block", None),
+        ("parsing", "bpe"),
+        ("dead_zone", 0.5),
+        ("levels_beyond", 0),
+    ):
         value = getattr(spec, name)
         if value != plain:
             raise ValueError(

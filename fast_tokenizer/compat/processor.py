@@ -29,6 +29,12 @@ _OF_AUTO_PROCESSOR = frozenset({"trust_remote_code", "_from_auto", "code_revisio
 Errors = Literal["strict", "repair"]
 
 
+def _first_coefficient(tokenizer: FastTokenizer) -> int:
+    """The coefficient of character U+0000."""
+    spec = tokenizer.spec
+    return spec.coefficient_range[0] if isinstance(spec, TokenizerSpec) else spec.min_coefficient
+
+
 class BpeTokenizerView:
     """The text that a published processor's ``bpe_tokenizer`` writes: one character a coefficient.
 
@@ -61,7 +67,7 @@ class BpeTokenizerView:
                 and the processor does not say it.
         """
         coefficients = self._tokenizer.coefficients(as_array(token_ids), *self._shape, errors=self._errors)
-        characters = coefficients - self._tokenizer.spec.min_coefficient
+        characters = coefficients - _first_coefficient(self._tokenizer)
         return characters.astype("<u4").tobytes().decode("utf-32-le")
 
 
@@ -120,8 +126,8 @@ class FastProcessor:
             ValueError: As `FastTokenizer.fit`; or the chunks have another shape than was said.
         """
         chunks = [as_actions(chunk) for chunk in action_data]
-        # Without ends of blocks, as in the published format: the result can be saved in it.
-        processor = cls(FastTokenizer.fit(chunks, vocab_size, scale, end_of_block=None))
+        # Without ends of blocks and levels beyond the range, as in the published format: the result can be saved in it.
+        processor = cls(FastTokenizer.fit(chunks, vocab_size, scale, end_of_block=None, levels_beyond=0))
         for name, given in (("time_horizon", time_horizon), ("action_dim", action_dim)):
             fitted = getattr(processor, name)
             if given is not None and fitted is not None and given != fitted:
@@ -193,7 +199,7 @@ class FastProcessor:
     @property
     def min_token(self) -> int:
         """Coefficient of the character U+0000 in the text of `bpe_tokenizer`."""
-        return self.tokenizer.spec.min_coefficient
+        return _first_coefficient(self.tokenizer)
 
     @property
     def bpe_tokenizer(self) -> BpeTokenizerView:

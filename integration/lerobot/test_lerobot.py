@@ -206,7 +206,7 @@ def test_lerobot_trains_measures_and_saves_with_our_object(
     stats = lerobot_train_tokenizer.compute_compression_stats(trained, chunks)
     assert "Tokenizer training complete" in capsys.readouterr().out
     assert type(trained) is FastProcessor
-    assert trained.tokenizer == FastTokenizer.fit(chunks, 512, end_of_block=None)
+    assert trained.tokenizer == FastTokenizer.fit(chunks, 512, end_of_block=None, levels_beyond=0)
     assert stats["mean_token_length"] == np.mean([len(ids) for ids in trained(chunks)])
     folder = tmp_path / "out"
     folder.mkdir()

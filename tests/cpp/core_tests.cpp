@@ -38,6 +38,7 @@
 #include "dct.hpp"
 #include "kernels.hpp"
 #include "layout.hpp"
+#include "levels.hpp"
 #include "quantize.hpp"
 #include "text_codec.hpp"
 
@@ -857,8 +858,9 @@ QuantizerSpec random_spec(Random& random, int action_dim, bool may_clip) {
   return spec;
 }
 
-std::vector<RawMerge> random_merges(Random& random, const QuantizerSpec& spec, const Layout& layout = {}) {
-  return random_merges(random, spec.highest - spec.lowest + 1 + (layout.has_end() ? 1 : 0), 60);
+std::vector<RawMerge> random_merges(Random& random, const QuantizerSpec& spec, const Coding& coding = {}) {
+  const Levels levels = {spec.lowest, spec.highest, coding.levels_beyond};
+  return random_merges(random, levels.symbols() + (coding.layout.has_end() ? 1 : 0), 60);
 }
 
 Layout random_layout(Random& random) {
@@ -870,7 +872,40 @@ Layout random_layout(Random& random) {
 }
 
 Coding random_coding(Random& random) {
-  return {random_layout(random), random.one_of<Parsing>({Parsing::kBpe, Parsing::kOptimal})};
+  return {random_layout(random), random.one_of<Parsing>({Parsing::kBpe, Parsing::kOptimal}),
+          random.chance(0.5) ? 0 : random.between(1, 9)};
+}
+
+/// The coefficient of each symbol.
+std::vector<int> naive_levels(const Levels& levels) {
+  std::vector<int> values;
+  for (int v = levels.lowest; v <= levels.highest; ++v) values.push_back(v);
+  auto step = [&](int end) { return std::max(1.0, std::ceil(static_cast<double>(end) / levels.beyond)); };
+  for (int i = 1; i <= levels.beyond; ++i)
+    values.push_back(levels.highest + i * static_cast<int>(step(levels.highest)));
+  for (int i = 1; i <= levels.beyond; ++i) values.push_back(levels.lowest - i * static_cast<int>(step(-levels.lowest)));
+  return values;
+}
+
+void symbols_are_the_nearest_levels(Random& random, int iterations) {
+  repeat(iterations, [&] {
+    const Levels levels = {-random.between(0, 200), random.between(0, 200), random.between(0, 12)};
+    const std::vector<int> values = naive_levels(levels);
+    CHECK_EQUAL(values.size(), static_cast<size_t>(levels.symbols()));
+    CHECK_EQUAL(*std::max_element(values.begin(), values.end()), levels.farthest_up());
+    CHECK_EQUAL(*std::min_element(values.begin(), values.end()), levels.farthest_down());
+    for (size_t s = 0; s < values.size(); ++s) {
+      CHECK_EQUAL(levels.coefficient_of(static_cast<Symbol>(s)), values[s]);
+      CHECK_EQUAL(static_cast<size_t>(levels.symbol_of(values[s])), s);
+    }
+    for (int c = -500; c <= 500; ++c) {
+      const int chosen = values[levels.symbol_of(c)];
+      for (const int v : values) {
+        CHECK_AT_MOST(std::abs(chosen - c), std::abs(v - c));
+        if (std::abs(v - c) == std::abs(chosen - c)) CHECK_AT_MOST(std::abs(v), std::abs(chosen));
+      }
+    }
+  });
 }
 
 /// Number of a coefficient, frequency-first, by its place in a sequence without ends of blocks.
@@ -951,11 +986,13 @@ struct NaiveDecoded {
   DecodeCounts counts;
 };
 
-NaiveDecoded decode_naively(const Codec& codec, const Layout& layout, std::span<const int32_t> ids, int horizon,
+NaiveDecoded decode_naively(const Codec& codec, const Coding& coding, std::span<const int32_t> ids, int horizon,
                             int action_dim) {
   const QuantizerSpec& spec = codec.spec();
   const auto T = static_cast<size_t>(horizon), D = static_cast<size_t>(action_dim), expected = T * D;
-  const int end = layout.has_end() ? spec.highest - spec.lowest + 1 : -1;
+  const Layout& layout = coding.layout;
+  const std::vector<int> values = naive_levels({spec.lowest, spec.highest, coding.levels_beyond});
+  const int end = layout.has_end() ? static_cast<int>(values.size()) : -1;
   NaiveDecoded out;
   std::vector<double> coefficients(expected, 0.0);
   size_t given = 0;
@@ -971,7 +1008,7 @@ NaiveDecoded decode_naively(const Codec& codec, const Layout& layout, std::span<
         do ++given;
         while (given % naive_block(layout, T, D) != 0);
       } else {
-        coefficients[naive_place(layout, given++, T, D)] = s + spec.lowest;
+        coefficients[naive_place(layout, given++, T, D)] = values[s];
       }
     }
   }
@@ -995,7 +1032,7 @@ void any_ids_decode_to_finite_chunks(Random& random, int iterations) {
     const Shape shape = iteration == 0 ? by_every_method : random_shape(random, random.between<size_t>(1, 4));
     const QuantizerSpec spec = random_spec(random, shape.action_dim, true);
     const Coding coding = random_coding(random);
-    const Codec codec(spec, random_merges(random, spec, coding.layout), *random.one_of(kernels), coding);
+    const Codec codec(spec, random_merges(random, spec, coding), *random.one_of(kernels), coding);
     std::vector<int32_t> ids;
     std::vector<int64_t> offsets = {0};
     for (size_t i = 0; i < shape.count(); ++i) {
@@ -1008,7 +1045,7 @@ void any_ids_decode_to_finite_chunks(Random& random, int iterations) {
     CHECK(all_finite(got.values));
     for (size_t i = 0; i < shape.count(); ++i) {
       const auto first = static_cast<size_t>(offsets[i]), last = static_cast<size_t>(offsets[i + 1]);
-      const NaiveDecoded wanted = decode_naively(codec, coding.layout, std::span(ids).subspan(first, last - first),
+      const NaiveDecoded wanted = decode_naively(codec, coding, std::span(ids).subspan(first, last - first),
                                                  static_cast<int>(shape.rows(i)), shape.action_dim);
       CHECK_EQUAL(got.counts[i].expected, wanted.counts.expected);
       CHECK_EQUAL(got.counts[i].unknown, wanted.counts.unknown);
@@ -1126,7 +1163,7 @@ void encoded_chunks_are_the_greedy_encoding_of_their_symbols(Random& random, int
     const Shape shape = random_shape(random, random.between<size_t>(1, 3));
     const QuantizerSpec spec = random_spec(random, shape.action_dim, true);
     const Layout layout = random_layout(random);
-    const Codec codec(spec, random_merges(random, spec, layout), default_kernels(), {layout});
+    const Codec codec(spec, random_merges(random, spec, {layout}), default_kernels(), {layout});
     const std::vector<float> data = random_chunks<float>(random, shape);
     const EncodedBatch encoded = codec.encode(shape.view(data), 1);
     const Ranks ranks = ranks_of(codec.table());
@@ -1151,7 +1188,7 @@ void check_that_decoded_chunks_encode_to_the_same_ids(Random& random) {
   const Shape shape = random_shape(random, random.between<size_t>(1, 4));
   const QuantizerSpec spec = random_spec(random, shape.action_dim, false);
   const Coding coding = random_coding(random);
-  const Codec codec(spec, random_merges(random, spec, coding.layout), default_kernels(), coding);
+  const Codec codec(spec, random_merges(random, spec, coding), default_kernels(), coding);
   const std::vector<T> data = random_chunks<T>(random, shape);
   const EncodedBatch first = codec.encode(shape.view(data), 1);
   CHECK_EQUAL(first.offsets.back(), static_cast<int64_t>(first.ids.size()));
@@ -1161,7 +1198,8 @@ void check_that_decoded_chunks_encode_to_the_same_ids(Random& random) {
   const EncodedBatch second = codec.encode(shape.view(again), 1);
   CHECK_EQUAL(second.ids, first.ids);
   CHECK_EQUAL(second.offsets, first.offsets);
-  CHECK_EQUAL(second.saturated, std::vector<int32_t>(shape.count(), 0));
+  for (size_t i = 0; i < shape.count(); ++i)  // what a level beyond the range brought back lies beyond it again
+    CHECK_AT_MOST(second.saturated[i], coding.levels_beyond == 0 ? 0 : first.saturated[i]);
 }
 
 void decoded_chunks_encode_to_the_same_ids(Random& random, int iterations) {
@@ -1501,15 +1539,14 @@ void ranges_leave_out_no_more_than_allowed(Random& random, int iterations) {
   });
 }
 
-std::vector<Symbols> symbols_within(const Fitted& fitted, CoefficientRange range) {
+std::vector<Symbols> symbols_of(const Fitted& fitted, const Levels& levels) {
   std::vector<Symbols> out;
   for (size_t i = 0; i < fitted.coefficients.size(); ++i) {
     Symbols symbols;
-    for (const int q : fitted.coefficients[i])
-      symbols.push_back(static_cast<Symbol>(std::clamp(q, range.lowest, range.highest) - range.lowest));
+    for (const int q : fitted.coefficients[i]) symbols.push_back(levels.symbol_of(q));
     const auto [T, D] = fitted.shapes[i];
-    out.push_back(arrange_naively(fitted.layout, symbols, T, D, static_cast<Symbol>(-range.lowest),
-                                  static_cast<Symbol>(range.highest - range.lowest + 1)));
+    out.push_back(
+        arrange_naively(fitted.layout, symbols, T, D, levels.symbol_of(0), static_cast<Symbol>(levels.symbols())));
   }
   return out;
 }
@@ -1519,14 +1556,15 @@ void a_corpus_trains_like_its_symbols(Random& random, int iterations) {
     Fitted fitted(random_layout(random));
     random_fitted(random, fitted);
     const CoefficientRange range = fitted.corpus.range(random.one_of<double>({1.0, 0.99, 0.9}));
-    const int alphabet_size = range.highest - range.lowest + 1 + (fitted.layout.has_end() ? 1 : 0);
+    const Levels levels = {range.lowest, range.highest, random.between(0, 4)};
+    const int alphabet_size = levels.symbols() + (fitted.layout.has_end() ? 1 : 0);
     TrainOptions options;
     options.vocab_size = alphabet_size + 40;
     options.num_threads = random.between(1, 5);
-    const auto corpus = symbols_within(fitted, range);
+    const auto corpus = symbols_of(fitted, levels);
     const auto wanted = pairs_of(train(corpus, alphabet_size, options, 1));
     CHECK_EQUAL(wanted, train_naively(corpus, alphabet_size, options).merges);
-    CHECK_EQUAL(pairs_of(fitted.corpus.train(range, options)), wanted);
+    CHECK_EQUAL(pairs_of(fitted.corpus.train(levels, options)), wanted);
     CHECK_EQUAL(fitted.corpus.symbols(), int64_t{0});  // used up
   });
 }
@@ -1543,7 +1581,7 @@ void a_corpus_is_the_same_on_threads(Random& random, int) {
     corpus.add(spec, shape.view(data), threads);
     CHECK_EQUAL(corpus.symbols(), static_cast<int64_t>(shape.size()));
     options.num_threads = threads;
-    merges.push_back(pairs_of(corpus.train(corpus.range(1.0), options)));
+    merges.push_back(pairs_of(corpus.train({corpus.range(1.0).lowest, corpus.range(1.0).highest}, options)));
   }
   CHECK_EQUAL(merges[1], merges[0]);
   CHECK_EQUAL(merges[2], merges[0]);
@@ -1882,6 +1920,7 @@ const Test kTests[] = {
     TEST(ties_go_to_the_even_coefficient),
     TEST(encoded_chunks_are_the_greedy_encoding_of_their_symbols),
     TEST(decoded_chunks_encode_to_the_same_ids),
+    TEST(symbols_are_the_nearest_levels),
     TEST(optimal_parsing_takes_the_fewest_tokens),
     TEST(kernels_give_the_same_bits),
     TEST(kernels_that_do_not_exist_are_refused),
