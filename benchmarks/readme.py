@@ -1,9 +1,9 @@
-"""The measured tables of the project's README, from results.json: no figure there is typed by hand."""
+"""The measured tables of the project's README, from the folder of results: no figure there is typed by hand."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,37 @@ README = ROOT / "README.md"
 WORKLOADS = ("aloha", "droid", "libero")
 #: Those whose rows the table shows.
 QUESTIONS = ("encode", "artefacts", "decode", "fit", "tokens")
+#: Columns of the tables that `benchmarks.coding` writes, and what the README calls them.
+CODING_COLUMNS = {
+    "recorded set": "recorded set",
+    "published fit": "published fit",
+    "defaults": "defaults",
+    "all options": "best options",
+    "bound: context": "context bound",
+}
+UNIVERSAL_COLUMNS = {
+    "recorded set": "recorded set",
+    "FAST+": "FAST+",
+    "frequency-first": "`default()`",
+    "dimension-first": '`default("dimension-first")`',
+}
+#: Errors that differ by a larger share are said to.
+EQUAL_ERROR = 0.05
 
 
 def replace_between(text: str, name: str, block: str) -> str:
-    """Puts a block between `<!-- name -->` and `<!-- /name -->`.
+    """Puts a block between `<!-- name -->` and `<!-- /name -->`: on lines of its own, unless both stand in one line.
 
     Raises:
         ValueError: The markers are not there, once each and in this order.
     """
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
-    if text.count(start) != 1 or text.count(end) != 1 or not pattern.search(text):
+    between = pattern.search(text)
+    if text.count(start) != 1 or text.count(end) != 1 or between is None:
         raise ValueError(f"expected {start} and {end}, once each and in this order")
-    return pattern.sub(lambda _: f"{start}\n{block}\n{end}", text)
+    edge = "\n" if "\n" in between.group() else ""
+    return pattern.sub(lambda _: f"{start}{edge}{block}{edge}{end}", text)
 
 
 def blocks(about: dict[str, Any], rows: Sequence[Row]) -> dict[str, str]:
@@ -46,9 +64,12 @@ def blocks(about: dict[str, Any], rows: Sequence[Row]) -> dict[str, str]:
 def update(about: dict[str, Any], rows: Sequence[Row], folder: Path) -> None:
     """Rewrites the README, from the rows and the tables in the folder."""
     text = README.read_text()
-    robustness = folder / "robustness.md"
-    found = {"robustness": fast_plus_lines(robustness.read_text())} if robustness.exists() else {}
-    for name, block in (blocks(about, rows) | found).items():
+    found = blocks(about, rows)
+    if (robustness := folder / "robustness.md").exists():
+        found["robustness"] = fast_plus_lines(robustness.read_text())
+    if (coding := folder / "coding.md").exists():
+        found |= coding_blocks(coding.read_text())
+    for name, block in found.items():
         text = replace_between(text, name, block)
     README.write_text(text)
 
@@ -58,6 +79,60 @@ def fast_plus_lines(robustness: str) -> str:
     lines = [line for line in robustness.splitlines() if line.startswith("|")]
     shown = [line for line in lines[2:] if line.startswith(("| substitution | FAST+", "| deletion | FAST+"))]
     return "\n".join([*lines[:2], *shown])
+
+
+def coding_blocks(coding: str) -> dict[str, str]:
+    """Of the tables that `benchmarks.coding` writes: the README's columns, and the two means in words.
+
+    Raises:
+        ValueError: A table or a column is not there.
+    """
+    options = _lines_of(coding, "What each coding option is worth", CODING_COLUMNS)
+    errors = _lines_of(coding, "Errors at which that is", ("recorded set", "published fit", "defaults", "all options"))
+    universal = _lines_of(coding, "Vocabularies for any robot", UNIVERSAL_COLUMNS)
+    measured = next(line for line in coding.splitlines() if line.startswith("Measured "))
+    tables = [
+        markdown_table(list(columns.values()), [[line[name] for name in columns] for line in lines])
+        for columns, lines in ((CODING_COLUMNS, options), (UNIVERSAL_COLUMNS, universal))
+    ]
+    fewer = [_fewer(options[-1][name]) for name in ("defaults", "all options")]
+    return {
+        "coding": "\n\n".join([measured, tables[0], _unequal_errors(errors), tables[1]]),
+        "coding-mean": f"{fewer[0]} with the defaults and {fewer[1]} with the best options",
+    }
+
+
+def _lines_of(text: str, title: str, columns: Iterable[str]) -> list[dict[str, str]]:
+    """The lines of the table under a title, by the names of their columns."""
+    _, found, section = text.partition(f"## {title}\n")
+    if not found:
+        raise ValueError(f"expected a table {title!r}")
+    shown = [line for line in section.split("\n## ")[0].splitlines() if line.startswith("|")]
+    header, _, *lines = ([cell.strip() for cell in line[1:-1].split("|")] for line in shown)
+    if lacking := set(columns) - set(header):
+        raise ValueError(f"table {title!r}: expected a column {min(lacking)!r}, got {header}")
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+def _fewer(change: str) -> str:
+    """A change such as "-6.0%" in words."""
+    percent = float(change.removesuffix("%"))
+    return f"{abs(percent):.1f} % {'fewer' if percent <= 0 else 'more'}"
+
+
+def _unequal_errors(errors: Sequence[Mapping[str, str]]) -> str:
+    """Where the tokens are not at the same error, whoever that favours."""
+    found = []
+    for line in errors:
+        published, *ours = (float(line[n].split(" / ")[0]) for n in ("published fit", "defaults", "all options"))
+        if any(abs(error / published - 1) > EQUAL_ERROR for error in ours):
+            found.append(f"{line['recorded set']} ({' / '.join(f'{error:.4f}' for error in (published, *ours))})")
+    if not found:
+        return f"Errors on the held-out chunks agree within {EQUAL_ERROR:.0%}."
+    return (
+        f"Errors on the held-out chunks agree within {EQUAL_ERROR:.0%}, but for (RMSE of published fit / defaults / "
+        f"best options): {', '.join(found)}."
+    )
 
 
 def _caption(about: dict[str, Any]) -> str:

@@ -251,6 +251,92 @@ def test_text_between_markers_is_replaced():
     assert readme.replace_between(new, "measured", r"| new \1 |") == new
 
 
+def test_text_between_markers_in_one_line_stays_in_it():
+    text = "- in the mean <!-- coding-mean -->old<!-- /coding-mean -->, at\nthe same error\n"
+    assert readme.replace_between(text, "coding-mean", "6 %") == text.replace("old", "6 %")
+
+
+CODING = """
+## What each coding option is worth
+
+Measured 2026-01-02 at commit abc on a CPU, 2 cores.
+
+| recorded set | published fit | defaults | dimension-first | all options | bound: order 0 | bound: context |
+| --- | --- | --- | --- | --- | --- | --- |
+| arm | 100.0 | 95.0 (-5.0%) | 90.0 (-10.0%) | 80.0 (-20.0%) | 99.0 | 71.5 |
+| hand | 50.0 | 51.0 (+2.0%) | 45.0 (-10.0%) | 41.0 (-18.0%) | 49.0 | 31.5 |
+| mean change |  | -1.5% | -10.0% | -19.0% |  |  |
+
+## Errors at which that is
+
+RMSE / largest error.
+
+| recorded set | published fit | defaults | + dead zone | all options |
+| --- | --- | --- | --- | --- |
+| arm | 0.0100 / 0.1 | 0.0104 / 0.9 | 0.0100 / 0.2 | 0.0097 / 0.2 |
+| hand | 0.0100 / 0.1 | 0.0100 / 0.1 | 0.0100 / 0.1 | 0.0106 / 0.1 |
+
+## Vocabularies for any robot
+
+| recorded set | FAST+ | frequency-first | dimension-first |
+| --- | --- | --- | --- |
+| arm | 110.0 | 99.0 (-10.0%) | 88.0 (-20.0%) |
+| mean change |  | -10.0% | -20.0% |
+"""
+
+
+def test_the_readme_shows_few_columns_of_the_coding_tables_and_where_errors_differ():
+    blocks = readme.coding_blocks(CODING)
+    assert blocks["coding-mean"] == "1.5 % fewer with the defaults and 19.0 % fewer with the best options"
+    assert blocks["coding"].splitlines() == [
+        "Measured 2026-01-02 at commit abc on a CPU, 2 cores.",
+        "",
+        "| recorded set | published fit | defaults | best options | context bound |",
+        "| --- | --- | --- | --- | --- |",
+        "| arm | 100.0 | 95.0 (-5.0%) | 80.0 (-20.0%) | 71.5 |",
+        "| hand | 50.0 | 51.0 (+2.0%) | 41.0 (-18.0%) | 31.5 |",
+        "| mean change |  | -1.5% | -19.0% |  |",
+        "",
+        "Errors on the held-out chunks agree within 5%, but for (RMSE of published fit / defaults / best options): "
+        "hand (0.0100 / 0.0100 / 0.0106).",
+        "",
+        '| recorded set | FAST+ | `default()` | `default("dimension-first")` |',
+        "| --- | --- | --- | --- |",
+        "| arm | 110.0 | 99.0 (-10.0%) | 88.0 (-20.0%) |",
+        "| mean change |  | -10.0% | -20.0% |",
+    ]
+    more = readme.coding_blocks(CODING.replace("-1.5%", "+1.5%"))
+    assert more["coding-mean"].startswith("1.5 % more with the defaults")
+    same = readme.coding_blocks(CODING.replace("0.0106", "0.0104"))
+    assert "agree within 5%." in same["coding"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("bound: context", "bound", "'What each coding option is worth': expected a column 'bound: context'"),
+        ("## Vocabularies for any robot", "## Others", "expected a table 'Vocabularies for any robot'"),
+    ],
+)
+def test_coding_tables_that_lack_something_are_refused(old, new, message):
+    with pytest.raises(ValueError, match=message):
+        readme.coding_blocks(CODING.replace(old, new))
+
+
+def test_the_readme_is_updated_from_the_coding_tables(tmp_path, monkeypatch):
+    target = tmp_path / "README.md"
+    target.write_text(readme.README.read_text())
+    monkeypatch.setattr(readme, "README", target)
+    before = target.read_text()
+    readme.update({}, [], tmp_path)
+    assert target.read_text() == before  # nothing measured: nothing changes
+    (tmp_path / "coding.md").write_text(CODING)
+    readme.update({}, [], tmp_path)
+    after = target.read_text()
+    assert "<!-- coding-mean -->1.5 % fewer with the defaults and 19.0 % fewer with the best options<!--" in after
+    assert "| hand | 50.0 | 51.0 (+2.0%) | 41.0 (-18.0%) | 31.5 |" in after
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -267,7 +353,7 @@ def test_markers_must_be_there_once_and_in_order(text):
 
 def test_the_readme_has_the_markers():
     text = readme.README.read_text()
-    for name in ("measured", "recorded", "robustness"):
+    for name in ("measured", "recorded", "robustness", "coding", "coding-mean"):
         assert readme.replace_between(text, name, "new") != text
 
 
