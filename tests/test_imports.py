@@ -86,7 +86,13 @@ def test_version_is_that_of_the_distribution():
     assert fast_tokenizer.build_info()["version"] == fast_tokenizer.__version__
 
 
-@pytest.mark.parametrize("name", ["py.typed", "_core.pyi", "data/default.json", "report/page.css"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("py.typed", "_core.pyi", "report/page.css", "data/character_classes.json"),
+        *("data/default_frequency_first.json", "data/default_dimension_first.json"),
+    ],
+)
 def test_data_files_ship(name):
     assert importlib.resources.files("fast_tokenizer").joinpath(name).is_file()
 
