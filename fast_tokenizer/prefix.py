@@ -151,7 +151,7 @@ def prefix_errors(tokenizer: FastTokenizer, chunks: Iterable[NDArray[np.floating
         >>> chunks = np.cumsum(np.random.default_rng(0).normal(0, 0.03, (20, 50, 7)), axis=1)
         >>> curve = prefix_errors(FastTokenizer.default(), [chunks]).by_fraction
         >>> [round(float(e), 2) for e in curve.actions_rmse[[0, 5, 10, 20]]]
-        [0.16, 0.05, 0.03, 0.02]
+        [0.16, 0.06, 0.03, 0.02]
     """
     lengths: list[int] = []
     by_tokens, by_fraction = _Sums(), _Sums()

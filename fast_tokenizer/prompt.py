@@ -108,7 +108,7 @@ class PromptBuilder:
         >>> "".join(map(chr, batch.tokens[0, 1:41]))
         'Task: pick up the cup, State: 128 192 0;'
         >>> batch.tokens.shape, int(batch.state_clipped[0]), int(batch.loss_mask[0].sum())
-        ((1, 64), 1, 13)
+        ((1, 64), 1, 11)
         >>> found = builder.extract(batch.tokens)
         >>> bool(found.ok.all()), float(abs(tok.decode(found.tokens, 50, 7)).max())
         (True, 0.0)

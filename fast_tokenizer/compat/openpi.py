@@ -34,7 +34,7 @@ class OpenpiFastTokenizer:
         >>> tokenizer = OpenpiFastTokenizer(64, text_tokenizer=letters, fast_tokenizer_path="my_robot")
         >>> tokens, token_mask, ar_mask, loss_mask = tokenizer.tokenize("Fold it", np.zeros(3), np.zeros((50, 7)))
         >>> tokens.shape, int(loss_mask.sum()), float(abs(tokenizer.extract_actions(tokens, 50, 7)).max())
-        ((64,), 13, 0.0)
+        ((64,), 11, 0.0)
     """
 
     def __init__(
