@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fast_tokenizer import FastTokenizer, _reference
+from fast_tokenizer import FastTokenizer, TokenizerSpec, _reference
 from fast_tokenizer._core import MAX_COEFFICIENT, Corpus, CorpusShard, MergeDriver
 from fast_tokenizer.synthetic import ROBOTS, generate_trajectories
 
@@ -47,9 +47,10 @@ def merges_of(shards, alphabet_size):
     return driver.merges
 
 
-@pytest.fixture(scope="module")
-def fitted():
-    return FastTokenizer.fit(CHUNKS, VOCAB_SIZE, scale=SCALE, min_frequency=MIN_FREQUENCY).spec
+@pytest.fixture(scope="module", params=[None, "chunk"], ids=["plain", "ends"])
+def fitted(request):
+    coding = {"end_of_block": request.param}
+    return FastTokenizer.fit(CHUNKS, VOCAB_SIZE, scale=SCALE, min_frequency=MIN_FREQUENCY, **coding).spec
 
 
 # ---- One process -------------------------------------------------------------------------------------
@@ -62,18 +63,19 @@ def fitted():
     reach=st.integers(0, 6),
     shards=st.sampled_from([1, 2, 7]),
     budget=st.sampled_from([None, 0, 700_000]),
+    end_of_block=st.sampled_from([None, "chunk"]),
 )
-def test_shards_and_a_driver_train_as_the_reference(seed, spread, reach, shards, budget):
+def test_shards_and_a_driver_train_as_the_reference(seed, spread, reach, shards, budget, end_of_block):
     """The range is often narrower than the coefficients, so that neighbours become equal."""
     rng = np.random.default_rng(seed)
     chunks = np.cumsum(rng.laplace(0, spread, (9, 16, 3)), axis=1)
-    share = [Corpus([SCALE], memory_budget=budget) for _ in range(shards)]
+    share = [Corpus([SCALE], memory_budget=budget, end_of_block=end_of_block) for _ in range(shards)]
     for i, chunk in enumerate(chunks):
         share[i % shards].add(chunk[None])
-    alphabet = 2 * reach + 1
-    spec = FastTokenizer.fit(np.zeros((1, 16, 3)), 1, scale=SCALE).spec
+    spec = TokenizerSpec(SCALE, -reach, reach, np.empty((0, 2)), end_of_block=end_of_block)
+    alphabet = spec.alphabet_size
     coefficients = [_reference.quantized_coefficients(chunk, spec)[0].reshape(-1) for chunk in chunks]
-    symbols = [(c.clip(-reach, reach) + reach).astype(int).tolist() for c in coefficients]
+    symbols = [_reference.arrange(_reference.quantize(chunk, spec).symbols, spec) for chunk in chunks]
     expected = _reference.train_bpe(symbols, alphabet, min(VOCAB_SIZE, alphabet + 40), MIN_FREQUENCY, MAX_TOKEN_SYMBOLS)
     merges = merges_of([c.into_shard(-reach, reach) for c in share], alphabet)
     assert [tuple(m) for m in merges.tolist()][: len(expected)] == expected
@@ -95,12 +97,13 @@ def test_a_run_longer_than_any_count_of_it():
 
 @pytest.mark.parametrize("num_threads", [1, 2, 5])
 def test_threads_do_not_matter(fitted, num_threads):
-    spec = FastTokenizer.fit(CHUNKS, VOCAB_SIZE, scale=SCALE, num_threads=num_threads).spec
+    coding = {"end_of_block": fitted.end_of_block}
+    spec = FastTokenizer.fit(CHUNKS, VOCAB_SIZE, scale=SCALE, num_threads=num_threads, **coding).spec
     assert spec.merges.tobytes() == fitted.merges.tobytes()
 
 
 def test_a_corpus_is_as_it_was_after_a_chunk_is_refused(fitted):
-    corpus = filled(CHUNKS)
+    corpus = filled(CHUNKS, end_of_block=fitted.end_of_block)
     before = [x.tolist() for x in corpus.histogram()]
     bad = CHUNKS.copy()
     bad[250, 3, 1] = np.nan
@@ -134,9 +137,9 @@ def test_what_cannot_be_is_refused():
 # ---- Several processes -------------------------------------------------------------------------------
 
 
-def serve_shard(pipe, chunks, budget, directory):
+def serve_shard(pipe, chunks, end_of_block, budget, directory):
     """A worker: fills its corpus, says what it holds, then answers as a CorpusShard would."""
-    corpus = filled(chunks, memory_budget=budget, spill_directory=directory)
+    corpus = filled(chunks, end_of_block=end_of_block, memory_budget=budget, spill_directory=directory)
     pipe.send(corpus.histogram())
     shard: CorpusShard = corpus.into_shard(*pipe.recv())
     while (call := pipe.recv()) is not None:
@@ -145,10 +148,10 @@ def serve_shard(pipe, chunks, budget, directory):
 
 
 class RemoteShard:
-    def __init__(self, chunks, budget, directory):
+    def __init__(self, *what_it_serves):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve_shard, args=(theirs, chunks, budget, directory), daemon=True)
+        self.process = context.Process(target=serve_shard, args=(theirs, *what_it_serves), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -169,17 +172,22 @@ class RemoteShard:
         return self.pipe.recv()
 
 
-@pytest.mark.parametrize(("count", "budget"), [(1, None), (2, 0), (7, None)])
+@pytest.mark.parametrize(
+    ("fitted", "count", "budget"),
+    [("chunk", 1, None), (None, 2, 0), ("chunk", 2, 0), (None, 7, None)],
+    indirect=["fitted"],
+)
 def test_shards_in_processes_of_their_own_learn_the_same(fitted, tmp_path, count, budget):
     with ExitStack() as stack:
         shares = [CHUNKS[i::count] for i in range(count)]
-        shards = [stack.enter_context(RemoteShard(share, budget, str(tmp_path))) for share in shares]
+        options = fitted.end_of_block, budget, str(tmp_path)
+        shards = [stack.enter_context(RemoteShard(share, *options)) for share in shares]
         values = np.concatenate([shard.pipe.recv()[0] for shard in shards])
         span = min(0, int(values.min())), max(0, int(values.max()))
         assert span == (fitted.min_coefficient, fitted.max_coefficient)
         for shard in shards:
             shard.pipe.send(span)
-        merges = merges_of(shards, span[1] - span[0] + 1)
+        merges = merges_of(shards, fitted.alphabet_size)
         assert [*tmp_path.iterdir()] == []
     assert merges.tobytes() == fitted.merges.tobytes()
 
@@ -190,7 +198,8 @@ def test_shards_in_processes_of_their_own_learn_the_same(fitted, tmp_path, count
 @pytest.mark.parametrize("budget", [0, 1, 300_000, 700_000, 2**62])
 @pytest.mark.parametrize("num_threads", [1, 2, 5])
 def test_a_budget_changes_where_memory_lies_and_nothing_else(fitted, tmp_path, budget, num_threads):
-    corpus = Corpus([SCALE], memory_budget=budget, spill_directory=str(tmp_path))
+    where = {"memory_budget": budget, "spill_directory": str(tmp_path)}
+    corpus = Corpus([SCALE], end_of_block=fitted.end_of_block, **where)
     for block in np.array_split(CHUNKS, 3):
         corpus.add(block, num_threads=num_threads)
     merges = corpus.train(fitted.min_coefficient, fitted.max_coefficient, *LIMITS, num_threads=num_threads)
