@@ -455,6 +455,8 @@ def test_every_kernel_gives_the_same_bytes_on_recorded_chunks(recorded_chunks, n
             spec.merges.astype(np.int64),
             center=center,
             half_range=half_range,
+            order=spec.order,
+            end_of_block=spec.end_of_block,
             kernel=kernel,
         )
         ids, offsets, *counts = codec.encode(chunks)
