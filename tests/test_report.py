@@ -293,8 +293,10 @@ def test_usage_of_known_ids(tok):
 def test_usage_is_that_of_all_chunks(tok, numbers):
     ids = [i for sequence in tok.encode(HELD).to_list() for i in sequence]
     assert numbers.usage.counts.tolist() == np.bincount(ids, minlength=256).tolist()
-    total = numbers.usage.counts @ tok.expansion_lengths
-    assert total == HELD.size  # in this order each symbol is a coefficient
+    quantized = np.rint(dct(normalized(tok, HELD), axis=1, norm="ortho") * tok.spec.scale).reshape(N, T * D)
+    used = [int(np.flatnonzero(chunk).max()) + 1 for chunk in quantized]  # zeros after them are no symbols: an end is
+    assert min(used) < T * D
+    assert numbers.usage.counts @ tok.expansion_lengths == sum(u + (u < T * D) for u in used)
 
 
 def test_the_spectrum_of_the_errors_has_their_energy(numbers):
@@ -303,7 +305,9 @@ def test_the_spectrum_of_the_errors_has_their_energy(numbers):
 
 
 @pytest.mark.parametrize(
-    "coding", [{}, {"order": "dimension-first", "end_of_block": "dimension"}], ids=["plain", "ends"]
+    "coding",
+    [{"end_of_block": None}, {"end_of_block": "chunk"}, {"order": "dimension-first", "end_of_block": "dimension"}],
+    ids=["plain", "chunk", "dimension"],
 )
 def test_entropy_bounds_are_of_the_coefficients_that_the_tokens_describe(coding):
     tok = FastTokenizer.fit(FITTED, 256, normalize="quantile", **coding)
@@ -394,7 +398,7 @@ def test_a_sample_may_be_relative_and_filled_at_the_end():
         return (replace(s, state=states[i]) for s, i in zip(load(chosen), np.flatnonzero(chosen), strict=True))
 
     cut = Cut(5, 4, "repeat-last", Relative((1,), (2,), 3))
-    sample = draw_sample(replace(dataset, load=with_state).trajectories, cut, 10**6)
+    sample = draw_sample(replace(dataset, load=with_state, state_dim=3).trajectories, cut, 10**6)
     assert [(p.trajectory, p.step) for p in sample.places] == [
         (f"run episode {i}", s) for i in (0, 1) for s in (0, 4, 8)
     ]
