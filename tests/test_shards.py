@@ -47,9 +47,15 @@ def merges_of(shards, alphabet_size):
     return driver.merges
 
 
-@pytest.fixture(scope="module", params=[None, "chunk"], ids=["plain", "ends"])
+CODINGS = {
+    "plain": {"end_of_block": None, "levels_beyond": 0},
+    "ends and levels": {"end_of_block": "chunk", "levels_beyond": 4},
+}
+
+
+@pytest.fixture(scope="module", params=CODINGS)
 def fitted(request):
-    coding = {"end_of_block": request.param}
+    coding = CODINGS[request.param]
     return FastTokenizer.fit(CHUNKS, VOCAB_SIZE, scale=SCALE, min_frequency=MIN_FREQUENCY, **coding).spec
 
 
@@ -64,20 +70,22 @@ def fitted(request):
     shards=st.sampled_from([1, 2, 7]),
     budget=st.sampled_from([None, 0, 700_000]),
     end_of_block=st.sampled_from([None, "chunk"]),
+    levels=st.sampled_from([0, 1, 3]),
 )
-def test_shards_and_a_driver_train_as_the_reference(seed, spread, reach, shards, budget, end_of_block):
+def test_shards_and_a_driver_train_as_the_reference(seed, spread, reach, shards, budget, end_of_block, levels):
     """The range is often narrower than the coefficients, so that neighbours become equal."""
     rng = np.random.default_rng(seed)
     chunks = np.cumsum(rng.laplace(0, spread, (9, 16, 3)), axis=1)
     share = [Corpus([SCALE], memory_budget=budget, end_of_block=end_of_block) for _ in range(shards)]
     for i, chunk in enumerate(chunks):
         share[i % shards].add(chunk[None])
-    spec = TokenizerSpec(SCALE, -reach, reach, np.empty((0, 2)), end_of_block=end_of_block)
+    coding = {"end_of_block": end_of_block, "levels_beyond": levels}
+    spec = TokenizerSpec(SCALE, -reach, reach, np.empty((0, 2)), **coding)
     alphabet = spec.alphabet_size
     coefficients = [_reference.quantized_coefficients(chunk, spec)[0].reshape(-1) for chunk in chunks]
     symbols = [_reference.arrange(_reference.quantize(chunk, spec).symbols, spec) for chunk in chunks]
     expected = _reference.train_bpe(symbols, alphabet, min(VOCAB_SIZE, alphabet + 40), MIN_FREQUENCY, MAX_TOKEN_SYMBOLS)
-    merges = merges_of([c.into_shard(-reach, reach) for c in share], alphabet)
+    merges = merges_of([c.into_shard(-reach, reach, levels_beyond=levels) for c in share], alphabet)
     assert [tuple(m) for m in merges.tolist()][: len(expected)] == expected
     values, counts = (np.concatenate(x) for x in zip(*(c.histogram() for c in [filled(chunks)]), strict=True))
     all_values, all_counts = np.unique(np.concatenate(coefficients), return_counts=True)
@@ -97,7 +105,7 @@ def test_a_run_longer_than_any_count_of_it():
 
 @pytest.mark.parametrize("num_threads", [1, 2, 5])
 def test_threads_do_not_matter(fitted, num_threads):
-    coding = {"end_of_block": fitted.end_of_block}
+    coding = {"end_of_block": fitted.end_of_block, "levels_beyond": fitted.levels_beyond}
     spec = FastTokenizer.fit(CHUNKS, VOCAB_SIZE, scale=SCALE, num_threads=num_threads, **coding).spec
     assert spec.merges.tobytes() == fitted.merges.tobytes()
 
@@ -111,7 +119,8 @@ def test_a_corpus_is_as_it_was_after_a_chunk_is_refused(fitted):
         corpus.add(bad)
     assert corpus.chunks == len(CHUNKS)
     assert [x.tolist() for x in corpus.histogram()] == before
-    merges = corpus.train(fitted.min_coefficient, fitted.max_coefficient, *LIMITS)
+    span = fitted.min_coefficient, fitted.max_coefficient
+    merges = corpus.train(*span, *LIMITS, levels_beyond=fitted.levels_beyond)
     assert merges.tobytes() == fitted.merges.tobytes()
 
 
@@ -141,7 +150,8 @@ def serve_shard(pipe, chunks, end_of_block, budget, directory):
     """A worker: fills its corpus, says what it holds, then answers as a CorpusShard would."""
     corpus = filled(chunks, end_of_block=end_of_block, memory_budget=budget, spill_directory=directory)
     pipe.send(corpus.histogram())
-    shard: CorpusShard = corpus.into_shard(*pipe.recv())
+    lowest, highest, levels_beyond = pipe.recv()
+    shard: CorpusShard = corpus.into_shard(lowest, highest, levels_beyond=levels_beyond)
     while (call := pipe.recv()) is not None:
         method, *arguments = call
         pipe.send(getattr(shard, method)(*arguments))
@@ -174,7 +184,7 @@ class RemoteShard:
 
 @pytest.mark.parametrize(
     ("fitted", "count", "budget"),
-    [("chunk", 1, None), (None, 2, 0), ("chunk", 2, 0), (None, 7, None)],
+    [("ends and levels", 1, None), ("plain", 2, 0), ("ends and levels", 2, 0), ("plain", 7, None)],
     indirect=["fitted"],
 )
 def test_shards_in_processes_of_their_own_learn_the_same(fitted, tmp_path, count, budget):
@@ -186,7 +196,7 @@ def test_shards_in_processes_of_their_own_learn_the_same(fitted, tmp_path, count
         span = min(0, int(values.min())), max(0, int(values.max()))
         assert span == (fitted.min_coefficient, fitted.max_coefficient)
         for shard in shards:
-            shard.pipe.send(span)
+            shard.pipe.send((*span, fitted.levels_beyond))
         merges = merges_of(shards, fitted.alphabet_size)
         assert [*tmp_path.iterdir()] == []
     assert merges.tobytes() == fitted.merges.tobytes()
@@ -202,7 +212,8 @@ def test_a_budget_changes_where_memory_lies_and_nothing_else(fitted, tmp_path, b
     corpus = Corpus([SCALE], end_of_block=fitted.end_of_block, **where)
     for block in np.array_split(CHUNKS, 3):
         corpus.add(block, num_threads=num_threads)
-    merges = corpus.train(fitted.min_coefficient, fitted.max_coefficient, *LIMITS, num_threads=num_threads)
+    span = fitted.min_coefficient, fitted.max_coefficient
+    merges = corpus.train(*span, *LIMITS, num_threads=num_threads, levels_beyond=fitted.levels_beyond)
     assert merges.tobytes() == fitted.merges.tobytes()
     assert (corpus.spilled_bytes > 0) == (budget < 2**60)
     assert [*tmp_path.iterdir()] == []
