@@ -457,6 +457,7 @@ def test_every_kernel_gives_the_same_bytes_on_recorded_chunks(recorded_chunks, n
             half_range=half_range,
             order=spec.order,
             end_of_block=spec.end_of_block,
+            levels_beyond=spec.levels_beyond,
             kernel=kernel,
         )
         ids, offsets, *counts = codec.encode(chunks)
