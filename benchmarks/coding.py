@@ -150,22 +150,26 @@ def own_vocabularies(most_fitted: int, most_held: int) -> list[Table]:
 
 def universal(most_held: int) -> Table:
     """The second table."""
-    shared = recorded.SHARED
-    sources = list(fit_default.sources(shared))
+    sources = list(fit_default.sources(recorded.SHARED))
     fast_plus = FastTokenizer.from_pretrained(FAST_PLUS)
     lines, changes = [], []
     for name, path in track(recorded.sets().items(), "universal vocabularies"):
         _, held = chunks_of(path, 1, most_held)
         others = [source for source in sources if source[0] != name]
         tokenizers = [fast_plus, *(FastTokenizer(fit_default.fit(others, order)) for order in fit_default.CODINGS)]
-        tokens = np.array([t.encode(held).lengths.mean() for t in tokenizers])
+        batches = [tokenizer.encode(held) for tokenizer in tokenizers]
+        tokens = np.array([batch.lengths.mean() for batch in batches])
+        errors = [
+            float(np.sqrt(np.square(tokenizer.decode_with_status(batch, *held.shape[1:])[0] - held).mean()))
+            for tokenizer, batch in zip(tokenizers, batches, strict=True)
+        ]
         changes.append(tokens[1:] / tokens[0] - 1)
-        lines.append(
-            [name, f"{tokens[0]:.1f}", *(f"{t:.1f} ({c:+.1%})" for t, c in zip(tokens[1:], changes[-1], strict=True))]
-        )
-    lines.append(["mean change", "", *(f"{c:+.1%}" for c in np.mean(changes, axis=0))])
+        cells = [f"{t:.1f} ({c:+.1%})" for t, c in zip(tokens[1:], changes[-1], strict=True)]
+        lines.append([name, f"{tokens[0]:.1f}", *cells, " / ".join(f"{e:.4f}" for e in errors)])
+    lines.append(["mean change", "", *(f"{c:+.1%}" for c in np.mean(changes, axis=0)), ""])
     note = "Tokens a chunk at scale 10, vocabularies of 2,048 ids, on sets that none of them was fitted on."
-    return Table("Vocabularies for any robot", note, ["recorded set", "FAST+", *fit_default.CODINGS], lines, left=1)
+    header = ["recorded set", "FAST+", *fit_default.CODINGS, "RMSE of each"]
+    return Table("Vocabularies for any robot", note, header, lines, left=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,12 +17,15 @@ from fast_tokenizer._core import MAX_COEFFICIENT, MAX_TOKEN_SYMBOLS, MAX_VOCAB_S
 from fast_tokenizer.chunk import ChunkBlock, ChunkSample, ChunksLike, Extent, blocks_again, chunk_blocks
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
 from fast_tokenizer.relative import Relative, RelativeLike
-from fast_tokenizer.scales import SAMPLE_VALUES, check_target, fit_scales
+from fast_tokenizer.scales import SAMPLE_VALUES, ErrorTargets, check_target, excess, fit_scales, safe_scales
 from fast_tokenizer.spec import EndOfBlock, Order, Parsing, TokenizerSpec
 from fast_tokenizer.statistics import NormalizerStatistics
 
 #: Where neither a scale nor an error is asked for.
 DEFAULT_SCALE = 10.0
+
+#: How often scales are raised where chunks outside the sample miss a target; then to what no chunk can miss.
+_RAISES = 20
 
 #: Called with the stage ("statistics", "sample", "scale", "quantize" or "merge"), the work done and the work to do:
 #: chunks, or merges. None: not known yet.
@@ -159,6 +162,8 @@ class FitOptions:
         self.target_max_error = check_target("target_max_error", self.target_max_error)
         if self.has_target and self.scale is not None:
             raise ValueError("give scale, or the errors that it is to keep")
+        if self.has_target and self.range_quantile < 1:
+            raise ValueError("range_quantile below 1 lets coefficients saturate, which no target allows")
         if not 0.99 <= self.range_quantile <= 1:
             raise ValueError(f"range_quantile must lie in [0.99, 1], got {self.range_quantile}")
         self._check_artefact()
@@ -234,6 +239,13 @@ class FitOptions:
     def has_target(self) -> bool:
         """Scales are fitted to an error."""
         return self.target_rmse is not None or self.target_max_error is not None
+
+    @property
+    def targets(self) -> ErrorTargets:
+        """The errors to keep."""
+        return ErrorTargets(
+            check_target("target_rmse", self.target_rmse), check_target("target_max_error", self.target_max_error)
+        )
 
     @property
     def scales(self) -> list[float]:
@@ -447,26 +459,37 @@ def _fitted_scales(
     options: FitOptions,
     report: Progress,
 ) -> tuple[Iterable[ChunkBlock], tuple[float, ...]]:
-    """The blocks, which may have to be held for it, and the scales that keep the targets on a sample of them."""
+    """The blocks, which may have to be held for it, and the scales at which all of them keep the targets."""
     sampled = options.max_chunks is not None or options.sample_fraction is not None
     held = list(blocks) if sampled or isinstance(chunks, Iterator) else None
+
+    def all_blocks() -> Iterator[ChunkBlock]:
+        seen = 0
+        for block in chunk_blocks(chunks) if held is None else held:
+            block.require_finite()
+            seen += len(block)
+            report("scale", seen, None)
+            yield block
+
     sample: ChunkSample | None = None
-    for block in chunk_blocks(chunks) if held is None else held:
-        block.require_finite()
+    for block in all_blocks():
         if sample is None:
             sample = ChunkSample(max(1, SAMPLE_VALUES * len(block) // block.values.size), options.seed)
         sample.add(block)
-        report("scale", sample.seen, None)
     if sample is None:
         raise ValueError("got no chunks to fit on")
-    scales = fit_scales(
-        list(sample.drain()),
-        normalizer,
-        dead_zone=options.dead_zone,
-        target_rmse=check_target("target_rmse", options.target_rmse),
-        target_max_error=check_target("target_max_error", options.target_max_error),
-    )
-    return blocks if held is None else _drained(held), scales
+    everything = sample.left_out == 0
+    targets, dead_zone = options.targets, options.dead_zone
+    scales = np.array(fit_scales(list(sample.drain()), normalizer, targets, dead_zone))
+    for attempt in range(0 if everything else _RAISES):
+        too_large, horizon = excess(all_blocks(), normalizer, scales.tolist(), targets, dead_zone)
+        if (too_large <= 1).all():
+            break
+        half_range = np.ones(len(scales)) if normalizer is None else normalizer.half_range
+        safe = safe_scales(half_range, targets.allowed(len(scales)), dead_zone, horizon)
+        raised = safe if attempt == _RAISES - 1 else np.minimum(safe, scales * np.maximum(too_large, 1.005))
+        scales = np.where(too_large > 1, raised, scales)
+    return blocks if held is None else _drained(held), tuple(scales.tolist())
 
 
 def _histogram(corpus: Corpus) -> dict[int, int]:
@@ -552,6 +575,11 @@ def _fitted_range(corpus: Corpus, options: FitOptions) -> tuple[int, int, int]:
     """Lowest and highest coefficient, and levels beyond each; by default as many as the vocabulary can well spare."""
     lowest, highest = corpus.range(options.range_quantile)
     alphabet = highest - lowest + (1 if options.end_of_block is None else 2)
+    if options.has_target and (corpus.saturated or alphabet > options.vocab_size):
+        raise ValueError(
+            f"the targets need coefficients {lowest}..{highest}, more than vocab_size={options.vocab_size} ids hold: "
+            "allow larger errors, or raise vocab_size"
+        )
     if options.range_quantile == 1.0 and corpus.saturated:
         raise ValueError(
             f"{corpus.saturated} quantized coefficients lie beyond +-{MAX_COEFFICIENT}; normalise the actions "

@@ -113,8 +113,9 @@ class FastTokenizer:
         """Fits the vocabulary on chunks.
 
         The result depends on the chunks only: not on their order, the number of threads, the memory budget or the
-        machine. Their order does decide which of them are in the sample of `max_chunks`, and, in the last digits, the
-        statistics that `NormalizerStatistics` takes of more than 2^20 steps.
+        machine. Their order does decide which of them are in the sample of `max_chunks`; the scales that targets need
+        of more than 2^22 values; and, in the last digits, the statistics that `NormalizerStatistics` takes of more than
+        2^20 steps.
 
         Nothing is held but a compact corpus, for smooth data about 2 bytes a coefficient while training, where `chunks`
         are
@@ -157,9 +158,9 @@ class FastTokenizer:
                 every 128 ids, where there is room. 0: what lies beyond takes the range's end, as in the published
                 format.
             target_rmse: Root mean square error that each dimension is to keep, in raw units: a number, or one per
-                dimension. The scale of each is then the smallest that keeps it on a sample of the chunks
-                (`fast_tokenizer.scales`), which for an iterator, or with `max_chunks`, is drawn from chunks that are
-                held in memory.
+                dimension. The scale of each is then about the smallest at which all chunks that are fitted on keep it
+                (`fast_tokenizer.scales`; what `clip` cuts is not counted). An iterator, or the sample of `max_chunks`,
+                is held in memory for it. Held-out chunks may miss it.
             target_max_error: Largest error of any value that each dimension is to keep, likewise.
             max_token_symbols: Longest run of symbols that one token may stand for.
             dimension_names: D names, recorded in the artefact.
@@ -960,9 +961,11 @@ class FastTokenizer:
         if isinstance(s, MixtureSpec):
             return f"FastTokenizer({vocabulary}, embodiments={list(s.names)})"
         normalizer = None if s.normalizer is None else s.normalizer.kind
+        plain = {"order": "frequency-first", "end_of_block": None, "parsing": "bpe", "dead_zone": 0.5}
+        coding = [f"{name}={getattr(s, name)!r}, " for name, value in plain.items() if getattr(s, name, value) != value]
         return (
             f"FastTokenizer(vocab_size={s.vocab_size}, scale={s.scale}, "
-            f"coefficients={s.min_coefficient}..{s.max_coefficient}, time_horizon={s.time_horizon}, "
+            f"coefficients={s.min_coefficient}..{s.max_coefficient}, {''.join(coding)}time_horizon={s.time_horizon}, "
             f"action_dim={s.action_dim}, normalizer={normalizer})"
         )
 

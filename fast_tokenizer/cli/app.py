@@ -26,7 +26,7 @@ from fast_tokenizer.cli.files import check_output_file, check_output_folder, loa
 from fast_tokenizer.cli.fitting import Source, prepare
 from fast_tokenizer.cli.mixture import read_mixture
 from fast_tokenizer.cli.picture import chunk_picture
-from fast_tokenizer.cli.tables import Result, result_table
+from fast_tokenizer.cli.tables import Result, result_table, target_line
 from fast_tokenizer.cli.workflow import (
     Recording,
     Report,
@@ -285,6 +285,8 @@ def fit(
     console = Console(markup=False, highlight=False)
     print(f"Measured on {_measured_on(result)}")
     console.print(result_table({"": result}))
+    if line := target_line(result, parse_numbers("--target-rmse", target_rmse)):
+        print(line)
     if result.fit.chunks_left_out:
         seen = result.fit.chunks + result.fit.chunks_left_out
         print(f"Fitted on {result.fit.chunks:,} of {seen:,} chunks, drawn uniformly: the others are left out.")
@@ -490,6 +492,7 @@ def inspect(model: Model, as_json: JsonOption = False) -> None:
         "symbols": spec.alphabet_size,
         "merges": len(spec.merges),
         "coefficients": f"{spec.min_coefficient}..{spec.max_coefficient}",
+        **_coding(spec),
         "longest_token_symbols": int(lengths.max()),
         "zero_run_tokens": len(zero_runs),
         "longest_zero_run": max(zero_runs, default=0),
@@ -615,6 +618,12 @@ def quality_report(
     print(reporting.summary(numbers))
     print(recording.episodes(cut.shortest).lines())
     print(f"Page: {output}" + ("" if figures is None else f"; {len(written['figures'])} figures: {figures}"))
+
+
+def _coding(spec: Any) -> dict[str, Any]:
+    """How coefficients become tokens; nothing of a published tokenizer, which has no choice."""
+    names = ("order", "end_of_block", "parsing", "dead_zone", "levels_beyond")
+    return {name: getattr(spec, name) for name in names if hasattr(spec, name)}
 
 
 def _stands_for_zeros(tokenizer: FastTokenizer, token: int) -> bool:

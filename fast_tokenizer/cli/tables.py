@@ -18,6 +18,9 @@ from fast_tokenizer.fitting import FitSummary
 from fast_tokenizer.metrics import QualityReport
 from fast_tokenizer.tokenizer import FastTokenizer
 
+#: What decides how coefficients become tokens.
+CODING = ("scale", "order", "end_of_block", "parsing", "dead_zone", "levels_beyond")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
@@ -40,6 +43,7 @@ class Result:
             "alphabet_size": spec.alphabet_size,
             "time_horizon": spec.time_horizon,
             "action_dim": spec.action_dim,
+            **{name: getattr(spec, name) for name in CODING},
             "fit_chunks": self.fit.chunks,
             "fit_chunks_left_out": self.fit.chunks_left_out,
             "fit_saturated": self.fit.saturated,
@@ -86,3 +90,16 @@ def result_table(results: Mapping[str, Result]) -> Table:
 
 def _percentiles(q: QualityReport) -> str:
     return f"{q.p50_token_length:.0f}/{q.p99_token_length:.0f}/{q.max_token_length}"
+
+
+def target_line(result: Result, rmse: list[float] | None) -> str:
+    """Where the RMSE that was asked for is kept on what was measured, and where it is not."""
+    if rmse is None:
+        return ""
+    got = result.quality.per_dimension_rmse
+    asked = [float(t) for t in np.broadcast_to(rmse, len(got))]
+    names = result.tokenizer.spec.dimension_names or [f"dimension {d}" for d in range(len(got))]
+    missed = [f"{n} {g:.3g} of {t:g}" for n, g, t in zip(names, got, asked, strict=True) if g > t]
+    where = "held-out" if result.held_out else "fitted"
+    kept = f"Target RMSE kept in {len(got) - len(missed)} of {len(got)} dimensions on {where} episodes"
+    return f"{kept}; missed: {', '.join(missed)}" if missed else kept

@@ -84,13 +84,18 @@ def fit_published(chunks: ChunksLike, options: FitOptions, progress: Progress) -
     return spec, summary
 
 
+#: What the published fit does, where `fit` does something else when it is not told.
+_AS_PUBLISHED: dict[str, object] = {"end_of_block": None, "levels_beyond": 0}
+
+
 def _require_published(options: FitOptions) -> None:
     """Only what the published fit takes may be asked for."""
     defaults = FitOptions()
     asked = [
         name
         for name in FitOptions.__dataclass_fields__
-        if name not in ("vocab_size", "scale", "num_threads") and getattr(options, name) != getattr(defaults, name)
+        if name not in ("vocab_size", "scale", "num_threads")
+        and getattr(options, name) not in (getattr(defaults, name), _AS_PUBLISHED.get(name, getattr(defaults, name)))
     ]
     if asked:
         raise ValueError(f"{asked[0]} cannot be set with compat='published': the published fit has no such option")
