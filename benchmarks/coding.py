@@ -3,8 +3,8 @@
 Vocabularies of 1,024 ids are fitted on four fifths of the episodes of each recorded set and measured on the others, at
 the same error: without a dead zone all have the coefficients of scale 10, and with one the scale is raised until the
 error on the chunks fitted on is that of scale 10 again (the held-out error is printed too). The published fit is our
-exact one (`fit(compat="published")`, whose merges the tests hold against the published code). Entropy bounds are those
-of `fast_tokenizer.entropy`, over log2(1,024) bits.
+exact one (`fit(compat="published")`, whose merges the tests hold against the published code). Entropies are those of
+`fast_tokenizer.entropy`, over log2(1,024) bits: estimates by models, no bounds on what another model could do.
 
 The second table is of vocabularies of 2,048 ids for any robot, on sets that they were not fitted on: FAST+, and what
 `scripts/fit_default.py` fits on all sets but the one that is measured.
@@ -130,12 +130,12 @@ def own_vocabularies(most_fitted: int, most_held: int) -> list[Table]:
     lines.append(["mean change", *["" if i == 0 else f"{c:+.1%}" for i, c in enumerate(mean)], "", "", ""])
     note = (
         f"Tokens a chunk of one second, held-out episodes, {VOCAB_SIZE:,} ids, at equal error (second table); in "
-        "brackets against the published fit. Bounds: what an ideal code over as many ids needs that knows how often "
+        "brackets against the published fit. Entropies: what an ideal code over as many ids needs that knows how often "
         "each coefficient occurs (order 0), the same by frequency and dimension, or an adaptive model of its "
         "neighbours.\n\n"
         f"{measured()}"
     )
-    header = ["recorded set", *names, "bound: order 0", "bound: per place", "bound: context"]
+    header = ["recorded set", *names, "entropy: order 0", "entropy: per place", "entropy: context model"]
     return [
         Table("What each coding option is worth", note, header, lines, left=1),
         Table(

@@ -23,7 +23,7 @@ CODING_COLUMNS = {
     "published fit": "published fit",
     "defaults": "defaults",
     "all options": "best options",
-    "bound: context": "context bound",
+    "entropy: context model": "context model",
 }
 UNIVERSAL_COLUMNS = {
     "recorded set": "recorded set",

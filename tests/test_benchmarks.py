@@ -261,7 +261,7 @@ CODING = """
 
 Measured 2026-01-02 at commit abc on a CPU, 2 cores.
 
-| recorded set | published fit | defaults | dimension-first | all options | bound: order 0 | bound: context |
+| recorded set | published fit | defaults | dimension-first | all options | entropy: order 0 | entropy: context model |
 | --- | --- | --- | --- | --- | --- | --- |
 | arm | 100.0 | 95.0 (-5.0%) | 90.0 (-10.0%) | 80.0 (-20.0%) | 99.0 | 71.5 |
 | hand | 50.0 | 51.0 (+2.0%) | 45.0 (-10.0%) | 41.0 (-18.0%) | 49.0 | 31.5 |
@@ -291,7 +291,7 @@ def test_the_readme_shows_few_columns_of_the_coding_tables_and_where_errors_diff
     assert blocks["coding"].splitlines() == [
         "Measured 2026-01-02 at commit abc on a CPU, 2 cores.",
         "",
-        "| recorded set | published fit | defaults | best options | context bound |",
+        "| recorded set | published fit | defaults | best options | context model |",
         "| --- | --- | --- | --- | --- |",
         "| arm | 100.0 | 95.0 (-5.0%) | 80.0 (-20.0%) | 71.5 |",
         "| hand | 50.0 | 51.0 (+2.0%) | 41.0 (-18.0%) | 31.5 |",
@@ -314,7 +314,7 @@ def test_the_readme_shows_few_columns_of_the_coding_tables_and_where_errors_diff
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("bound: context", "bound", "'What each coding option is worth': expected a column 'bound: context'"),
+        ("entropy: context model", "bound", "option is worth': expected a column 'entropy: context model'"),
         ("## Vocabularies for any robot", "## Others", "expected a table 'Vocabularies for any robot'"),
     ],
 )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import constrained, prefix, recorded, robustness
+from benchmarks import coding, constrained, prefix, readme, recorded, robustness
 from benchmarks.competitors.published import PublishedFast
 from benchmarks.machine import describe
 from fast_tokenizer import FastTokenizer
@@ -134,3 +134,21 @@ def test_the_cost_of_a_step_is_measured_next_to_a_softmax(monkeypatch, tmp_path)
     (line,) = table.lines
     assert line[:2] == ["native", "2"]
     assert float(line[6].removesuffix(" x")) > 0
+
+
+def test_the_coding_script_writes_its_tables(shared_data, monkeypatch, tmp_path, capsys):
+    name = "robosuite_panda_osc"
+    path = shared_data / "trajectories" / name / "episodes.npz"
+    monkeypatch.setattr(coding.recorded, "sets", lambda: {name: path})
+    walks = np.cumsum(np.random.default_rng(0).normal(0, 0.1, (60, 20, 7)), axis=1)
+    monkeypatch.setattr(coding.fit_default, "sources", lambda shared: iter([("walks", walks)]))
+    coding.main(["--fitted", "300", "--held", "60", "--output", str(tmp_path / "coding.md")])
+    text = (tmp_path / "coding.md").read_text()
+    assert capsys.readouterr().out.strip().endswith(text.strip())
+    blocks = readme.coding_blocks(text)
+    row = next(line for line in blocks["coding"].splitlines() if line.startswith(f"| {name} |"))
+    assert len(row.split("|")) == 7
+    fitted, held = coding.chunks_of(path, 300, 60)
+    expected = FastTokenizer.fit(fitted, 1024, **coding.CODINGS["defaults"]).encode(held).lengths.mean()
+    assert f" {expected:.1f} (" in row
+    assert coding.rmse(fitted, coding.scale_of_equal_error(fitted, 0.65), 0.65) <= coding.rmse(fitted, 10.0, 0.5)
