@@ -166,8 +166,9 @@ def test_relative_actions_from_fit_to_decode(path, tmp_path, sample):
     [
         ("j2,j0", None, {}, {0: 2, 2: 0}),
         ("0=j2,1:3=1:3", None, {}, {0: 0, 1: 1, 2: 2}),
-        ("0:2", None, {"state_names": None}, {0: 0, 1: 1}),
-        ("0:2", "1:3", {"state_names": None}, {0: 1, 1: 2}),
+        ("0:2", None, {"state_names": None, "action_names": None}, {0: 0, 1: 1}),
+        ("0:2", "1:3", {"state_names": None, "action_names": None}, {0: 1, 1: 2}),
+        ("0:2=0:2", None, {"state_names": None}, {0: 0, 1: 1}),
         ("0:2", "1:3", {}, {0: 1, 1: 0}),
         ("1", "2,0", {"state_names": None, "action_names": None}, {1: 0}),
     ],
@@ -188,11 +189,63 @@ def test_columns_of_the_state_go_by_name_or_by_the_datas_own_index(tmp_path, rel
         ("0,0", "--relative: '0,0' names a dimension twice"),
         ("j0=elbow", "--relative, of the state: expected indices and ranges"),
         ("0:2=0", "--relative: '0:2=0' has 2 dimensions, but 1 columns"),
+        ("0=", "--relative, of the state: expected indices and ranges"),
     ],
 )
 def test_other_rules_are_refused(path, relative, message):
     with pytest.raises(ValueError, match=message.replace(".", r"\.")):
         open_recording([path], None, None, lambda *_: None, relative=relative)
+
+
+def without(path, *fields):
+    other = path.with_name(f"without_{'_'.join(fields)}.npz")
+    with np.load(path) as file:
+        np.savez(other, **{k: file[k] for k in file.files if k not in fields})
+    return other
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_names_of_the_state_are_those_of_all_files(path, tmp_path, order):
+    def rule(*paths, text):
+        return open_recording(list(paths)[::order], None, None, lambda *_: None, relative=text).relative
+
+    other = save(tmp_path / "other.npz", seed=1, state_names=np.array(["j0", "j1", "j2"]))
+    with pytest.raises(ValueError, match=r"has the state columns \['j.', 'j1', 'j.'\], .* has \['j"):
+        rule(path, other, text="0")
+    unnamed = without(path, "state_names")
+    for text in ("0", "0=j2"):
+        with pytest.raises(ValueError, match=f"{unnamed} does not name its"):
+            rule(path, unnamed, text=text)
+    assert rule(path, unnamed, text="0=2").state_names is None
+    no_actions = without(path, "action_names")
+    for text in ("0", "j0"):
+        with pytest.raises(ValueError, match=f"{no_actions} does not name its dimensions"):
+            rule(path, no_actions, text=text)
+
+
+def test_columns_that_could_be_meant_otherwise_have_to_be_said(path, tmp_path):
+    for field, what in (("state_names", "state"), ("action_names", "dimensions")):
+        one = without(path, field)
+        with pytest.raises(ValueError, match=f"{one} does not name its {what}; say which column, as in 0=0"):
+            open_recording([one], None, None, lambda *_: None, relative="0")
+    neither = without(path, "state_names", "action_names")
+    with np.load(neither) as file:
+        np.savez(tmp_path / "wide.npz", **{**file, "state": np.tile(file["state"], 2)})
+    with pytest.raises(ValueError, match="has 3 dimensions and 6 state columns, none with a name; say which column"):
+        open_recording([tmp_path / "wide.npz"], None, None, lambda *_: None, relative="0")
+    assert open_recording([tmp_path / "wide.npz"], None, None, lambda *_: None, relative="0=5").relative is not None
+
+
+def test_what_is_relative_to_what_is_told(path, tmp_path):
+    fit = ("fit", path, "-o", tmp_path / "tok", "--vocab-size", 500, "--relative", "0,1=2")
+    assert figures(*fit)["relative"] == [
+        {"dimension": 0, "dimension_name": "j0", "state_column": 2, "state_name": "j0"},
+        {"dimension": 1, "dimension_name": "j1", "state_column": 2, "state_name": "j0"},
+    ]
+    assert "Relative, dimension <- state column: 0 (j0) <- 2 (j0), 1 (j1) <- 2 (j0)" in run(*fit).stdout
+    unnamed = without(path, "state_names")
+    message = "does not name its state, but the actions are relative to the columns ['j0', 'j0']"
+    assert message in fails("encode", tmp_path / "tok", unnamed, "-o", tmp_path / "ids.npz")
 
 
 def test_data_without_a_fitting_state_is_refused(path, tmp_path):

@@ -26,7 +26,7 @@ from fast_tokenizer.cli.files import check_output_file, check_output_folder, loa
 from fast_tokenizer.cli.fitting import Source, prepare
 from fast_tokenizer.cli.mixture import read_mixture
 from fast_tokenizer.cli.picture import chunk_picture
-from fast_tokenizer.cli.tables import Result, result_table, target_line
+from fast_tokenizer.cli.tables import Result, relative_line, result_table, target_line
 from fast_tokenizer.cli.workflow import (
     Recording,
     Report,
@@ -294,6 +294,7 @@ def fit(
         print(f"{result.fit.spilled_bytes / 2**20:,.1f} MiB went to temporary files.")
     print(result.episodes.lines())
     print(result.cut.line(result.lengths))
+    _print_relative(result)
     _print_peak_memory()
     print(f"Saved to {output}, fingerprint {result.tokenizer.fingerprint()[:16]}")
 
@@ -347,6 +348,7 @@ def fit_mixture(
             seen = counted.chunks + counted.chunks_left_out
             print(f"Fitted on {counted.chunks:,} of {seen:,} chunks, drawn uniformly: the others are left out.")
         print(f"{result.episodes.lines()}\n{result.cut.line(result.lengths)}")
+        _print_relative(result)
     _print_peak_memory()
     print(f"Saved to {output}, fingerprint {tokenizer.fingerprint()[:16]}")
 
@@ -786,6 +788,11 @@ def _check_same_robot(tokenizer: FastTokenizer, recording: Recording) -> None:
     names = recording.dimension_names
     if spec.dimension_names is not None and names is not None and spec.dimension_names != names:
         raise ValueError(f"the data's dimensions are {list(names)}, the tokenizer's {list(spec.dimension_names)}")
+
+
+def _print_relative(result: Result) -> None:
+    if line := relative_line(result):
+        print(f"Relative, dimension <- state column: {line}")
 
 
 def _print_peak_memory() -> None:

@@ -113,7 +113,12 @@ class Cut:
             raise ValueError(f"{trajectory.name}: has no state, which relative actions need; name it with --state-key")
         if state.ndim != 2 or state.shape[1] != rule.state_dim:
             raise ValueError(f"{trajectory.name}: has a state of shape {state.shape}, expected (L, {rule.state_dim})")
-        if rule.state_names is not None and trajectory.state_names is not None:
+        if rule.state_names is not None:
+            if trajectory.state_names is None:
+                raise ValueError(
+                    f"{trajectory.name}: does not name its state, but the actions are relative to the columns "
+                    f"{list(rule.state_names)}"
+                )
             theirs = tuple(trajectory.state_names[c] for c in rule.state_columns)
             if theirs != rule.state_names:
                 raise ValueError(

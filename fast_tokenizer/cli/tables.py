@@ -53,6 +53,7 @@ class Result:
             "measured_on": "held-out episodes" if self.held_out else "fitted episodes",
             **self.episodes.to_json(),
             **self.cut.to_json(self.lengths),
+            "relative": relative_pairs(self.tokenizer),
             **self.quality.to_json(),
         }
 
@@ -90,6 +91,36 @@ def result_table(results: Mapping[str, Result]) -> Table:
 
 def _percentiles(q: QualityReport) -> str:
     return f"{q.p50_token_length:.0f}/{q.p99_token_length:.0f}/{q.max_token_length}"
+
+
+def relative_pairs(tokenizer: FastTokenizer) -> list[dict[str, Any]] | None:
+    """Each relative dimension and the column of the state that it is relative to; None where all are absolute."""
+    spec = tokenizer.one_spec
+    rule, names = spec.relative, spec.dimension_names
+    if rule is None:
+        return None
+    return [
+        {
+            "dimension": d,
+            "dimension_name": names and names[d],
+            "state_column": column,
+            "state_name": rule.state_names and rule.state_names[i],
+        }
+        for i, (d, column) in enumerate(zip(rule.dimensions, rule.state_columns, strict=True))
+    ]
+
+
+def relative_line(result: Result) -> str:
+    """The same in words; empty where all are absolute."""
+
+    def labelled(index: int, name: str | None) -> str:
+        return str(index) if name is None else f"{index} ({name})"
+
+    pairs = relative_pairs(result.tokenizer) or []
+    return ", ".join(
+        f"{labelled(p['dimension'], p['dimension_name'])} <- {labelled(p['state_column'], p['state_name'])}"
+        for p in pairs
+    )
 
 
 def target_line(result: Result, rmse: list[float] | None) -> str:

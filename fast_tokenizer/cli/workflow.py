@@ -121,13 +121,14 @@ def open_recording(
             if a != b:
                 raise ValueError(f"{other.path} has {b} {what}, {first.path} has {a}")
     names, chosen = _common_names(datasets), None
+    unnamed = next((d.path for d in datasets if d.dimension_names is None), None)
     if dims is not None:
-        unnamed = next((d.path for d in datasets if d.dimension_names is None), None)
         chosen = parse_dims(dims, first.action_dim, names, unnamed)
         names = None if names is None else tuple(names[d] for d in chosen)
     trajectories = Trajectories(datasets, dimensions=chosen)
     if isinstance(relative, str):
-        relative = _rule(relative, trajectories, range(first.action_dim) if chosen is None else chosen)
+        columns = range(first.action_dim) if chosen is None else chosen
+        relative = _rule(relative, datasets, columns, _Names(names, unnamed))
     return Recording(
         trajectories,
         first.action_dim if chosen is None else len(chosen),
@@ -139,56 +140,84 @@ def open_recording(
     )
 
 
-def _common_names(datasets: Sequence[Dataset]) -> tuple[str, ...] | None:
-    """The names of those that have any. Raises ValueError where two differ."""
-    named = [(d.path, d.dimension_names) for d in datasets if d.dimension_names is not None]
+def _common_names(datasets: Sequence[Dataset], *, of_state: bool = False) -> tuple[str, ...] | None:
+    """The names of those that have any, of the actions or the state. Raises ValueError where two differ."""
+    of = [(d.path, d.state_names if of_state else d.dimension_names) for d in datasets]
+    named = [(path, names) for path, names in of if names is not None]
+    what = "state columns" if of_state else "dimensions"
     for path, names in named[1:]:
         if names != named[0][1]:
-            raise ValueError(f"{path} has the dimensions {list(names)}, {named[0][0]} has {list(named[0][1])}")
+            raise ValueError(f"{path} has the {what} {list(names)}, {named[0][0]} has {list(named[0][1])}")
     return named[0][1] if named else None
 
 
-def _rule(text: str, trajectories: Trajectories, columns: Sequence[int]) -> Relative:
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """The names that files agree on, and the first file that has none: then they are not known to hold for all."""
+
+    some: tuple[str, ...] | None
+    unnamed: Path | None
+
+    @property
+    def of_all(self) -> tuple[str, ...] | None:
+        return self.some if self.unnamed is None else None
+
+
+def _rule(text: str, datasets: Sequence[Dataset], columns: Sequence[int], names: _Names) -> Relative:
     """The rule of --relative for actions that were these columns of the data.
 
-    By name where both sides have names, else by the data's own indices. Reads the first trajectory.
+    By name where all files name both sides; by the data's own indices where none names either and both are equally
+    wide. Anything else could pair what does not belong together, and has to be said.
     """
-    first_only = np.arange(len(trajectories)) == 0
-    first = next(iter(trajectories.select(first_only)))
-    if first.state is None:
-        raise ValueError(f"{first.name}: has no state, which --relative needs; name it with --state-key")
-    names, state_names, width = first.dimension_names, first.state_names, first.state.shape[1]
+    for dataset in datasets:
+        if dataset.state_dim is None:
+            raise ValueError(f"{dataset.path}: has no state, which --relative needs; name it with --state-key")
+        if dataset.state_dim != datasets[0].state_dim:
+            raise ValueError(
+                f"{dataset.path} has {dataset.state_dim} state columns, {datasets[0].path} has {datasets[0].state_dim}"
+            )
+    width = datasets[0].state_dim
+    assert width is not None
+    state = _Names(
+        _common_names(datasets, of_state=True), next((d.path for d in datasets if d.state_names is None), None)
+    )
     column_of: dict[int, int] = {}
     for part in text.split(","):
-        dim_text, _, column_text = (p.strip() for p in part.partition("="))
-        dims = parse_dims(dim_text, len(columns), names, option="--relative")
-        if column_text:
-            given = parse_dims(column_text, width, state_names, option="--relative, of the state")
+        dim_text, equals, column_text = (p.strip() for p in part.partition("="))
+        dims = parse_dims(dim_text, len(columns), names.some, names.unnamed, option="--relative")
+        if equals:
+            option = "--relative, of the state"
+            given = parse_dims(column_text, width, state.some, state.unnamed, option=option)
             if len(given) != len(dims):
                 raise ValueError(f"--relative: {part!r} has {len(dims)} dimensions, but {len(given)} columns")
         for i, d in enumerate(dims):
             if d in column_of:
                 raise ValueError(f"--relative: {text!r} names a dimension twice")
-            if column_text:
-                column_of[d] = given[i]
-            elif names and state_names:
-                if state_names.count(names[d]) != 1:
-                    raise ValueError(
-                        f"--relative: not one column of the state is called {names[d]!r}, of {list(state_names)}; say "
-                        f"which, as in {names[d]}={state_names[0]}"
-                    )
-                column_of[d] = state_names.index(names[d])
-            elif columns[d] < width:
-                column_of[d] = columns[d]
-            else:
-                raise ValueError(
-                    f"--relative: dimension {columns[d]} of the data has no column of the state, which has {width}; "
-                    f"say which, as in {d}=0"
-                )
+            column_of[d] = given[i] if equals else _column(d, columns[d], datasets[0].action_dim, width, names, state)
     dimensions = tuple(sorted(column_of))
     state_columns = tuple(column_of[d] for d in dimensions)
-    names_of = None if state_names is None else tuple(state_names[c] for c in state_columns)
+    names_of = None if state.of_all is None else tuple(state.of_all[c] for c in state_columns)
     return Relative(dimensions, state_columns, width, names_of)
+
+
+def _column(d: int, column: int, action_dim: int, width: int, names: _Names, state: _Names) -> int:
+    """The column of the state for dimension d, which was this column of the data, where --relative names none."""
+    if names.of_all and state.of_all:
+        if state.of_all.count(names.of_all[d]) != 1:
+            raise ValueError(
+                f"--relative: not one column of the state is called {names.of_all[d]!r}, of {list(state.of_all)}; say "
+                f"which, as in {names.of_all[d]}={state.of_all[0]}"
+            )
+        return state.of_all.index(names.of_all[d])
+    if names.some or state.some:
+        what, of = ("state", state) if state.unnamed else ("dimensions", names)
+        raise ValueError(f"--relative: {of.unnamed} does not name its {what}; say which column, as in {d}=0")
+    if action_dim != width:
+        raise ValueError(
+            f"--relative: the data has {action_dim} dimensions and {width} state columns, none with a name; say which "
+            f"column, as in {d}=0"
+        )
+    return column
 
 
 def parse_dims(
