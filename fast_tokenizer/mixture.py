@@ -128,13 +128,12 @@ def groups(names: Sequence[str], mixture: MixtureSpec) -> list[Group]:
 
 
 def chunks_of(chunks: Any, names: Sequence[str], mixture: MixtureSpec) -> list[NDArray[np.floating]]:
-    """The chunks (T_i, D_i) of a mixed batch, one a name: a list of them, or (N, T, D) padded to a common D.
+    """The chunks (T_i, D_i) of a mixed batch, one a name: a list or (N, T, D), padded to a common D or not.
 
     Raises:
         ValueError: Another number of chunks than of names, a wrong rank, or padding that holds anything but 0 or NaN.
     """
-    padded = hasattr(chunks, "__array__")
-    if padded and np.ndim(chunks) != 3:
+    if hasattr(chunks, "__array__") and np.ndim(chunks) != 3:
         raise ValueError(f"expected chunks of rank 3 (N, T, D), got shape {np.shape(chunks)}")
     arrays = [np.asarray(chunk) for chunk in chunks]
     if len(arrays) != len(names):
@@ -143,9 +142,29 @@ def chunks_of(chunks: Any, names: Sequence[str], mixture: MixtureSpec) -> list[N
         if array.ndim != 2:
             raise ValueError(f"chunk {i}: expected rank 2 (T, D) in a batch of several embodiments, got {array.shape}")
         dims = mixture[name].action_dim
-        if padded and dims is not None:
+        if dims is not None:
             arrays[i] = _without_padding(array, dims, f"chunk {i} ({name!r})", "dimension")
     return arrays
+
+
+def without_padding_of(chunks: Any, name: str, mixture: MixtureSpec) -> Any:
+    """Chunks of one embodiment: an array or a list whose D may be padded, as in a mixed batch; others as they are."""
+    dims = mixture[name].action_dim
+    if dims is None or not isinstance(chunks, np.ndarray | list | tuple) or isinstance(chunks, np.ma.MaskedArray):
+        return chunks
+    if isinstance(chunks, np.ndarray):
+        return _chunk_without_padding(chunks, dims, 0, name) if chunks.ndim == 3 else chunks
+    return [_chunk_without_padding(chunk, dims, i, name) for i, chunk in enumerate(chunks)]
+
+
+def state_without_padding_of(state: Any, name: str, mixture: MixtureSpec) -> Any:
+    """The states (N, S) of one embodiment, without padding of S."""
+    rule = mixture[name].relative
+    if rule is None or not isinstance(state, np.ndarray) or state.ndim != 2 or state.dtype.kind != "f":
+        return state
+    for i in np.flatnonzero(_held(state[:, rule.state_dim :]).any(axis=1))[:1]:
+        _without_padding(state[i : i + 1], rule.state_dim, f"chunk {i} ({name!r})", "state column")
+    return state[:, : rule.state_dim]
 
 
 def states_of(state: Any, names: Sequence[str], mixture: MixtureSpec) -> list[NDArray[np.floating] | None]:
@@ -154,7 +173,6 @@ def states_of(state: Any, names: Sequence[str], mixture: MixtureSpec) -> list[ND
         for i, name in enumerate(names):
             require_state(mixture[name], None, f"chunk {i}: ")
         return [None] * len(names)
-    padded = hasattr(state, "__array__")
     rows = list(state)
     if len(rows) != len(names):
         raise ValueError(f"got {len(rows)} states, but {len(names)} names of embodiments")
@@ -169,7 +187,7 @@ def states_of(state: Any, names: Sequence[str], mixture: MixtureSpec) -> list[ND
         array = as_array(row)
         if array.ndim != 1:
             raise ValueError(f"chunk {i}: expected a state of rank 1 (S,), got shape {array.shape}")
-        if padded:
+        if array.dtype.kind == "f":
             array = _without_padding(array[None], rule.state_dim, f"chunk {i} ({name!r})", "state column")[0]
         if len(array) != rule.state_dim:
             raise ValueError(f"chunk {i} ({name!r}): has a state of {len(array)} columns, expected {rule.state_dim}")
@@ -207,10 +225,27 @@ def in_order(parts: Iterable[tuple[Group, Sequence[Any]]], count: int) -> list[A
     return found
 
 
+def _chunk_without_padding(chunk: Any, dims: int, first: int, name: str) -> Any:
+    """The first `dims` dimensions of (T, D) or (N, T, D)."""
+    is_plain = isinstance(chunk, np.ndarray) and not isinstance(chunk, np.ma.MaskedArray)
+    if not is_plain or chunk.ndim not in (2, 3) or chunk.shape[-1] <= dims or chunk.dtype.kind != "f":
+        return chunk
+    stack = chunk[None] if chunk.ndim == 2 else chunk
+    for i in np.flatnonzero(_held(stack[..., dims:]).any(axis=(1, 2)))[:1]:
+        _without_padding(stack[i], dims, f"chunk {first + i} ({name!r})", "dimension")
+    return chunk[..., :dims]
+
+
+def _held(padding: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where padding is neither 0 nor NaN."""
+    held: NDArray[np.bool_] = (padding != 0) & ~np.isnan(padding)
+    return held
+
+
 def _without_padding(array: NDArray[Any], dims: int, where: str, what: str) -> NDArray[Any]:
     """The first `dims` columns of (n, D). Padding is cut off, never encoded, so it must not hold anything."""
     padding = array[:, dims:]
-    held = (padding != 0) & ~np.isnan(padding)
+    held = _held(padding)
     if held.any():
         step, d = (int(i) for i in np.argwhere(held)[0])
         at = "" if what == "state column" else f" at time step {step}"

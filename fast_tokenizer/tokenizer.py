@@ -31,7 +31,17 @@ from fast_tokenizer.fitting import (
     weighted,
 )
 from fast_tokenizer.layout import place
-from fast_tokenizer.mixture import MixtureSpec, chunks_of, groups, in_order, require_state, stacked, states_of
+from fast_tokenizer.mixture import (
+    MixtureSpec,
+    chunks_of,
+    groups,
+    in_order,
+    require_state,
+    stacked,
+    state_without_padding_of,
+    states_of,
+    without_padding_of,
+)
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
 from fast_tokenizer.relative import Relative, RelativeLike, relative_chunks, to_rule
 from fast_tokenizer.spec import EndOfBlock, Order, Parsing, TokenizerSpec
@@ -566,7 +576,8 @@ class FastTokenizer:
         Args:
             chunks: (N, T, D) array, or an iterable of (T_i, D) or (N_i, T_i, D) arrays; float32 or float64, raw units
                 when the artefact has a normaliser, normalised otherwise. With one name a chunk: a list of N arrays
-                (T_i, D_i), or an array padded to a common D with 0 or NaN, which is cut off.
+                (T_i, D_i), or an array. Of a mixture's named embodiments, D may be padded with 0 or NaN, which is cut
+                off. Padding of T is not: it would be encoded as motion. Give chunks of differing T as a list.
             num_threads: Threads; None: all cores, where the batch is worth it. Results do not depend on it.
             state: (N, S) the state at each chunk's start, float32 or float64, raw units: where dimensions are relative
                 to it, and nowhere else. With one name a chunk: (N, S) padded as the chunks, or a list of (S_i,), whose
@@ -585,6 +596,9 @@ class FastTokenizer:
         one = self._one(embodiment)
         spec = one._spec
         require_state(spec, state)
+        if isinstance(self._spec, MixtureSpec) and embodiment is not None:
+            chunks = without_padding_of(chunks, embodiment, self._spec)
+            state = state_without_padding_of(state, embodiment, self._spec)
         one_dtype = not isinstance(spec, TokenizerSpec)
         block = one_block(chunks, horizon=spec.time_horizon, action_dim=spec.action_dim, one_dtype=one_dtype)
         if spec.relative is not None:
@@ -668,7 +682,8 @@ class FastTokenizer:
             errors: "strict" raises on ids that do not describe a chunk. "repair" drops unknown ids, fills a short
                 sequence with coefficient 0, cuts a long one, and warns.
             num_threads: Threads; None: all cores, where the batch is worth it.
-            state: As for `encode`: relative dimensions are absolute again in what is returned.
+            state: As for `encode`: relative dimensions are absolute again in what is returned. The ids do not know
+                their state: another than at `encode` gives actions that are off by the difference, unnoticed.
             embodiment: Name of the embodiment, where there are several; or one name a chunk, for a list of chunks.
 
         Returns:
@@ -868,6 +883,8 @@ class FastTokenizer:
         horizon = one._shape("time_horizon", time_horizon, one.spec.time_horizon)
         dims = one._shape("action_dim", action_dim, one.spec.action_dim)
         require_state(one.spec, state)
+        if isinstance(self._spec, MixtureSpec) and embodiment is not None:
+            state = state_without_padding_of(state, embodiment, self._spec)
         rows, status = one._decode_rows(batch, np.array([horizon], np.int64), dims, num_threads, state)
         return rows.reshape(len(batch), horizon, dims), status
 

@@ -107,6 +107,8 @@ def test_chunks_that_were_cut_before_have_no_end_to_fill(tmp_path):
     np.savez(tmp_path / "chunks.npz", chunks=np.zeros((5, 10, 2)), hz=10.0)
     message = "--episode-end repeat-last: the data holds chunks, not episodes that could be filled"
     assert message in fails("fit", tmp_path / "chunks.npz", "-o", tmp_path / "tok", "--episode-end", "repeat-last")
+    out = figures("fit", tmp_path / "chunks.npz", "-o", tmp_path / "tok")
+    assert (out["chunks_dropped_at_end"], out["episodes_left_out"]) == (0, {})
 
 
 def test_samples_by_share_are_seeded(path, tmp_path):

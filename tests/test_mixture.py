@@ -242,6 +242,27 @@ def test_padding_that_holds_something_is_named(value):
         tok.encode(chunks, embodiment=names)
 
 
+@pytest.mark.parametrize("fill", [0.0, np.nan])
+def test_padding_of_one_embodiment_is_cut_off_too(tok, fill):
+    chunks, state = CHUNKS["droid"][:4], STATE[:4]
+    wide, wide_state = (np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, 3)], constant_values=fill) for a in (chunks, state))
+    expected = tok.encode(chunks, state=state, embodiment="droid")
+    for form in (wide, list(wide), [wide[:1], *wide[1:]]):
+        got = tok.encode(form, state=wide_state, embodiment="droid")
+        assert got.to_list() == expected.to_list()
+    mixed_lists = tok.encode(list(wide), state=list(wide_state), embodiment=["droid"] * 4)
+    assert mixed_lists.to_list() == expected.to_list()
+    decoded = tok.decode(expected, state=wide_state, embodiment="droid")
+    assert (decoded == tok.decode(expected, state=state, embodiment="droid")).all()
+    wide[2, 3, 8] = 1
+    for form in (wide, list(wide)):
+        with pytest.raises(ValueError, match=r"^chunk 2 \('droid'\): padded dimension 8 holds 1.0 at time step 3"):
+            tok.encode(form, state=wide_state, embodiment="droid")
+    wide_state[1, 7] = 2
+    with pytest.raises(ValueError, match=r"^chunk 1 \('droid'\): padded state column 7 holds 2.0"):
+        tok.decode(expected, state=wide_state, embodiment="droid")
+
+
 def test_padding_of_a_state_that_holds_something_is_named(tok):
     names, chunks, _ = ["droid"], [CHUNKS["droid"][0]], None
     state = padded([STATE[0]], 9)
@@ -294,7 +315,7 @@ def test_errors_of_a_mixed_batch_name_the_chunk_by_its_place(tok):
         (lambda t: t.encode(CHUNKS["aloha"], embodiment=["aloha"]), "got 60 chunks, but 1 names of embodiments"),
         (lambda t: t.decode([[0]], embodiment=["aloha"] * 2), "got 1 sequences of ids, but 2 names of embodiments"),
         (
-            lambda t: t.encode(CHUNKS["aloha"], embodiment="droid", state=STATE[:60]),
+            lambda t: t.encode(CHUNKS["aloha"][..., :7], embodiment="droid", state=STATE[:60]),
             "chunk 0: has 50 time steps, expected",
         ),
         (

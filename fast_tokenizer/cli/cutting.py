@@ -33,12 +33,14 @@ class Cut:
         stride: Steps between the starts of chunks.
         episode_end: As for `fast_tokenizer.windows`.
         relative: Which dimensions are relative to the state, or None.
+        of_chunks: Whether the trajectories are chunks that were cut before: they have no ends to leave out.
     """
 
     horizon: int
     stride: int = 1
     episode_end: EpisodeEnd = "drop"
     relative: Relative | None = None
+    of_chunks: bool = False
 
     @property
     def shortest(self) -> int:
@@ -51,6 +53,8 @@ class Cut:
 
     def at_the_end(self, lengths: NDArray[np.integer]) -> int:
         """Windows that start in the trajectories and run over their ends: left out or filled, as the rule has it."""
+        if self.of_chunks:
+            return 0
         whole, all_starts = (count_windows(lengths, self.horizon, self.stride, e) for e in ("drop", "repeat-last"))
         return int((all_starts - whole).sum())
 

@@ -278,7 +278,7 @@ def to_cut(recording: Recording, steps: int, stride: int, episode_end: EpisodeEn
         raise ValueError(f"--stride must be positive, got {stride}")
     if recording.horizon is not None and episode_end != "drop":
         raise ValueError(f"--episode-end {episode_end}: the data holds chunks, not episodes that could be filled")
-    return Cut(steps, stride, episode_end, recording.relative)
+    return Cut(steps, stride, episode_end, recording.relative, of_chunks=recording.horizon is not None)
 
 
 def horizon_steps(text: str | None, recording: Recording) -> int:
