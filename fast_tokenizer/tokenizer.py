@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,6 +32,7 @@ from fast_tokenizer.fitting import (
 )
 from fast_tokenizer.layout import place
 from fast_tokenizer.mixture import (
+    Group,
     MixtureSpec,
     chunks_of,
     groups,
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 #: What a tokenizer is made of: this library's own contents, of one embodiment or of several, or those of a published
 #: FAST artefact.
 Spec: TypeAlias = "TokenizerSpec | MixtureSpec | PublishedSpec"
+
+_Decoded = TypeVar("_Decoded")
 
 
 def default_file(order: Order) -> str:
@@ -176,7 +179,7 @@ class FastTokenizer:
             dimension_names: D names, recorded in the artefact.
             hz: Control rate, recorded in the artefact.
             max_chunks: Fit on a uniform sample of that many chunks, drawn while all are read once. Statistics are still
-                taken from all of them. None: fit on all.
+                taken from all of them, but the range of the coefficients is that of the sample. None: fit on all.
             sample_fraction: The same by their share, in (0, 1]; chunks that are no array or list are read once more to
                 count them.
             seed: Of the sample.
@@ -270,7 +273,8 @@ class FastTokenizer:
 
         A weight is the share of the coefficients, of those that the vocabulary is fitted on. Nothing is repeated for
         it: the embodiment that has the fewest coefficients for its weight is fitted on whole, of the others a uniform
-        sample is. `FitSummary.embodiments` says how many chunks that leaves out. Statistics are of all chunks.
+        sample is. `FitSummary.embodiments` says how many chunks that leaves out. Statistics are of all chunks; the
+        range of the coefficients is that of the samples.
 
         Args:
             embodiments: The data of each, by name.
@@ -835,7 +839,7 @@ class FastTokenizer:
         *,
         num_threads: int | None = None,
         state: ArrayLike | None = None,
-        embodiment: str | None = None,
+        embodiment: str | Sequence[str] | None = None,
     ) -> list[NDArray[np.float64]]:
         """Decodes chunks of differing horizon, strictly.
 
@@ -845,7 +849,7 @@ class FastTokenizer:
             action_dim: As for `decode`.
             num_threads: As for `decode`.
             state: As for `decode`.
-            embodiment: Name of the embodiment of all chunks, where there are several.
+            embodiment: Name of the embodiment, where there are several; or one name a chunk.
 
         Returns:
             N arrays (T_i, D) float64.
@@ -857,6 +861,8 @@ class FastTokenizer:
         batch = TokenBatch.coerce(tokens)
         if len(time_horizons) != len(batch):
             raise ValueError(f"got {len(time_horizons)} horizons for {len(batch)} chunks")
+        if embodiment is not None and not isinstance(embodiment, str):
+            return self._decode_ragged_mixed(batch, time_horizons, action_dim, num_threads, state, list(embodiment))
         one = self._one(embodiment)
         horizons = np.array([one._shape("time_horizon", t, one.spec.time_horizon) for t in time_horizons], np.int64)
         dims = one._shape("action_dim", action_dim, one.spec.action_dim)
@@ -867,6 +873,35 @@ class FastTokenizer:
         if status.any_malformed:
             one._handle_malformed(batch, status, "strict")
         return np.split(rows, np.cumsum(horizons)[:-1])
+
+    def _decode_ragged_mixed(
+        self,
+        batch: TokenBatch,
+        time_horizons: Sequence[int],
+        action_dim: int | None,
+        num_threads: int | None,
+        state: ArrayLike | None,
+        names: list[str],
+    ) -> list[NDArray[np.float64]]:
+        if len(names) != len(batch):
+            raise ValueError(f"got {len(batch)} sequences of ids, but {len(names)} names of embodiments")
+        mixture = self._mixture()
+        states = states_of(state, names, mixture)
+        parts = []
+        for group in groups(names, mixture):
+
+            def decode(at: Sequence[int], name: str = group.name) -> list[NDArray[np.float64]]:
+                return self.decode_ragged(
+                    batch.take(np.array(at)),
+                    [time_horizons[i] for i in at],
+                    action_dim,
+                    num_threads=num_threads,
+                    state=stacked(states, at),
+                    embodiment=name,
+                )
+
+            parts.append((group, _in_group(decode, group)))
+        return in_order(parts, len(batch))
 
     def _decode(
         self,
@@ -904,9 +939,12 @@ class FastTokenizer:
         parts = []
         counts = np.zeros((len(fields(DecodeStatus)), len(batch)), np.int64)
         for group in groups(names, mixture):
-            of_group = stacked(states, group.at)
-            ids = batch.take(group.at)
-            actions, status = self._decode(ids, time_horizon, action_dim, num_threads, of_group, group.name)
+
+            def decode(at: Sequence[int], name: str = group.name) -> tuple[Any, DecodeStatus]:
+                ids = batch.take(np.array(at))
+                return self._decode(ids, time_horizon, action_dim, num_threads, stacked(states, at), name)
+
+            actions, status = _in_group(decode, group)
             counts[:, group.at] = [getattr(status, f.name) for f in fields(DecodeStatus)]
             parts.append((group, list(actions)))
         return in_order(parts, len(batch)), DecodeStatus(*counts)
@@ -985,6 +1023,21 @@ class FastTokenizer:
             f"coefficients={s.min_coefficient}..{s.max_coefficient}, {''.join(coding)}time_horizon={s.time_horizon}, "
             f"action_dim={s.action_dim}, normalizer={normalizer})"
         )
+
+
+def _in_group(decode: Callable[[Sequence[int]], _Decoded], group: Group) -> _Decoded:
+    """Decodes the chunks of a group; errors name the chunk by its place in the batch, not in the group."""
+    try:
+        return decode(group.at.tolist())
+    except ValueError:
+        for i in group.at.tolist():
+            try:
+                decode([i])
+            except DecodeError as error:
+                raise DecodeError(i, error.reason, error.got, error.expected) from None
+            except ValueError as error:
+                raise ValueError(f"chunk {i} ({group.name!r}): {str(error).removeprefix('chunk 0: ')}") from None
+        raise
 
 
 def _fit_rule(relative: RelativeLike | None, state: ArrayLike | None) -> Relative | None:

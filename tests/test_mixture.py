@@ -293,6 +293,32 @@ def test_malformed_ids_of_a_mixed_batch_are_named_by_their_place(tok):
     assert [a.shape for a in repaired] == [c.shape for c in chunks]
 
 
+def test_mixed_batches_of_free_horizons_are_decoded_with_one_a_chunk():
+    a = TokenizerSpec(10.0, -60, 60, np.empty((0, 2)), None, None, 3, relative=Relative((1,), (0,), 2), embodiment="a")
+    tok = FastTokenizer(MixtureSpec((a, dataclasses.replace(a, action_dim=5, relative=None, embodiment="b"))))
+    names, horizons = ["b", "a", "b", "a"], [4, 6, 2, 3]
+    chunks = [RNG.uniform(-1, 1, (t, 3 if n == "a" else 5)) for t, n in zip(horizons, names, strict=True)]
+    states = [None, np.ones(2), None, np.zeros(2)]
+    tokens = tok.encode(chunks, state=states, embodiment=names)
+    back = tok.decode_ragged(tokens, horizons, state=states, embodiment=names)
+    assert [c.shape for c in back] == [c.shape for c in chunks]
+    assert max(np.abs(x - y).max() for x, y in zip(back, chunks, strict=True)) < 0.2
+    with pytest.raises(DecodeError) as caught:
+        tok.decode_ragged(tokens, [4, 6, 2, 5], state=states, embodiment=names)
+    assert caught.value.chunk == 3
+    with pytest.raises(ValueError, match="got 4 sequences of ids, but 3 names"):
+        tok.decode_ragged(tokens, horizons, state=states, embodiment=names[:3])
+
+
+def test_errors_of_a_mixed_decode_name_the_chunk_by_its_place(tok):
+    names, chunks, states = mixed()
+    tokens = tok.encode(chunks, state=states, embodiment=names)
+    at = [i for i, name in enumerate(names) if name == "droid"][-1]
+    states[at] = np.full(7, np.nan)
+    with pytest.raises(ValueError, match=rf"^chunk {at} \('droid'\): state column 0 is nan"):
+        tok.decode(tokens, state=states, embodiment=names)
+
+
 def test_errors_of_a_mixed_batch_name_the_chunk_by_its_place(tok):
     names, chunks, states = mixed()
     chunks[19] = chunks[19].copy()
