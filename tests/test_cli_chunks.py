@@ -11,6 +11,7 @@ import pytest
 
 from fast_tokenizer import FastTokenizer, Normalizer, windows
 from fast_tokenizer.cli.cutting import Cut
+from fast_tokenizer.cli.mixture import read_mixture
 from fast_tokenizer.cli.workflow import open_recording
 
 RNG = np.random.default_rng(0)
@@ -354,6 +355,25 @@ def test_a_mixture_from_its_file_to_decoded_actions(mixture, tmp_path):
     assert run("inspect", model).returncode == 0
 
 
+def test_paths_of_a_mixture_are_beside_its_file_only(mixture, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "data").mkdir(parents=True)
+    save(elsewhere / "other.npz")
+    save(elsewhere / "data" / "other.npz")
+    monkeypatch.chdir(elsewhere)
+    for name in ("other.npz", "data/other.npz"):
+        mixture.write_text(f'[embodiments.arm]\ndata = "{name}"\n')
+        with pytest.raises(ValueError, match=rf"embodiments.arm: data '{name}' is not there: {tmp_path / name} does"):
+            read_mixture(mixture)
+    mixture.write_text('spill_directory = "spill"\n[embodiments.arm]\ndata = ["arm.npz", "lerobot/pusht"]\n')
+    config = read_mixture(mixture)
+    assert config.shared["spill_directory"] == str(tmp_path / "spill")
+    assert config.entries[0].data == (tmp_path / "arm.npz", Path("lerobot/pusht"))
+    mixture.write_text('[embodiments.arm]\ndata = ""\n')
+    with pytest.raises(ValueError, match="data must be a path, or a list of them, got ''"):
+        read_mixture(mixture)
+
+
 def test_a_mixture_says_what_it_did(mixture, tmp_path):
     done = run("fit-mixture", mixture, "-o", tmp_path / "tok")
     assert done.returncode == 0, done.stderr
@@ -383,7 +403,7 @@ def test_a_mixture_of_one_is_that_fit(mixture, tmp_path):
         ('[embodiments.arm]\ndata = "arm.npz"\nstride = true', "embodiments.arm: stride has a wrong type: True"),
         ('[embodiments.arm]\ndata = "arm.npz"\nepisode_end = "cut"', "embodiment 'arm': episode_end must be one of"),
         ('[embodiments.arm]\ndata = "arm.npz"\nnormalize = "max"', "embodiment 'arm': normalizer kind must be one of"),
-        ('[embodiments.arm]\ndata = "leg.npz"', "embodiment 'arm': "),
+        ('[embodiments.arm]\ndata = "leg.npz"', "embodiments.arm: data 'leg.npz' is not there"),
         ('[embodiments.arm]\ndata = "arm.npz"\nweight = -1', "weights must be positive and finite, got [-1]"),
     ],
 )

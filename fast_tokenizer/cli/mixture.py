@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,23 +116,29 @@ def read_mixture(path: Path) -> MixtureConfig:
         _check(table, _OWN, where)
         data = table.pop("data", None)
         paths = [data] if isinstance(data, str) else data
-        if not paths or not all(isinstance(p, str) for p in paths):
+        if not paths or not all(isinstance(p, str) and p.strip() for p in paths):
             raise ValueError(f"{where}: data must be a path, or a list of them, got {data!r}")
         weights.append(table.pop("weight", None))
-        entries.append(Entry(name, tuple(_located(p, path.parent) for p in paths), table))
+        entries.append(Entry(name, tuple(_located(p, path.parent, where) for p in paths), table))
     holdout = values.pop("holdout", 0.2)
     if "memory_budget" in values:
         values["memory_budget"] = parse_bytes(str(values["memory_budget"]))
+    if "spill_directory" in values:
+        values["spill_directory"] = str(path.parent / Path(values["spill_directory"]).expanduser())
     if values.get("end_of_block") == "none":  # TOML has no null
         values["end_of_block"] = None
     has_weights = check_weights(weights)
     return MixtureConfig(tuple(entries), weights if has_weights else None, holdout, values)
 
 
-def _located(text: str, folder: Path) -> Path:
-    """Relative to the file, but for what is not there: a hub id, or an error that names it as it was written."""
+def _located(text: str, folder: Path, where: str) -> Path:
+    """Relative to the file, never to where the command is run; a hub id is as it is."""
     beside = folder / Path(text).expanduser()
-    return beside if beside.exists() else Path(text)
+    if beside.exists():
+        return beside
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.startswith(".") and not Path(text).exists():
+        return Path(text)
+    raise ValueError(f"{where}: data {text!r} is not there: {beside} does not exist")
 
 
 def _check(values: dict[str, Any], allowed: dict[str, Any], where: str) -> None:
