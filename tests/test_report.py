@@ -10,6 +10,7 @@ from scipy.fft import dct
 
 from fast_tokenizer import DecodeError, FastTokenizer, Normalizer
 from fast_tokenizer.cli.cutting import Cut
+from fast_tokenizer.cli.reporting import summary
 from fast_tokenizer.entropy import entropy_bounds
 from fast_tokenizer.io import of_arrays
 from fast_tokenizer.metrics import evaluate
@@ -17,7 +18,15 @@ from fast_tokenizer.prefix import prefix_errors
 from fast_tokenizer.relative import Relative
 from fast_tokenizer.report import Pipeline, Sample, draw_sample, measure
 from fast_tokenizer.report.edits import HARMS, harmed, robustness_to_edits
-from fast_tokenizer.report.rates import BINS, NAIVE, NATIVE, PUBLISHED, rate_distortion
+from fast_tokenizer.report.rates import (
+    BINS,
+    NAIVE,
+    NATIVE,
+    PUBLISHED,
+    SCALE_FACTORS,
+    rate_distortion,
+    suggest_scale,
+)
 from fast_tokenizer.report.reconstruction import around_the_worst, reconstruct
 from fast_tokenizer.report.spectrum import spectrum
 from fast_tokenizer.report.usage import token_usage
@@ -226,16 +235,57 @@ def test_scales_without_room_are_left_out_and_said_so():
         curve = rates.curve(name)
         assert curve.points
         assert curve.left_out
-        assert "leave no room in 80 ids" in curve.left_out[0]
+        assert all("vocab_size=80" in reason and ";" not in reason for reason in curve.left_out)
         assert len(curve.points) + len(curve.left_out) == 11
 
 
 def test_a_scale_for_each_dimension_is_swept_as_a_whole():
     tok = FastTokenizer.fit(FITTED, 256, [5.0, 10.0, 5.0, 20.0], normalize="quantile")
     rates = rate_distortion(Pipeline(tok), FITTED, HELD, separate_episodes=True)
-    assert rates.curve(NATIVE).at(10.0).mean_token_length == pytest.approx(rates.tokenizer.mean_token_length)
-    assert not rates.curve(PUBLISHED).points
-    assert "one scale for all dimensions" in rates.curve(PUBLISHED).left_out[0]
+    assert rates.curve(NATIVE).at(1.0).mean_token_length == pytest.approx(rates.tokenizer.mean_token_length)
+
+
+def test_one_step_and_positive_values_leave_out_what_does_not_fit():
+    chunks = np.random.default_rng(0).uniform(9.0, 10.0, (60, 1, 2))
+    tok = FastTokenizer.fit(chunks, 150, 10.0)
+    rates = rate_distortion(Pipeline(tok), chunks, chunks, separate_episodes=False)
+    curve = rates.curve(NATIVE)
+    assert curve.points
+    assert curve.left_out
+    assert len(curve.points) + len(curve.left_out) == 11
+
+
+def test_factors_on_scales_of_dimensions_are_suggested_and_the_published_fit_is_swept():
+    scales = [5.0, 20.0, 1.0, 10.0]
+    tok = FastTokenizer.fit(FITTED, 256, scales, normalize="quantile")
+    held, fitted = Sample.of_chunks(HELD), Sample.of_chunks(FITTED)
+    found = measure(Pipeline(tok), held, fitted, measured_on="given chunks", max_rmse=0.05)
+    assert found.rates.factors
+    assert found.rates.tokenizer.setting == 1.0
+    assert found.scale.scale in SCALE_FACTORS
+    assert "of its scales" in summary(found)
+    point = found.rates.curve(PUBLISHED).at(9.0)
+    inputs = tok.spec.normalizer.apply(FITTED)
+    refit = FastTokenizer.fit(inputs, 256, 9.0, compat="published")
+    assert point.mean_token_length == refit.encode(tok.spec.normalizer.apply(HELD)).lengths.mean()
+
+
+def test_the_tokenizer_itself_may_be_suggested_and_what_is_lost_is_said(tok):
+    held, fitted = Sample.of_chunks(HELD * 1.5), Sample.of_chunks(FITTED)
+    rates = rate_distortion(Pipeline(tok), fitted.chunks, held.chunks, separate_episodes=True)
+    own = replace(rates.tokenizer, reconstruction_rmse=0.0)
+    assert suggest_scale((own,)).scale == own.setting
+    found = measure(Pipeline(tok), held, fitted, measured_on="given chunks", max_rmse=1e9)
+    assert found.scale.lost == rates.curve(NATIVE).points[0].lost > 0
+    assert f"{found.scale.lost:,} coefficients lost to saturation" in summary(found)
+
+
+def test_a_smaller_scale_of_the_tokenizer_itself_is_a_candidate(monkeypatch, tok):
+    monkeypatch.setattr("fast_tokenizer.report.rates.SCALE_FACTORS", (2.0, 4.0))
+    found = measure(
+        Pipeline(tok), Sample.of_chunks(HELD), Sample.of_chunks(FITTED), measured_on="given chunks", max_rmse=1e9
+    )
+    assert found.scale.scale == tok.spec.scale
 
 
 def test_refits_code_as_the_tokenizer_does():

@@ -14,7 +14,7 @@ from fast_tokenizer.io import Trajectories
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
 from fast_tokenizer.report.numbers import ReportNumbers, measure
 from fast_tokenizer.report.pipeline import Pipeline
-from fast_tokenizer.report.rates import DEFAULT_MAX_RMSE
+from fast_tokenizer.report.rates import DEFAULT_MAX_RMSE, scale_text
 from fast_tokenizer.report.sample import Sample, draw_sample
 from fast_tokenizer.statistics import NormalizerStatistics
 from fast_tokenizer.tokenizer import FastTokenizer
@@ -129,6 +129,8 @@ def write(
 def summary(numbers: ReportNumbers) -> str:
     """The page in a few lines."""
     h, scale = numbers.reconstruction.headline, numbers.scale
+    suggested = "scale none" if scale.scale is None else scale_text(scale.scale, numbers.rates.factors)
+    lost = "" if scale.scale is None else f"; {scale.lost:,} coefficients lost to saturation"
     lines = [
         f"Measured on {h.chunks:,} chunks of {numbers.about.measured_on}",
         f"  tokens a chunk   {h.mean_token_length:.1f} (median {h.p50_token_length:g}, 99 % {h.p99_token_length:.0f}, "
@@ -137,8 +139,7 @@ def summary(numbers: ReportNumbers) -> str:
         f"  worst chunk      {numbers.reconstruction.worst.place}",
         f"  lost             {h.saturated:,} coefficients saturated, {h.dropped:,} dropped; "
         f"{h.clipped:,} values clipped",
-        f"  suggested        scale {'none' if scale.scale is None else format(scale.scale, 'g')} (the smallest tried "
-        f"with RMSE {scale.max_rmse:g}); "
+        f"  suggested        {suggested} (the smallest tried with RMSE {scale.max_rmse:g}{lost}); "
         f"max length {numbers.max_len.recommended}",
     ]
     return "\n".join(lines)

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fast_tokenizer.report.numbers import ReportNumbers
 from fast_tokenizer.report.picture import INK, Picture, as_element, style
-from fast_tokenizer.report.rates import NAIVE, NATIVE, PUBLISHED
+from fast_tokenizer.report.rates import NAIVE, NATIVE, PUBLISHED, scale_text
 from fast_tokenizer.report.reconstruction import ChunkExample
 
 _OURS, _THEIRS, _PLAIN, _ALERT = "#2f7fd6", "#e08a1e", "#8b939e", "#d6455d"
@@ -98,7 +98,7 @@ def _rates(numbers: ReportNumbers, what: str, label: str) -> Figure:
         "*",
         color=_ALERT,
         markersize=13,
-        label=f"this tokenizer, scale {own.setting:g}",
+        label="this tokenizer" if rates.factors else f"this tokenizer, {scale_text(own.setting, False)}",
     )
     for point in rates.curve(NATIVE).points:
         panel.annotate(

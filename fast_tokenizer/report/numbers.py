@@ -192,7 +192,7 @@ def measure(
         prefix=prefix,
         prefix_left_out=int((~status.ok).sum()),
         edits=edits,
-        scale=suggest_scale(rates.curve(NATIVE).points, max_rmse),
+        scale=suggest_scale((rates.tokenizer, *rates.curve(NATIVE).points), max_rmse),
         max_len=recommend_max_len(tokens.lengths),
     )
 

@@ -11,7 +11,7 @@ from fast_tokenizer.report import html
 from fast_tokenizer.report.html import number, seconds
 from fast_tokenizer.report.numbers import ReportNumbers
 from fast_tokenizer.report.picture import Picture
-from fast_tokenizer.report.rates import NAIVE, NATIVE, PUBLISHED, RatePoint
+from fast_tokenizer.report.rates import NAIVE, NATIVE, PUBLISHED, RatePoint, scale_text
 from fast_tokenizer.report.usage import RENYI_ALPHA
 
 _PAGE = Template("""<!DOCTYPE html>
@@ -89,9 +89,13 @@ def _head(numbers: ReportNumbers, title: str, notes: Sequence[str]) -> str:
         ),
         (
             "suggested scale",
-            "none" if scale.scale is None else f"{scale.scale:g}",
+            "none" if scale.scale is None else scale_text(scale.scale, numbers.rates.factors).removeprefix("scale "),
             f"the smallest tried with RMSE at most {scale.max_rmse:g}"
-            + ("" if scale.scale is None else f"; {scale.mean_token_length:.1f} tokens a chunk"),
+            + (
+                ""
+                if scale.scale is None
+                else f"; {scale.mean_token_length:.1f} tokens a chunk, {scale.lost:,} coefficients lost to saturation"
+            ),
         ),
         (
             "suggested max length",
@@ -153,7 +157,15 @@ def _rates(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
     rows = [("this tokenizer", rates.tokenizer)]
     rows += [(name, p) for name in (NATIVE, PUBLISHED, NAIVE) for p in rates.curve(name).points]
     table = html.table(
-        ("", "scale or bins", "tokens a chunk", "bits a chunk", "RMSE", "largest error", "lost"),
+        (
+            "",
+            "factor, scale or bins" if rates.factors else "scale or bins",
+            "tokens a chunk",
+            "bits a chunk",
+            "RMSE",
+            "largest error",
+            "lost",
+        ),
         [(name, *_rate_cells(point)) for name, point in rows],
     )
     left_out = "".join(
@@ -179,7 +191,7 @@ def _comparison(numbers: ReportNumbers) -> str:
     """The published fit next to ours at the tokenizer's own scale."""
     setting = numbers.rates.tokenizer.setting
     ours, theirs = (numbers.rates.curve(name).at(setting) for name in (NATIVE, PUBLISHED))
-    if ours is None or theirs is None:
+    if ours is None or theirs is None or numbers.rates.factors:  # no setting in common
         return ""
     more = 100 * (theirs.mean_token_length / ours.mean_token_length - 1)
     return (

@@ -31,7 +31,8 @@ class RatePoint:
     """One setting of one method.
 
     Attributes:
-        setting: The scale (the mean, where there is one per dimension), or the number of bins.
+        setting: The scale; a factor on the tokenizer's scales, where it has one per dimension (of its refits and of
+            itself: `RateDistortion.factors`); or the number of bins.
         mean_token_length: Tokens of a chunk.
         bits_per_chunk: Tokens times log2 of the vocabulary's size.
         reconstruction_rmse: In normalised units.
@@ -78,6 +79,7 @@ class RateDistortion:
         fitted_chunks: Chunks that each point was fitted on.
         measured_chunks: Chunks that each was measured on.
         separate_episodes: Whether those lie in other episodes.
+        factors: Whether the tokenizer has one scale per dimension: its settings are factors on them.
     """
 
     curves: tuple[RateCurve, ...]
@@ -86,6 +88,7 @@ class RateDistortion:
     fitted_chunks: int
     measured_chunks: int
     separate_episodes: bool
+    factors: bool = False
 
     def curve(self, name: str) -> RateCurve:
         """By name."""
@@ -119,11 +122,12 @@ def rate_distortion(
     error = (decoded - measured) * pipeline.unit(measured.shape[2])
     return RateDistortion(
         curves=(sweep.fits(NATIVE), sweep.fits(PUBLISHED), sweep.bins()),
-        tokenizer=_encoded_point(_mean_scale(sweep.own), tokens, pipeline.tokenizer.vocab_size, error),
+        tokenizer=_encoded_point(sweep.setting(NATIVE, 1.0), tokens, pipeline.tokenizer.vocab_size, error),
         vocab_size=pipeline.tokenizer.vocab_size,
         fitted_chunks=len(fitted),
         measured_chunks=len(measured),
         separate_episodes=separate_episodes,
+        factors=sweep.factors,
     )
 
 
@@ -142,23 +146,25 @@ class _Sweep:
         self._inputs, self._held = _normalized_inputs(pipeline, fitted), _normalized_inputs(pipeline, measured)
         self._target = pipeline.normalized(measured)
         self._alive = pipeline.unit(measured.shape[2]) > 0  # a constant dimension has no unit to measure in
-        coefficients = dct2(self._inputs)
-        self._lowest, self._highest = coefficients.min(axis=(0, 1)), coefficients.max(axis=(0, 1))
+        self.factors = len(self.own) > 1
         self._progress, self._done = progress, 0
 
     def fits(self, name: str) -> RateCurve:
         """A fit at every scale."""
         points, left_out = [], []
         for factor in SCALE_FACTORS:
-            scales = self.own if factor == 1 else np.array([float(f"{s * factor:.3g}") for s in self.own])
-            if problem := self._problem(name, scales):
-                left_out.append(f"scale {_mean_scale(scales):.3g}: {problem}")
-            else:
+            setting = self.setting(name, factor)
+            scales = self._scaled(factor) if self.factors and name == NATIVE else np.array([setting])
+            try:
                 tokenizer = _refitted(self._tokenizer, name, self._inputs, scales)
+            except ValueError as problem:  # such as a vocabulary with no room for the symbols
+                reason = str(problem).split(";")[0]  # then follows what its user could do, who is not there
+                left_out.append(f"{scale_text(setting, self.factors and name == NATIVE)}: {reason}")
+            else:
                 tokens = tokenizer.encode(self._held)
                 decoded, _ = tokenizer.decode_with_status(tokens, *self._held.shape[1:])
                 error = (decoded - self._target) * self._alive
-                points.append(_encoded_point(_mean_scale(scales), tokens, tokenizer.vocab_size, error))
+                points.append(_encoded_point(setting, tokens, tokenizer.vocab_size, error))
             self._step()
         return RateCurve(name, tuple(points), tuple(left_out))
 
@@ -174,22 +180,29 @@ class _Sweep:
             self._step()
         return RateCurve(NAIVE, tuple(points))
 
-    def _problem(self, name: str, scales: NDArray[np.float64]) -> str | None:
-        """Why there is no fit at these scales."""
-        symbols = int(np.rint(self._highest * scales).max() - np.rint(self._lowest * scales).min()) + 1
-        if symbols >= self._tokenizer.vocab_size:
-            return f"{symbols} symbols leave no room in {self._tokenizer.vocab_size} ids"
-        if name == PUBLISHED and len(set(scales.tolist())) > 1:
-            return "the published fit takes one scale for all dimensions"
-        return None
+    def setting(self, name: str, factor: float) -> float:
+        """Of a method's point: the published fit takes one scale, around the mean of the tokenizer's."""
+        if self.factors and name == NATIVE:
+            return factor
+        mean = float(self.own.mean())
+        return mean if factor == 1 else float(f"{mean * factor:.3g}")
+
+    def _scaled(self, factor: float) -> NDArray[np.float64]:
+        return self.own if factor == 1 else np.array([float(f"{s * factor:.3g}") for s in self.own])
 
     def _step(self) -> None:
         self._done += 1
         self._progress(self._done, 2 * len(SCALE_FACTORS) + len(BINS))
 
 
-def _mean_scale(scales: NDArray[np.float64]) -> float:
-    return float(scales.mean())
+def scale_text(setting: float, factors: bool) -> str:
+    """A setting in words.
+
+    Example:
+        >>> scale_text(10.0, False), scale_text(0.7, True)
+        ('scale 10', 'x 0.7 of its scales')
+    """
+    return f"x {setting:g} of its scales" if factors else f"scale {setting:g}"
 
 
 def _normalized_inputs(pipeline: Pipeline, chunks: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -204,7 +217,7 @@ def _refitted(
 ) -> FastTokenizer:
     """With the same number of ids and the same coding, at another scale, on normalised chunks."""
     spec = tokenizer.spec
-    scale = float(scales[0]) if len(set(scales.tolist())) == 1 else scales.tolist()
+    scale = float(scales[0]) if len(scales) == 1 else scales.tolist()
     if name == PUBLISHED:
         return FastTokenizer.fit(inputs, spec.vocab_size, scale, compat="published")
     if not isinstance(spec, TokenizerSpec):
@@ -247,16 +260,19 @@ class ScaleSuggestion:
     """Which of the scales tried to take.
 
     Attributes:
-        scale: The smallest that keeps to the error; the mean, where there is one per dimension. None: none does.
+        scale: The smallest that keeps to the error; a factor on the tokenizer's scales, where it has one per dimension
+            (`RateDistortion.factors`). None: none does.
         mean_token_length: Tokens of a chunk at that scale.
         reconstruction_rmse: The error at that scale, in normalised units.
         max_rmse: The error to keep to.
+        lost: Coefficients that saturated (or had no ids) at that scale, in the chunks measured.
     """
 
     scale: float | None
     mean_token_length: float | None
     reconstruction_rmse: float | None
     max_rmse: float
+    lost: int | None = None
 
 
 def suggest_scale(points: Sequence[RatePoint], max_rmse: float = DEFAULT_MAX_RMSE) -> ScaleSuggestion:
@@ -266,7 +282,7 @@ def suggest_scale(points: Sequence[RatePoint], max_rmse: float = DEFAULT_MAX_RMS
     the ends (of one recorded set it was scale 4, 10 or 15, as the scales tried lay around 3, 10 or 30).
 
     Args:
-        points: A curve, from coarse to fine.
+        points: Of refits, and of the tokenizer itself; in any order. Of equal scales, the first.
         max_rmse: Error to keep to, in normalised units.
 
     Example:
@@ -274,7 +290,8 @@ def suggest_scale(points: Sequence[RatePoint], max_rmse: float = DEFAULT_MAX_RMS
         >>> suggest_scale(rates, 0.03).scale, suggest_scale(rates).scale, suggest_scale(rates, 0.01).scale
         (10, 20, None)
     """
-    for point in points:
+    for point in sorted(points, key=lambda p: p.setting):
         if point.reconstruction_rmse <= max_rmse:
-            return ScaleSuggestion(point.setting, point.mean_token_length, point.reconstruction_rmse, max_rmse)
+            rate, rmse = point.mean_token_length, point.reconstruction_rmse
+            return ScaleSuggestion(point.setting, rate, rmse, max_rmse, point.lost)
     return ScaleSuggestion(None, None, None, max_rmse)
