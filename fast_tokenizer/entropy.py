@@ -15,9 +15,10 @@ _BACKOFF = 16.0
 
 @dataclass(frozen=True, slots=True)
 class EntropyBounds:
-    """Bits a chunk, over held-out chunks, each below the one before on data with any structure.
+    """Bits a chunk, over held-out chunks: estimates by models, not bounds, in spite of the name.
 
-    A code over V ids needs at least ``bits / log2(V)`` tokens a chunk, if it knows no more than the model does.
+    A code over V ids that knows no more than the model needs about ``bits / log2(V)`` tokens a chunk; one that knows
+    more, such as whole motions as single ids, can take fewer. On few chunks a model with more places may be the worse.
 
     Attributes:
         order_0: One distribution for all coefficients, that of the held-out chunks themselves.

@@ -316,7 +316,13 @@ def test_the_spectrum_has_its_energy_where_the_motion_is():
     assert found.actions_by_dimension[:, 1].sum() == pytest.approx(0)
     assert found.errors[0] == pytest.approx(0.1**2 * T)
     assert found.errors[1:].max() < 1e-12
-    assert found.rounding_floor == pytest.approx(1 / 1200)
+    coefficients = dct(chunks, axis=1, norm="ortho")
+    left = np.square(np.rint(coefficients * 10) / 10 - coefficients).mean(axis=(0, 2))
+    assert found.rounding == pytest.approx(left)
+    scales = np.linspace(1.0, 9.0, chunks.shape[2])
+    scaled = coefficients * scales
+    left = np.where(np.abs(scaled) < 0.8, 0.0, np.rint(scaled)) / scales - coefficients
+    assert spectrum(chunks, chunks, None, scales, 0.8).rounding == pytest.approx(np.square(left).mean(axis=(0, 2)))
     assert set(found.bandwidth.values()) == {found.frequency[6]}
     assert not spectrum(chunks * 0, chunks * 0, None, np.array([10.0])).bandwidth
     assert not spectrum(chunks[:, :1], chunks[:, :1], None, np.array([10.0])).in_hz

@@ -14,6 +14,7 @@ from fast_tokenizer import EmbodimentData, FastTokenizer, windows
 from fast_tokenizer.cli.app import app
 from fast_tokenizer.cli.workflow import split_holdout
 from fast_tokenizer.io import read
+from fast_tokenizer.report.numbers import LEFT_OUT
 from fast_tokenizer.synthetic import ROBOTS, generate_trajectories
 from tests.test_cli import fails, ok, save_episodes
 
@@ -40,7 +41,10 @@ def test_the_page_the_figures_and_the_numbers_agree(episodes: Path, model: Path,
     found = json.loads(text)
     page = out.read_text()
     assert found["chunks"] == 50
-    assert found["about"]["measured_on"] == "held-out episodes"
+    assert found["about"]["measured_on"] == LEFT_OUT
+    assert "whether the tokenizer saw them is not known" in page
+    assert "held-out" not in page
+    assert "Entropy estimates" in page
     assert found["about"]["dimension_names"] == list(ROBOTS["libero"].dimension_names)
     assert found["episodes_left_out"] == {"shorter than 20 steps": 1}
     assert "left out: 1 shorter than 20 steps" in page

@@ -12,7 +12,7 @@ from fast_tokenizer.cli.files import save_file
 from fast_tokenizer.cli.workflow import Recording, Report, split_holdout, take_statistics
 from fast_tokenizer.io import Trajectories
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
-from fast_tokenizer.report.numbers import ReportNumbers, measure
+from fast_tokenizer.report.numbers import LEFT_OUT, ReportNumbers, measure
 from fast_tokenizer.report.pipeline import Pipeline
 from fast_tokenizer.report.rates import DEFAULT_MAX_RMSE, scale_text
 from fast_tokenizer.report.sample import Sample, draw_sample
@@ -84,7 +84,7 @@ def measure_recording(
         Pipeline(tokenizer.without_relative(), before),
         sample,
         fitted,
-        measured_on="held-out episodes" if separate else "given episodes",
+        measured_on=LEFT_OUT if separate else "given episodes",
         hz=recording.hz,
         dimension_names=recording.dimension_names,
         max_rmse=options.max_rmse,

@@ -134,11 +134,11 @@ def _spectrum(numbers: ReportNumbers) -> Figure:
         panel.plot(s.frequency, s.actions_by_dimension[:, d], color=_PLAIN, linewidth=0.6, alpha=0.5)
     panel.plot(s.frequency, s.actions, color=_OURS, marker=".", label="actions, all dimensions")
     panel.plot(s.frequency, s.errors, color=_ALERT, label="error after decoding")
-    panel.axhline(s.rounding_floor, color=INK, linewidth=1, linestyle=":", label="rounding to whole coefficients")
+    panel.plot(s.frequency, s.rounding, color=INK, linewidth=1.4, linestyle=":", label="error of rounding alone")
     positive = s.actions_by_dimension[s.actions_by_dimension > 0]
     if positive.size:
         panel.set_yscale("log", nonpositive="mask")
-        shown = [s.rounding_floor, *s.actions[s.actions > 0]]
+        shown = [*s.rounding[s.rounding > 0], *s.actions[s.actions > 0]]
         panel.set_ylim(min(shown) / 30, max(shown) * 5)  # a dimension that never moves would stretch it without end
     panel.set(xlabel="frequency, Hz" if s.in_hz else "frequency, cycles a step", ylabel="mean square, normalised")
     panel.legend(loc="upper right")

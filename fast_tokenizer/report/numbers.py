@@ -29,7 +29,9 @@ from fast_tokenizer.report.spectrum import Spectrum, spectrum
 from fast_tokenizer.report.usage import TokenUsage, token_usage
 from fast_tokenizer.spec import TokenizerSpec
 
-#: Coefficients that entropy bounds are learnt from, and measured on, at most.
+#: Episodes of `split_holdout`; an artefact does not say what it was fitted on.
+LEFT_OUT = "episodes that a fit with this seed and holdout leaves out (whether the tokenizer saw them is not known)"
+#: Coefficients that entropy estimates are learnt from, and measured on, at most.
 _ENTROPY_VALUES = 2_000_000
 #: Told of a stage, the work done and the work to do.
 Progress = Callable[[str, int, int | None], None]
@@ -56,7 +58,7 @@ class About:
         action_dim: Dimensions D.
         hz: Control rate, or None.
         dimension_names: D names; numbers where the data has none.
-        measured_on: "held-out episodes", "fitted episodes" (which are all that there are), or "given chunks".
+        measured_on: What the chunks are, in words: `LEFT_OUT`, "given episodes" or "given chunks".
         episodes: Episodes that the chunks lie in.
         chunks_drawn_from: Chunks that there were to draw from.
     """
@@ -98,11 +100,15 @@ class ReportNumbers:
 
     @property
     def entropy_tokens(self) -> EntropyBounds:
-        """The bounds as tokens of log2 V bits; of a vocabulary of one id, which says nothing, as bits."""
+        """The estimates as tokens of log2 V bits; of a vocabulary of one id, which says nothing, as bits."""
         return self.entropy.tokens(max(2, self.about.vocab_size))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: lerobot's fields at the top, the sections beneath them."""
+        """Plain values: lerobot's fields at the top, the sections beneath them.
+
+        Errors at the top, `per_dimension_mae` too, are in normalised units, as lerobot's are; those in recorded units
+        are the fields raw_* of each of `dimensions`.
+        """
         reconstruction = self.reconstruction
         return {
             **_plain(reconstruction.headline),
@@ -185,7 +191,11 @@ def measure(
         episode=around_the_worst(pipeline, sample, reconstruction.worst),
         rates=rates,
         spectrum=spectrum(
-            pipeline.normalized(chunks), pipeline.normalized(decoded), hz, np.atleast_1d(pipeline.tokenizer.spec.scale)
+            pipeline.normalized(chunks),
+            pipeline.normalized(decoded),
+            hz,
+            np.atleast_1d(pipeline.tokenizer.spec.scale),
+            getattr(pipeline.tokenizer.spec, "dead_zone", 0.5),
         ),
         entropy=_entropy(pipeline, fitted.chunks, decoded),
         usage=token_usage(pipeline.tokenizer, tokens.ids, count, horizon * dims),

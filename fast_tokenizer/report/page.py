@@ -116,8 +116,8 @@ def _head(numbers: ReportNumbers, title: str, notes: Sequence[str]) -> str:
 
 
 def _episodes(measured_on: str, count: int) -> str:
-    """'held-out episodes', or 'held-out episode' of one."""
-    return measured_on.removesuffix("s") if count == 1 else measured_on
+    """'given episodes', or 'given episode' of one."""
+    return measured_on.replace("episodes", "episode", 1).replace("chunks", "chunk", 1) if count == 1 else measured_on
 
 
 def _findings(numbers: ReportNumbers) -> list[str]:
@@ -215,8 +215,9 @@ def _rate_cells(point: RatePoint) -> tuple[str, ...]:
 
 def _spectrum(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
     how = (
-        "Where the blue line is far above the dotted one, coefficients survive rounding and cost tokens; where it is "
-        "below, they become 0. Thin lines are single dimensions; red is what is lost."
+        "Where the blue line is far above the dotted one, coefficients survive rounding and cost tokens; where they "
+        "meet, coefficients become 0. Thin lines are single dimensions; red is what is lost: above the dotted line, to "
+        "saturation or clipping."
     )
     s = numbers.spectrum
     table = html.table(
@@ -276,7 +277,7 @@ def _usage(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
 def _entropy(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
     how = (
         "What is between the first bar and the last is what a better vocabulary or a better order could still save at "
-        "this scale: each bound is what a code of as many ids needs that knows no more than its model does."
+        "this scale. They are estimates by models, not bounds: a code that knows more than a model does can take fewer."
     )
     bits, tokens = numbers.entropy, numbers.entropy_tokens
     reached = numbers.reconstruction.headline.mean_token_length
@@ -290,7 +291,9 @@ def _entropy(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:
         ("", "bits a chunk", "tokens a chunk", "of this tokenizer's"),
         [(name, f"{b:,.1f}", f"{t:,.1f}", f"{100 * t / reached:.0f} %") for name, b, t in rows],
     )
-    return html.section("entropy", "Entropy bounds", how, html.figures(pictures, "entropy", beside=table))
+    names = [name for name, _, t in rows[1:] if reached < t]
+    below = f"<p>This tokenizer takes fewer than the estimate of: {escape('; '.join(names))}.</p>" if names else ""
+    return html.section("entropy", "Entropy estimates", how, html.figures(pictures, "entropy", beside=table + below))
 
 
 def _chunks(numbers: ReportNumbers, pictures: Mapping[str, Picture]) -> str:

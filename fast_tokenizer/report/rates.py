@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_tokenizer._core import dct2
 from fast_tokenizer.report.pipeline import Pipeline
 from fast_tokenizer.spec import TokenizerSpec
 from fast_tokenizer.tokenizer import FastTokenizer

@@ -22,7 +22,8 @@ class Spectrum:
         actions: (T,) of the recorded actions, over all dimensions.
         actions_by_dimension: (T, D).
         errors: (T,) of what decoding leaves.
-        rounding_floor: Mean square error of rounding to whole coefficients, 1 / (12 scale^2), over the dimensions.
+        rounding: (T,) what rounding alone leaves of these actions, each dimension at its scale and with the dead zone,
+            over all dimensions: `errors`, but for what saturates or is clipped.
         bandwidth: By share: the lowest frequency that this share of the energy lies at or below, frequency 0 left out,
             which is where a chunk is, not how it moves. Empty where nothing moves.
     """
@@ -32,16 +33,23 @@ class Spectrum:
     actions: NDArray[np.float64]
     actions_by_dimension: NDArray[np.float64]
     errors: NDArray[np.float64]
-    rounding_floor: float
+    rounding: NDArray[np.float64]
     bandwidth: dict[float, float]
 
 
 def spectrum(
-    actions: NDArray[np.float64], decoded: NDArray[np.float64], hz: float | None, scales: NDArray[np.float64]
+    actions: NDArray[np.float64],
+    decoded: NDArray[np.float64],
+    hz: float | None,
+    scales: NDArray[np.float64],
+    dead_zone: float = 0.5,
 ) -> Spectrum:
-    """Of normalised chunks (N, T, D) before and after; `scales` (D,) or (1,) are the tokenizer's."""
+    """Of normalised chunks (N, T, D) before and after; `scales` (D,) or (1,) and the dead zone are the tokenizer's."""
     horizon = actions.shape[1]
-    energy = np.square(dct2(np.ascontiguousarray(actions))).mean(axis=0)
+    coefficients = dct2(np.ascontiguousarray(actions))
+    energy = np.square(coefficients).mean(axis=0)
+    scaled = coefficients * scales
+    rounded = np.where(np.abs(scaled) < dead_zone, 0.0, np.rint(scaled)) / scales
     frequency = np.arange(horizon) / (2 * horizon) * (1.0 if hz is None else hz)
     reached = np.cumsum(energy[1:].sum(axis=1))
     moves = len(reached) > 0 and reached[-1] > 0
@@ -51,7 +59,7 @@ def spectrum(
         actions=energy.mean(axis=1),
         actions_by_dimension=energy,
         errors=np.square(dct2(np.ascontiguousarray(decoded - actions))).mean(axis=(0, 2)),
-        rounding_floor=float(np.mean(1 / (12 * np.square(scales)))),
+        rounding=np.square(rounded - coefficients).mean(axis=(0, 2)),
         bandwidth={
             share: float(frequency[1:][np.searchsorted(reached, share * reached[-1])]) for share in _SHARES if moves
         },
