@@ -270,6 +270,14 @@ def test_factors_on_scales_of_dimensions_are_suggested_and_the_published_fit_is_
     assert point.mean_token_length == refit.encode(tok.spec.normalizer.apply(HELD)).lengths.mean()
 
 
+def test_huge_values_are_one_error_before_any_work(tok):
+    stages = []
+    huge = Sample.of_chunks(HELD * 1e200)
+    with pytest.raises(ValueError, match=r"actions reach .*e\+20\d, too large to measure"):
+        measure(Pipeline(tok), huge, huge, measured_on="given chunks", progress=lambda *stage: stages.append(stage))
+    assert not stages
+
+
 def test_the_tokenizer_itself_may_be_suggested_and_what_is_lost_is_said(tok):
     held, fitted = Sample.of_chunks(HELD * 1.5), Sample.of_chunks(FITTED)
     rates = rate_distortion(Pipeline(tok), fitted.chunks, held.chunks, separate_episodes=True)

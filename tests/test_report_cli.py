@@ -152,6 +152,15 @@ def test_a_place_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None
     assert "cannot write in" in line
 
 
+def test_figures_where_the_page_goes_and_a_missing_tokenizer_are_refused_first(tmp_path: Path) -> None:
+    page = tmp_path / "r.html"
+    for folder in (page, page / "figures"):
+        with pytest.raises(ValueError, match="-o writes a file there; name a folder"):
+            app(["report", "nope", "no data", "-o", str(page), "--figures", str(folder)], standalone_mode=False)
+    with pytest.raises(ValueError, match="no tokenizer there: nope"):
+        app(["report", "nope", "no data", "-o", str(page)], standalone_mode=False)
+
+
 def test_a_missing_matplotlib_is_named_before_any_work(tmp_path: Path) -> None:
     code = "import sys; sys.modules['matplotlib'] = None; from fast_tokenizer.cli import main; main()"
     command = [sys.executable, "-c", code, "report", "nowhere", "nothing", "-o", str(tmp_path / "r.html")]

@@ -592,6 +592,10 @@ def quality_report(
     check_output_file(output)
     if figures is not None:
         check_output_folder(figures, "--figures")
+        if output.resolve() in (figures.resolve(), *figures.resolve().parents):
+            raise ValueError(f"--figures {figures}: -o writes a file there; name a folder")
+    if not model.exists():
+        raise ValueError(f"no tokenizer there: {model}")
     options = reporting.Options(holdout, normalize.value, max_chunks, max_rmse)
     saved = FastTokenizer.load(model)
     tokenizer = _of_embodiment(saved, embodiment)

@@ -31,6 +31,8 @@ from fast_tokenizer.spec import TokenizerSpec
 
 #: Episodes of `split_holdout`; an artefact does not say what it was fitted on.
 LEFT_OUT = "episodes that a fit with this seed and holdout leaves out (whether the tokenizer saw them is not known)"
+#: Beyond, squares and what is drawn of them overflow (in float32 first).
+_MAX_ABS_ACTION = 1e15
 #: Coefficients that entropy estimates are learnt from, and measured on, at most.
 _ENTROPY_VALUES = 2_000_000
 #: Told of a stage, the work done and the work to do.
@@ -156,7 +158,7 @@ def measure(
         progress: Told how far each stage is.
 
     Raises:
-        ValueError: The tokenizer does not take the chunks.
+        ValueError: The tokenizer does not take the chunks; or they have values above 1e15, before any work.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -169,6 +171,11 @@ def measure(
     """
     chunks = sample.chunks
     count, horizon, dims = chunks.shape
+    largest = max(float(np.abs(s.chunks).max()) for s in (sample, fitted))
+    if not largest <= _MAX_ABS_ACTION:
+        raise ValueError(
+            f"actions reach {largest:.3g}, too large to measure (at most {_MAX_ABS_ACTION:g}): broken data?"
+        )
     names = tuple(dimension_names or pipeline.tokenizer.spec.dimension_names or map(str, range(dims)))
     progress("encode and decode", 0, None)
     reconstruction, tokens = reconstruct(pipeline, sample, names)
