@@ -20,14 +20,14 @@ import numpy as np
 from benchmarks import batches, fitted, machine, suite
 from benchmarks.case import Case
 from benchmarks.competitors.encoders import tokenizers_with
-from benchmarks.competitors.symbols import symbols_of
+from benchmarks.competitors.symbols import character_of
 from benchmarks.contest import Contender, race, require
-from benchmarks.data import SCALE, Chunks, Workload, workload
+from benchmarks.data import Chunks, Workload, workload
 from benchmarks.measure import Call, for_each
 from benchmarks.report import Table, listing
 from benchmarks.rows import OURS, PUBLISHED, Row
 from benchmarks.sizes import Sizes
-from fast_tokenizer import FastTokenizer
+from fast_tokenizer import FastTokenizer, TokenizerSpec, _reference
 
 ONE_BY_ONE = "published, one chunk a call"
 AT_ONCE = "published, texts at once"
@@ -77,9 +77,10 @@ def _require_exact(tokenizer: FastTokenizer, chunks: Chunks) -> None:
     tokens, spec = tokenizer.encode(chunks), tokenizer.spec
     fitted.require_exact(tokenizer, chunks, tokens)
     fitted.require_near(tokenizer, chunks, tokens)
-    texts = symbols_of(chunks[:CHECKED], SCALE, spec.min_coefficient, spec.max_coefficient).characters()
+    assert isinstance(spec, TokenizerSpec)
     peer = tokenizers_with(spec.merges, spec.alphabet_size)
-    for i, text in enumerate(texts):
+    for i, chunk in enumerate(chunks[:CHECKED]):
+        text = character_of(_reference.arrange(_reference.quantize(chunk, spec).symbols, spec))
         require(tokens[i].tolist() == peer.encode(text).ids, f"ids of chunk {i} differ from those of tokenizers")
 
 

@@ -24,7 +24,7 @@ import scipy.fft
 
 from benchmarks import fitted, machine, suite
 from benchmarks.case import Case
-from benchmarks.competitors.symbols import Corpus, expansions, symbols_of
+from benchmarks.competitors.symbols import Corpus, expansions
 from benchmarks.competitors.trainers import TRAINERS
 from benchmarks.contest import alone, require
 from benchmarks.data import SCALE, Chunks, workload
@@ -32,7 +32,7 @@ from benchmarks.measure import Call
 from benchmarks.report import Table, listing
 from benchmarks.rows import OURS, PUBLISHED, LeftOutError, Row
 from benchmarks.sizes import COMMON, SPARSE, Sizes
-from fast_tokenizer import FastTokenizer, _core, _reference
+from fast_tokenizer import FastTokenizer, TokenizerSpec, _core, _reference
 
 TOKENIZERS = "scipy + tokenizers without regex"
 #: Chunks longer than this have fewer fitted on, so that all workloads are of similar size.
@@ -94,7 +94,8 @@ def _check_ours(result: FastTokenizer, chunks: Chunks, vocab_size: int, threads:
     )
     few, enough = chunks[: max(2, READABLE_SYMBOLS // chunks[0].size)], result.spec.alphabet_size + 20
     small = FastTokenizer.fit(few, enough, SCALE, num_threads=threads).spec
-    symbols = symbols_of(few, SCALE, small.min_coefficient, small.max_coefficient).symbols.tolist()
+    assert isinstance(small, TokenizerSpec)
+    symbols = [_reference.arrange(_reference.quantize(chunk, small).symbols, small) for chunk in few]
     expected = _reference.train_bpe(symbols, small.alphabet_size, enough)
     require([tuple(merge) for merge in small.merges.tolist()] == expected, "merges differ from the readable trainer's")
 
@@ -111,7 +112,8 @@ def _fit_tokenizers(chunks: Chunks, vocab_size: int, threads: int) -> Any:
 
 
 def _check_tokenizers(result: Any, chunks: Chunks, vocab_size: int, _: int) -> None:
-    spec = FastTokenizer.fit(chunks, vocab_size, SCALE, max_token_symbols=_core.MAX_TOKEN_SYMBOLS).spec
+    plain = {"end_of_block": None, "levels_beyond": 0}  # the same symbols: an id of each coefficient, and no other
+    spec = FastTokenizer.fit(chunks, vocab_size, SCALE, max_token_symbols=_core.MAX_TOKEN_SYMBOLS, **plain).spec
     learned = TRAINERS["tokenizers"].learned(result, spec.alphabet_size)
     require(learned == expansions(spec.merges, spec.alphabet_size), "merges differ from ours")
 

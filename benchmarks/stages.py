@@ -20,9 +20,8 @@ import numpy as np
 from benchmarks import fitted, suite
 from benchmarks.batches import parts_of
 from benchmarks.case import Case
-from benchmarks.competitors.symbols import symbols_of
 from benchmarks.contest import require
-from benchmarks.data import SCALE, workload
+from benchmarks.data import workload
 from benchmarks.measure import for_each, time_in_turn
 from benchmarks.report import Table, significant
 from benchmarks.rows import OURS, Row
@@ -52,8 +51,9 @@ def measure(row: Row, fit_chunks: int, held_chunks: int, seconds: float) -> Iter
     work = workload(row.workload)
     tokenizer, chunks = fitted.ours(work, fit_chunks), work.held(held_chunks)
     spec = tokenizer.spec
-    codec = _core.Codec([SCALE], spec.min_coefficient, spec.max_coefficient, spec.merges.astype(np.int64))
-    sequences = list(symbols_of(chunks, SCALE, spec.min_coefficient, spec.max_coefficient).symbols)
+    codec = spec.codec()
+    # What BPE gets: the symbols of the tokens, as ids that expand to them are all that encode shows of it.
+    sequences = [codec.expand(ids) for ids in tokenizer.encode(chunks)]
     single = [sequence[:1].copy() for sequence in sequences]
     parts = parts_of(chunks, min(BATCH, len(chunks)))
     wide, targets = [part.astype(np.float64) for part in parts], [np.empty_like(part) for part in parts]

@@ -170,11 +170,13 @@ def quantize(chunk: NDArray[np.floating], spec: TokenizerSpec) -> Quantized:
     them, of two the one farther out, and is counted.
     """
     coefficients, clipped = quantized_coefficients(chunk, spec)
-    saturated = (coefficients < spec.min_coefficient) | (coefficients > spec.max_coefficient)
+    symbols = coefficients - spec.min_coefficient
+    outside = (coefficients < spec.min_coefficient) | (coefficients > spec.max_coefficient)
     levels = spec.levels.astype(np.int64)
     outwards = np.argsort(-np.abs(levels), kind="stable")  # of two that are equally near, the first is taken
-    distance = np.abs(coefficients[..., None] - levels[outwards])
-    return Quantized(outwards[distance.argmin(axis=-1)], int(saturated.sum()), clipped)
+    distance = np.abs(coefficients[outside][:, None] - levels[outwards])
+    symbols[outside] = outwards[distance.argmin(axis=1)]
+    return Quantized(symbols, int(outside.sum()), clipped)
 
 
 def dequantize(symbols: NDArray[np.integer], spec: TokenizerSpec) -> NDArray[np.float64]:
