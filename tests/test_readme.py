@@ -61,6 +61,8 @@ def test_the_commands_have_the_options_that_are_named() -> None:
 
 
 def test_the_mixture_file_is_read(tmp_path: Path) -> None:
+    for name in ("droid_lerobot", "aloha_1.hdf5", "aloha_2.hdf5"):
+        (tmp_path / name).touch()
     (text,) = blocks("toml")
     (tmp_path / "config.toml").write_text(text)
     mixture = read_mixture(tmp_path / "config.toml")
