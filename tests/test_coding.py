@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -356,7 +357,6 @@ def test_a_refused_id_is_explained(tok):
 
 
 def test_a_language_model_writes_chunks(tok):
-    torch = pytest.importorskip("torch")
     from fast_tokenizer.generation import ActionLogitsProcessor
 
     grammar = ActionGrammar.of(tok)
