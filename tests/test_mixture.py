@@ -469,3 +469,10 @@ def test_embodiments_share_the_vocabulary(tok):
         MixtureSpec((first, dataclasses.replace(second, embodiment=None)))
     with pytest.raises(ValueError, match="a mixture needs at least one embodiment"):
         MixtureSpec(())
+
+
+def test_a_missing_configuration_is_named(tmp_path):
+    from fast_tokenizer.cli.mixture import read_mixture
+
+    with pytest.raises(FileNotFoundError, match=r"nope\.toml: no such file$"):
+        read_mixture(tmp_path / "nope.toml")

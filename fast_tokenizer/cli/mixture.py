@@ -99,6 +99,8 @@ class Entry:
 
 def read_mixture(path: Path) -> MixtureConfig:
     """Reads the file. Raises ValueError for what is unknown, missing or of a wrong type, with its place."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
