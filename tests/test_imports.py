@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 import fast_tokenizer
 from fast_tokenizer import _core
@@ -169,7 +170,8 @@ def modules():
 
 def examples(name):
     module = importlib.import_module(name)
-    namespace = vars(fast_tokenizer) | vars(module) | {"np": np}
+    package = importlib.import_module("fast_tokenizer.ki_model") if ".ki_model" in name else fast_tokenizer
+    namespace = vars(package) | vars(module) | {"np": np, "torch": torch}
     return [t for t in doctest.DocTestFinder().find(module, name, globs=namespace) if t.examples]
 
 

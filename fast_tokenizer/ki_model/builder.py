@@ -1,0 +1,217 @@
+"""From what a data loader has - texts, states, chunks, images - to a `KIBatch`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from fast_tokenizer.ki_model.batch import KIBatch, Prefix, Targets
+from fast_tokenizer.ki_model.targets import DiscreteTargets
+from fast_tokenizer.normalize import Normalizer
+from fast_tokenizer.prompt import PromptBatch, PromptBuilder
+from fast_tokenizer.text import text_encoder
+from fast_tokenizer.tokenizer import FastTokenizer
+from fast_tokenizer.tokens import TokenBatch
+from fast_tokenizer.vlm import VlmVocab
+
+
+class KIBatchBuilder:
+    r"""Makes batches of robot examples and of language examples, which `KIBatch.cat` puts together.
+
+    A robot example has the prefix ``"Task: {prompt}, State: {bins};\n"`` and the targets ``"Action: "``, the action
+    tokens, ``"|"`` and EOS: the one convention of pi0-FAST, by `PromptBuilder`. At inference `prefix` makes the very
+    same prefix. A language example has the question as its prefix, and the answer and EOS as its targets.
+
+    The flow loss learns the same chunks as the tokens, in the normalised units of the tokenizer.
+
+    Example:
+        >>> from fast_tokenizer.text import TextEncoder
+        >>> letters = TextEncoder(lambda texts: [[ord(c) for c in text] for text in texts], bos_id=2, eos_id=1)
+        >>> tok = FastTokenizer.default()
+        >>> builder = KIBatchBuilder(letters, VlmVocab.paligemma(tok.vocab_size), tok)
+        >>> robot = builder.robot(["pick up the cup"], np.zeros((1, 3)), np.zeros((1, 50, 7)))
+        >>> language = builder.language(["what colour is the cup?"], ["red"])
+        >>> batch = KIBatch.cat([robot, language])
+        >>> batch.action_mask.tolist(), batch.targets.mask.sum(1).tolist(), batch.targets.fast_mask.sum(1).tolist()
+        ([True, False], [11, 4], [1, 0])
+    """
+
+    def __init__(
+        self,
+        text_tokenizer: Any,
+        vlm: VlmVocab,
+        tokenizer: DiscreteTargets,
+        *,
+        normalizer: Normalizer | None = None,
+        bos_id: int | None = None,
+        eos_id: int | None = None,
+        prefix_length: int | None = None,
+        target_length: int | None = None,
+    ) -> None:
+        """Makes a builder.
+
+        Args:
+            text_tokenizer: What `text_encoder` takes.
+            vlm: Where the action tokens lie in the language model's vocabulary.
+            tokenizer: Makes the discrete targets.
+            normalizer: Makes what the flow learns of raw actions, and what a tokenizer without statistics of its own,
+                such as `Binning`, encodes. None: that of the `FastTokenizer`, if it has one.
+            bos_id: None: the text tokenizer's.
+            eos_id: Likewise.
+            prefix_length: Fixed width of `Prefix.ids`. None: the longest of each batch.
+            target_length: Fixed width of `Targets.ids`. None: the longest of each batch.
+
+        Raises:
+            ValueError: The tokenizer's ids do not fit the vocabulary; a normaliser beside the tokenizer's own; a
+                tokenizer of relative actions (subtract the state first, and pass ``tokenizer.without_relative()``); see
+                also `PromptBuilder`.
+        """
+        if tokenizer.vocab_size > vlm.vocab_size:
+            raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the VLM room for {vlm.vocab_size}")
+        self._prompts = PromptBuilder(text_tokenizer, vlm, bos_id=bos_id, eos_id=eos_id)
+        self._text = text_encoder(text_tokenizer, bos_id=bos_id, eos_id=eos_id)
+        self._vlm, self._tokenizer = vlm, tokenizer
+        own = _own_normalizer(tokenizer)
+        if own is not None and normalizer is not None:
+            raise ValueError("the tokenizer has a normaliser of its own; give none")
+        self._normalizer = own or normalizer
+        self._tokenizer_normalizes = own is not None
+        self._prefix_length, self._target_length = prefix_length, target_length
+
+    def prefix(
+        self,
+        prompts: Sequence[str],
+        states: ArrayLike,
+        *,
+        images: Tensor | None = None,
+        image_mask: Tensor | None = None,
+    ) -> Prefix:
+        """What the policy sees, for `KIModel.sample_actions`; the same as in training.
+
+        Args:
+            prompts: B texts.
+            states: (B, S), normalised to [-1, 1].
+            images: (B, N, C, h, w).
+            image_mask: (B, N) bool.
+        """
+        return self._prefix(_parts(self._prompts.build(prompts, states))[0], images, image_mask)
+
+    def robot(
+        self,
+        prompts: Sequence[str],
+        states: ArrayLike,
+        actions: ArrayLike,
+        *,
+        images: Tensor | None = None,
+        image_mask: Tensor | None = None,
+    ) -> KIBatch:
+        """Examples that both losses learn.
+
+        Args:
+            prompts: B texts.
+            states: (B, S), normalised to [-1, 1].
+            actions: (B, H, A), raw units.
+            images: (B, N, C, h, w).
+            image_mask: (B, N) bool.
+
+        Returns:
+            B rows. `KIBatch.lost` counts for each: "saturated", "clipped" and "dropped" as in `TokenBatch`, and
+            "state_clipped" as in `PromptBatch`.
+
+        Raises:
+            ValueError: See `PromptBuilder.build`; or a sequence is longer than the fixed widths.
+        """
+        chunks = np.asarray(actions)
+        normalized = chunks.astype(np.float64) if self._normalizer is None else self._normalizer.apply(chunks)
+        tokens = self._tokenizer.encode(chunks if self._tokenizer_normalizes else normalized)
+        built = self._prompts.build(prompts, states, tokens)
+        prefix, targets = _parts(built)
+        lost = {
+            name: torch.from_numpy(getattr(built, name).astype(np.int64))
+            for name in ("saturated", "clipped", "dropped", "state_clipped")
+        }
+        flow = torch.from_numpy(normalized.astype(np.float32))
+        return KIBatch(
+            self._prefix(prefix, images, image_mask), self._targets(targets), flow, torch.ones(len(flow)).bool(), lost
+        )
+
+    def language(
+        self,
+        questions: Sequence[str],
+        answers: Sequence[str],
+        *,
+        images: Tensor | None = None,
+        image_mask: Tensor | None = None,
+    ) -> KIBatch:
+        """Examples that the cross-entropy alone learns: questions about images, captions, text.
+
+        Args:
+            questions: B texts, as the model is to see them.
+            answers: B texts; EOS is added.
+            images: (B, N, C, h, w).
+            image_mask: (B, N) bool.
+
+        Raises:
+            ValueError: Numbers of questions and answers differ; an answer has ids that are action tokens; a sequence is
+                longer than the fixed widths.
+        """
+        if len(questions) != len(answers):
+            raise ValueError(f"got {len(questions)} questions, but {len(answers)} answers")
+        prefix = TokenBatch.from_lists([[self._text.bos_id, *ids] for ids in self._text.encode(list(questions))])
+        targets = TokenBatch.from_lists([[*ids, self._text.eos_id] for ids in self._text.encode(list(answers))])
+        for row, ids in enumerate(targets):
+            if self._vlm.is_action(ids).any():
+                taken = ids[self._vlm.is_action(ids)][0]
+                raise ValueError(
+                    f"answer {row} has id {taken}, which is an action token: {self._vlm.describe()}; "
+                    "VlmVocab.paligemma(..., anchor='loc') leaves <loc> and <seg> to answers"
+                )
+        return KIBatch(self._prefix(prefix, images, image_mask), self._targets(targets))
+
+    def denormalize(self, actions: Tensor | ArrayLike) -> NDArray[np.float64]:
+        """Sampled actions (B, H, A) in raw units."""
+        values = actions.detach().cpu().double().numpy() if isinstance(actions, Tensor) else np.asarray(actions)
+        return values.astype(np.float64) if self._normalizer is None else self._normalizer.invert(values)
+
+    def _prefix(self, batch: TokenBatch, images: Tensor | None, image_mask: Tensor | None) -> Prefix:
+        return Prefix(*_padded(batch, self._prefix_length, "prefix"), images, image_mask)
+
+    def _targets(self, batch: TokenBatch) -> Targets:
+        ids, mask = _padded(batch, self._target_length, "target")
+        fast = torch.from_numpy(self._vlm.is_action(ids.numpy())) & mask
+        return Targets(ids, mask, mask, fast)
+
+
+def _own_normalizer(tokenizer: DiscreteTargets) -> Normalizer | None:
+    if not isinstance(tokenizer, FastTokenizer):
+        return None
+    spec = tokenizer.one_spec
+    if getattr(spec, "relative", None) is not None:
+        raise ValueError(
+            "the tokenizer's actions are relative to the state: subtract it from both, and pass "
+            "tokenizer.without_relative()"
+        )
+    found: Normalizer | None = getattr(spec, "normalizer", None)
+    return found
+
+
+def _parts(built: PromptBatch) -> tuple[TokenBatch, TokenBatch]:
+    """The prefixes and the targets of prompts."""
+    masks = built.token_mask & ~built.loss_mask, built.token_mask & built.loss_mask
+    prefix, targets = (TokenBatch.from_padded(built.tokens, mask) for mask in masks)
+    return prefix, targets
+
+
+def _padded(batch: TokenBatch, width: int | None, what: str) -> tuple[Tensor, Tensor]:
+    """Ids (B, L) int64 and mask (B, L), padded on the right with id 0."""
+    longest = int(batch.lengths.max(initial=0))
+    if width is not None and longest > width:
+        row = int(batch.lengths.argmax())
+        raise ValueError(f"the {what} of example {row} has {longest} tokens, more than {what}_length {width}")
+    ids, mask = batch.pad(width, pad_id=0)
+    return torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(mask)
