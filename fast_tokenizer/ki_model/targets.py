@@ -1,6 +1,7 @@
 """What the language model learns in place of actions: `FastTokenizer`, or another tokenizer of chunks, for comparison.
 
-Naive binning is what RT-2 and OpenVLA have; the paper compares FAST with it, dense and with a stride of 5 (sec. 6).
+Naive binning is what RT-2 and OpenVLA have; the knowledge insulation paper compares FAST with
+it, dense and with a stride of 5.
 """
 
 from __future__ import annotations
