@@ -17,6 +17,7 @@ from fast_tokenizer.ki_model import (
     Mode,
     Objective,
     Prefix,
+    Targets,
     TowerConfig,
     clip_gradients,
     parameter_groups,
@@ -117,12 +118,45 @@ def prefix(rows: int = 2) -> Prefix:
             lambda m: m(KIBatch(Prefix(prefix().ids, prefix().mask, torch.zeros(2, 1, 3, 9, 9)))),
             r"images: expected \(3, 8, 8\) each, got \(3, 9, 9\)",
         ),
+        (
+            lambda m: m(KIBatch(Prefix(prefix().ids * 64, prefix().mask))),
+            r"prefix.ids has id 64, outside the model's vocabulary 0..63",
+        ),
+        (
+            lambda m: m(KIBatch(prefix(), Targets(-prefix().ids, *[prefix().mask] * 3))),
+            r"targets.ids has id -1, outside the model's vocabulary 0..63",
+        ),
         (lambda m: KIModel(KIConfig.tiny(depth=2), backbone=m.backbone), "the backbone was made for"),
     ],
 )
 def test_calls_that_do_not_fit_the_model(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(KIModel(KIConfig.tiny()))
+
+
+def test_what_is_masked_is_never_read() -> None:
+    torch.manual_seed(0)
+    model = KIModel(KIConfig.tiny())
+    ids, mask = torch.randint(4, 64, (2, 3)), torch.tensor([[True, True, True], [True, False, False]])
+    images, shown = torch.rand(2, 2, 3, 8, 8), torch.tensor([[True, True], [False, True]])
+    actions, valid = torch.rand(2, 4, 2), torch.ones(2, 4, 2, dtype=torch.bool)
+    valid[1, :, 1] = False
+    found = []
+    for junk in (False, True):
+        batch = KIBatch(
+            Prefix(torch.where(mask, ids, -100 if junk else 0), mask, images.clone(), shown),
+            Targets(torch.where(mask, ids, -100 if junk else 0), mask, mask, mask),
+            actions.clone(),
+            valid,
+        )
+        if junk:
+            batch.prefix.images[~shown] = torch.nan
+            batch.actions[~valid] = torch.nan
+        model.zero_grad()
+        loss = model(batch, generator=torch.Generator().manual_seed(0)).total
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_every_parameter_has_a_group_and_every_group_a_parameter() -> None:

@@ -120,7 +120,8 @@ class Backbone(nn.Module):
         segments = torch.where(valid, int(Segment.PREFIX), int(Segment.PAD))
         slots = x.shape[1]  # P
         if targets is not None:
-            x = torch.cat([x, self.embed_text(self.shifted(targets.ids))], dim=1)  # (B, P + S, W)
+            ids = _valid_ids("targets.ids", targets.ids, targets.mask, self.config.vocab_size)
+            x = torch.cat([x, self.embed_text(self.shifted(ids))], dim=1)  # (B, P + S, W)
             positions = torch.cat([positions, parallel_positions(length, targets.ids.shape[1])], dim=1)
             segments = torch.cat([segments, torch.where(targets.mask, int(Segment.TARGET), int(Segment.PAD))], dim=1)
         mask = attention_mask(segments, segments)[:, None]  # (B, 1, P + S, P + S)
@@ -147,17 +148,18 @@ class Backbone(nn.Module):
 
     def embed_prefix(self, prefix: Prefix) -> tuple[Tensor, Tensor]:
         """Tokens (B, P, W) of all cameras, then of the text, and which of them are valid (B, P)."""
-        text = self.embed_text(prefix.ids)
+        text = self.embed_text(_valid_ids("prefix.ids", prefix.ids, prefix.mask, self.config.vocab_size))
         if prefix.images is None:
             return text, prefix.mask
-        rows, cameras = prefix.images.shape[:2]
-        tokens = self.image_encoder(prefix.images.flatten(0, 1)).to(text.dtype)  # (B * N, tokens, W)
-        shown = torch.ones(rows, cameras, dtype=torch.bool, device=tokens.device)
+        images, (rows, cameras) = prefix.images, prefix.images.shape[:2]
+        shown = torch.ones(rows, cameras, dtype=torch.bool, device=images.device)
         if prefix.image_mask is not None:
             shown = prefix.image_mask
+            images = torch.where(shown.view(rows, cameras, *[1] * (images.ndim - 2)), images, 0)  # NaN times 0 is NaN
+        tokens = self.image_encoder(images.flatten(0, 1)).to(text.dtype)  # (B * N, tokens, W)
         valid = shown[:, :, None].expand(-1, -1, tokens.shape[1]).flatten(1)  # (B, N * tokens)
-        images = tokens.unflatten(0, (rows, cameras)).flatten(1, 2)  # (B, N * tokens, W)
-        return torch.cat([images, text], dim=1), torch.cat([valid, prefix.mask], dim=1)
+        tokens = tokens.unflatten(0, (rows, cameras)).flatten(1, 2)  # (B, N * tokens, W)
+        return torch.cat([tokens, text], dim=1), torch.cat([valid, prefix.mask], dim=1)
 
     def logits(self, features: Tensor) -> Tensor:
         """(..., W) -> (..., V), by the embedding itself."""
@@ -175,3 +177,14 @@ class Backbone(nn.Module):
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return cast(tuple[Tensor, KeysValues], checkpoint(block, x, rope, mask, use_reentrant=False))
         return cast(tuple[Tensor, KeysValues], block(x, rope, mask))
+
+
+def _valid_ids(name: str, ids: Tensor, mask: Tensor, vocab_size: int) -> Tensor:
+    """The ids, with 0 for what is masked, whatever stands there (-100, say)."""
+    ids = ids.masked_fill(~mask, 0)
+    if ids.device.type == "cpu" and ids.numel():  # elsewhere reading them would wait; the embedding refuses them there
+        lowest, highest = int(ids.min()), int(ids.max())
+        if lowest < 0 or highest >= vocab_size:
+            wrong = lowest if lowest < 0 else highest
+            raise ValueError(f"{name} has id {wrong}, outside the model's vocabulary 0..{vocab_size - 1}")
+    return ids

@@ -28,10 +28,10 @@ class Prefix(_Tensors):
     """What the policy sees: images, and a text that names the task and the state.
 
     Attributes:
-        ids: (B, L) int64 VLM ids.
+        ids: (B, L) int64 VLM ids; what stands in padding is never read.
         mask: (B, L) bool; true on all but padding, wherever that is.
         images: (B, N, C, h, w) float, or what the image encoder takes; None without cameras.
-        image_mask: (B, N) bool; false where a row lacks the camera. None: all are there.
+        image_mask: (B, N) bool; false where a row lacks the camera, whose image is never read. None: all are there.
 
     Raises:
         ValueError: Shapes or dtypes that do not go together.

@@ -158,7 +158,9 @@ class Attention(nn.Module):
         """
         q = rotate(self._heads(self.q_proj(x)), rope)  # (B, N, L, F)
         own = self.keys_values(x, rope)
-        k, v = own if memory is None else (torch.cat([m, o], dim=2) for m, o in zip(memory, own, strict=True))
+        k, v = (
+            own if memory is None else (torch.cat([m.to(o.dtype), o], dim=2) for m, o in zip(memory, own, strict=True))
+        )
         y = self.attend(q, k, v, mask)  # (B, N, L, F)
         return self.o_proj(y.transpose(1, 2).flatten(2)), own
 
