@@ -182,7 +182,8 @@ class Backbone(nn.Module):
 def _valid_ids(name: str, ids: Tensor, mask: Tensor, vocab_size: int) -> Tensor:
     """The ids, with 0 for what is masked, whatever stands there (-100, say)."""
     ids = ids.masked_fill(~mask, 0)
-    if ids.device.type == "cpu" and ids.numel():  # elsewhere reading them would wait; the embedding refuses them there
+    readable = ids.device.type == "cpu" and not torch.compiler.is_compiling()  # elsewhere the embedding refuses them
+    if readable and ids.numel():
         lowest, highest = int(ids.min()), int(ids.max())
         if lowest < 0 or highest >= vocab_size:
             wrong = lowest if lowest < 0 else highest

@@ -72,7 +72,7 @@ def attention_mask(queries: Tensor, keys: Tensor) -> Tensor:
     for query, row in SEES.items():
         for key, sight in row.items():
             if sight != "no":
-                mask |= (queries == query)[:, :, None] & (keys == key)[:, None, :] & where[sight]
+                mask |= (queries == int(query))[:, :, None] & (keys == int(key))[:, None, :] & where[sight]
     return mask
 
 
