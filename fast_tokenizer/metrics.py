@@ -69,7 +69,7 @@ def evaluate(tokenizer: FastTokenizer, chunks: Iterable[NDArray[np.floating]]) -
         chunks: Arrays (N_i, T_i, D), in the units that the tokenizer takes; read one at a time.
 
     Raises:
-        ValueError: There are no chunks, or the tokenizer does not take them.
+        ValueError: There are no chunks, the tokenizer does not take them, or its actions are relative to a state.
 
     Example:
         >>> chunks = np.zeros((4, 50, 7))
@@ -77,6 +77,11 @@ def evaluate(tokenizer: FastTokenizer, chunks: Iterable[NDArray[np.floating]]) -
         >>> report.chunks, report.reconstruction_rmse
         (4, 0.0)
     """
+    if tokenizer.takes_state:
+        raise ValueError(
+            "the tokenizer's actions are relative to a state, which chunks alone do not have: subtract it, and pass "
+            "tokenizer.without_relative()"
+        )
     lengths: list[NDArray[np.int64]] = []
     squares: NDArray[np.float64] | float = 0.0
     worst: NDArray[np.float64] | float = 0.0

@@ -295,6 +295,11 @@ class PromptBuilder:
             return actions
         if self._tokenizer is None:
             raise ValueError("chunks need PromptBuilder(..., tokenizer=...); a TokenBatch does not")
+        if self._tokenizer.takes_state:
+            raise ValueError(
+                "the tokenizer's actions are relative to the raw state, which a prompt does not have: pass "
+                "tokenizer.encode(chunks, state=...) instead of chunks"
+            )
         return self._tokenizer.encode(without_tensors(actions))
 
 

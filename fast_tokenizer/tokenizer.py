@@ -506,6 +506,12 @@ class FastTokenizer:
             raise ValueError(f"no embodiment of this tokenizer is called {name!r}; {there_are}")
         return self._members.get(name, self)
 
+    @property
+    def takes_state(self) -> bool:
+        """Some dimensions are relative to the state, so that `encode` and `decode` need ``state=``."""
+        specs = self.spec.members if isinstance(self.spec, MixtureSpec) else (self.spec,)
+        return any(isinstance(s, TokenizerSpec) and s.relative is not None for s in specs)
+
     def without_relative(self) -> FastTokenizer:
         """The same for chunks that are relative already: it takes and gives relative actions, and no state."""
         if self._members:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fast_tokenizer import FastTokenizer, Normalizer, windows
-from fast_tokenizer.cli.cutting import Cut
 from fast_tokenizer.cli.mixture import read_mixture
 from fast_tokenizer.cli.workflow import open_recording
+from fast_tokenizer.cutting import Cut
 
 RNG = np.random.default_rng(0)
 LENGTHS = (40, 35, 7, 50, 43, 38, 41, 44)
@@ -273,7 +273,7 @@ def test_long_trajectories_come_in_parts_with_their_states(path, monkeypatch):
     for end in ("drop", "repeat-last"):
         cut = Cut(10, 3, end, recording.relative)
         whole = np.concatenate(list(cut.model_chunks(recording.trajectories)))
-        monkeypatch.setattr("fast_tokenizer.cli.cutting.WINDOW_VALUES", 60)
+        monkeypatch.setattr("fast_tokenizer.cutting.WINDOW_VALUES", 60)
         parts = list(cut.model_chunks(recording.trajectories))
         assert max(len(p) for p in parts) == 2
         assert (np.concatenate(parts) == whole).all()

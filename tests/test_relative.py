@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fast_tokenizer import FastTokenizer, Normalizer, TokenizerSpec, windows
+from fast_tokenizer import FastTokenizer, Normalizer, PromptBuilder, TokenizerSpec, VlmVocab, windows
 from fast_tokenizer import _reference as reference
 from fast_tokenizer.compat.processor import FastProcessor
 from fast_tokenizer.metrics import evaluate
 from fast_tokenizer.prefix import decode_prefix
 from fast_tokenizer.relative import Relative
+from fast_tokenizer.text import TextEncoder
 
 KINDS = ("quantile", "min-max", "mean-std", "identity")
 RNG = np.random.default_rng(0)
@@ -205,8 +206,7 @@ def test_measuring_relative_chunks_is_measuring_absolute_ones(tok):
 
 def test_windows_do_not_leak_the_state_of_another_step():
     """The state is that of a window's first step: an action that follows it by 1 is relative 1 at every start."""
-    from fast_tokenizer import Trajectory
-    from fast_tokenizer.cli import cutting
+    from fast_tokenizer import Trajectory, cutting
 
     state = np.cumsum(RNG.integers(1, 50, (30, 2)), axis=0).astype(np.float64)
     trajectory = Trajectory(state + 1.0, state=state)
@@ -235,7 +235,6 @@ def test_without_a_state_nothing_is_silently_absolute(tok):
         lambda: tok.decode(tokens),
         lambda: tok.decode_with_status(tokens),
         lambda: tok.decode_ragged(tokens, [T] * N),
-        lambda: evaluate(tok, [CHUNKS]),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -335,3 +334,15 @@ def test_rules_that_there_are_not(fields, message):
 def test_compat_fits_have_no_relative_actions():
     with pytest.raises(ValueError, match="relative cannot be set with compat='published'"):
         FastTokenizer.fit(CHUNKS, relative=[0], state=STATE, compat="published")
+
+
+def test_what_has_no_place_for_a_state_says_what_to_do(tok):
+    assert tok.takes_state
+    assert not tok.without_relative().takes_state
+    with pytest.raises(ValueError, match=r"subtract it, and pass tokenizer\.without_relative\(\)"):
+        evaluate(tok, [CHUNKS])
+    letters = TextEncoder(lambda texts: [[ord(c) for c in text] for text in texts], bos_id=2, eos_id=1)
+    builder = PromptBuilder(letters, VlmVocab.paligemma(tok.vocab_size), tokenizer=tok)
+    with pytest.raises(ValueError, match=r"pass tokenizer\.encode\(chunks, state=\.\.\.\) instead of chunks"):
+        builder.build(["go"], [[0.0]], CHUNKS[:1])
+    assert builder.build(["go"], [[0.0]], tok.encode(CHUNKS[:1], state=STATE[:1])).loss_mask.any()

@@ -9,8 +9,8 @@ import pytest
 from scipy.fft import dct
 
 from fast_tokenizer import DecodeError, FastTokenizer, Normalizer
-from fast_tokenizer.cli.cutting import Cut
 from fast_tokenizer.cli.reporting import summary
+from fast_tokenizer.cutting import Cut
 from fast_tokenizer.entropy import entropy_bounds
 from fast_tokenizer.io import of_arrays
 from fast_tokenizer.metrics import evaluate

@@ -21,7 +21,6 @@ from rich.table import Table
 from rich.text import Text
 
 from fast_tokenizer import _core
-from fast_tokenizer.cli.cutting import Cut
 from fast_tokenizer.cli.files import check_output_file, check_output_folder, load_tokens, save_npz, save_tokenizer
 from fast_tokenizer.cli.fitting import Source, prepare
 from fast_tokenizer.cli.mixture import read_mixture
@@ -39,6 +38,7 @@ from fast_tokenizer.cli.workflow import (
     split_holdout,
     to_cut,
 )
+from fast_tokenizer.cutting import Cut
 from fast_tokenizer.fitting import weighted_counts
 from fast_tokenizer.io import of_arrays
 from fast_tokenizer.metrics import evaluate

@@ -9,8 +9,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_tokenizer.cli.cutting import Cut
 from fast_tokenizer.cli.workflow import Recording, Report, sample_chunks, split_holdout, take_statistics
+from fast_tokenizer.cutting import Cut
 from fast_tokenizer.fitting import FitOptions, FitPart
 from fast_tokenizer.io import Trajectories
 from fast_tokenizer.normalize import NormalizerKind

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fast_tokenizer.cli.cutting import Cut
 from fast_tokenizer.cli.files import save_file
 from fast_tokenizer.cli.workflow import Recording, Report, split_holdout, take_statistics
+from fast_tokenizer.cutting import Cut
 from fast_tokenizer.io import Trajectories
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
 from fast_tokenizer.report.numbers import LEFT_OUT, ReportNumbers, measure

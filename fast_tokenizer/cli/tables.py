@@ -12,8 +12,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from fast_tokenizer.cli.cutting import Cut
 from fast_tokenizer.cli.workflow import EpisodeCounts
+from fast_tokenizer.cutting import Cut
 from fast_tokenizer.fitting import FitSummary
 from fast_tokenizer.metrics import QualityReport
 from fast_tokenizer.tokenizer import FastTokenizer

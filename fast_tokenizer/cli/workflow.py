@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_tokenizer.chunk import ChunkSample, EpisodeEnd, Trajectory, chunk_blocks
-from fast_tokenizer.cli.cutting import Cut
+from fast_tokenizer.cutting import Cut
 from fast_tokenizer.io import BrokenDataError, Dataset, Trajectories, read
 from fast_tokenizer.relative import Relative
 from fast_tokenizer.statistics import NormalizerStatistics

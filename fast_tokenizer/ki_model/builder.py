@@ -190,13 +190,12 @@ class KIBatchBuilder:
 def _own_normalizer(tokenizer: DiscreteTargets) -> Normalizer | None:
     if not isinstance(tokenizer, FastTokenizer):
         return None
-    spec = tokenizer.one_spec
-    if getattr(spec, "relative", None) is not None:
+    if tokenizer.takes_state:
         raise ValueError(
-            "the tokenizer's actions are relative to the state: subtract it from both, and pass "
+            "the tokenizer's actions are relative to the state: subtract it from them, and pass "
             "tokenizer.without_relative()"
         )
-    found: Normalizer | None = getattr(spec, "normalizer", None)
+    found: Normalizer | None = getattr(tokenizer.one_spec, "normalizer", None)
     return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_tokenizer.chunk import Trajectory
-from fast_tokenizer.cli.cutting import Cut
+from fast_tokenizer.cutting import Cut
 from fast_tokenizer.io import Trajectories
 
 

@@ -1,4 +1,4 @@
-"""From the trajectories of a command line to its chunks: how they are cut, and what is left out or filled for it."""
+"""From trajectories to chunks: how they are cut, and what is left out or filled for it."""
 
 from __future__ import annotations
 
