@@ -142,10 +142,10 @@ def test_robot_examples_have_prompt_tokens_and_the_chunk_in_one_unit(tokenizer: 
     builder = KIBatchBuilder(LETTERS, vlm(300), tokenizer)
     batch = builder.robot(["Lift", "put_it down"], [[0.0, 1.0], [-1.5, 0.0]], CHUNKS[:2])
     tokens = tokenizer.encode(CHUNKS[:2])
-    for row, text in enumerate(["Task: lift, State: 128 255;\n", "Task: put it down, State: 0 128;\n"]):
+    for row, text in enumerate(["Task: lift, State: 128 255;\nAction: ", "Task: put it down, State: 0 128;\nAction: "]):
         assert words(batch.prefix.ids[row], batch.prefix.mask[row]) == [2, *map(ord, text)]
         t = batch.targets
-        said = [*map(ord, "Action: "), *(128 + tokens[row]), ord("|"), 1]
+        said = [*(128 + tokens[row]), ord("|"), 1]
         assert words(t.ids[row], t.mask[row]) == said
         assert words(t.ids[row], t.fast_mask[row]) == (128 + tokens[row]).tolist()
         assert torch.equal(t.loss_mask, t.mask)
@@ -185,10 +185,10 @@ def test_an_answer_in_action_tokens_is_refused(tokenizer: FastTokenizer) -> None
 
 
 def test_fixed_widths_pad_and_refuse(tokenizer: FastTokenizer) -> None:
-    builder = KIBatchBuilder(LETTERS, vlm(300), tokenizer, prefix_length=40, target_length=60)
+    builder = KIBatchBuilder(LETTERS, vlm(300), tokenizer, prefix_length=50, target_length=60)
     batch = builder.robot(["lift"], [[0.5]], CHUNKS[:1])
-    assert (batch.prefix.ids.shape[1], batch.targets.ids.shape[1]) == (40, 60)
-    with pytest.raises(ValueError, match=r"the prefix of example 1 has 61 tokens, more than prefix_length 40"):
+    assert (batch.prefix.ids.shape[1], batch.targets.ids.shape[1]) == (50, 60)
+    with pytest.raises(ValueError, match=r"the prefix of example 1 has 69 tokens, more than prefix_length 50"):
         builder.robot(["lift", "x" * 40], [[0.5]] * 2, CHUNKS[:2])
     with pytest.raises(ValueError, match=r"the target of example 0 has 71 tokens, more than target_length 60"):
         builder.language(["a"], ["b" * 70])

@@ -13,7 +13,7 @@ from torch import Tensor
 from fast_tokenizer.ki_model.batch import KIBatch, Prefix, Targets
 from fast_tokenizer.ki_model.targets import DiscreteTargets
 from fast_tokenizer.normalize import Normalizer
-from fast_tokenizer.prompt import PromptBatch, PromptBuilder
+from fast_tokenizer.prompt import ACTION_MARKER, PromptBatch, PromptBuilder
 from fast_tokenizer.text import text_encoder
 from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
@@ -23,9 +23,10 @@ from fast_tokenizer.vlm import VlmVocab
 class KIBatchBuilder:
     r"""Makes batches of robot examples and of language examples, which `KIBatch.cat` puts together.
 
-    A robot example has the prefix ``"Task: {prompt}, State: {bins};\n"`` and the targets ``"Action: "``, the action
-    tokens, ``"|"`` and EOS: the one convention of pi0-FAST, by `PromptBuilder`. At inference `prefix` makes the very
-    same prefix. A language example has the question as its prefix, and the answer and EOS as its targets.
+    A robot example has the prefix ``"Task: {prompt}, State: {bins};\nAction: "``, as pi0.5's published weights expect
+    it, and the targets action tokens, ``"|"`` and EOS; texts and ids are those of `PromptBuilder`, which counts
+    ``"Action: "`` among the targets, as pi0-FAST does. At inference `prefix` makes the very same prefix. A language
+    example has the question as its prefix, and the answer and EOS as its targets.
 
     The flow loss learns the same chunks as the tokens, in the normalised units of the tokenizer.
 
@@ -38,7 +39,7 @@ class KIBatchBuilder:
         >>> language = builder.language(["what colour is the cup?"], ["red"])
         >>> batch = KIBatch.cat([robot, language])
         >>> batch.action_mask.tolist(), batch.targets.mask.sum(1).tolist(), batch.targets.fast_mask.sum(1).tolist()
-        ([True, False], [11, 4], [1, 0])
+        ([True, False], [3, 4], [1, 0])
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class KIBatchBuilder:
             raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the VLM room for {vlm.vocab_size}")
         self._prompts = PromptBuilder(text_tokenizer, vlm, bos_id=bos_id, eos_id=eos_id)
         self._text = text_encoder(text_tokenizer, bos_id=bos_id, eos_id=eos_id)
+        self._marker_length = len(self._text.encode([ACTION_MARKER])[0])
         self._vlm, self._tokenizer = vlm, tokenizer
         own = _own_normalizer(tokenizer)
         if own is not None and normalizer is not None:
@@ -99,7 +101,8 @@ class KIBatchBuilder:
             images: (B, N, C, h, w).
             image_mask: (B, N) bool.
         """
-        return self._prefix(_parts(self._prompts.build(prompts, states))[0], images, image_mask)
+        nothing = TokenBatch.from_lists([[]] * len(prompts))
+        return self._prefix(self._parts(self._prompts.build(prompts, states, nothing))[0], images, image_mask)
 
     def robot(
         self,
@@ -130,7 +133,7 @@ class KIBatchBuilder:
         normalized = chunks.astype(np.float64) if self._normalizer is None else self._normalizer.apply(chunks)
         tokens = self._tokenizer.encode(chunks if self._tokenizer_normalizes else normalized)
         built = self._prompts.build(prompts, states, tokens)
-        prefix, targets = _parts(built)
+        prefix, targets = self._parts(built)
         lost = {
             name: torch.from_numpy(getattr(built, name).astype(np.int64))
             for name in ("saturated", "clipped", "dropped", "state_clipped")
@@ -178,6 +181,14 @@ class KIBatchBuilder:
         values = actions.detach().cpu().double().numpy() if isinstance(actions, Tensor) else np.asarray(actions)
         return values.astype(np.float64) if self._normalizer is None else self._normalizer.invert(values)
 
+    def _parts(self, built: PromptBatch) -> tuple[TokenBatch, TokenBatch]:
+        """The prefixes, with ``"Action: "``, and what is left for the targets."""
+        ends = (built.token_mask & ~built.loss_mask).sum(1) + self._marker_length
+        in_prefix = built.token_mask & (np.arange(built.tokens.shape[1]) < ends[:, None])
+        masks = in_prefix, built.token_mask & ~in_prefix
+        prefix, targets = (TokenBatch.from_padded(built.tokens, mask) for mask in masks)
+        return prefix, targets
+
     def _prefix(self, batch: TokenBatch, images: Tensor | None, image_mask: Tensor | None) -> Prefix:
         return Prefix(*_padded(batch, self._prefix_length, "prefix"), images, image_mask)
 
@@ -197,13 +208,6 @@ def _own_normalizer(tokenizer: DiscreteTargets) -> Normalizer | None:
         )
     found: Normalizer | None = getattr(tokenizer.one_spec, "normalizer", None)
     return found
-
-
-def _parts(built: PromptBatch) -> tuple[TokenBatch, TokenBatch]:
-    """The prefixes and the targets of prompts."""
-    masks = built.token_mask & ~built.loss_mask, built.token_mask & built.loss_mask
-    prefix, targets = (TokenBatch.from_padded(built.tokens, mask) for mask in masks)
-    return prefix, targets
 
 
 def _padded(batch: TokenBatch, width: int | None, what: str) -> tuple[Tensor, Tensor]:
