@@ -14,12 +14,14 @@ except ImportError as _error:
 from fast_tokenizer.ki_model.backbone import Backbone, BackboneOutput, PatchEmbedder, PrefixCache
 from fast_tokenizer.ki_model.batch import KIBatch, Prefix, Targets
 from fast_tokenizer.ki_model.builder import KIBatchBuilder
+from fast_tokenizer.ki_model.checkpoints import LoadReport, load_pi05, pi05_shapes, pi05_state_dict
 from fast_tokenizer.ki_model.config import Cut, KIConfig, Mode, Objective, TowerConfig
 from fast_tokenizer.ki_model.expert import ActionExpert
 from fast_tokenizer.ki_model.flow import BetaTime, LogitNormalTime, TimeSampler, UniformTime
 from fast_tokenizer.ki_model.masks import SEES, Segment, attention_mask
 from fast_tokenizer.ki_model.model import KILoss, KIModel
 from fast_tokenizer.ki_model.optim import clip_gradients, parameter_groups
+from fast_tokenizer.ki_model.paligemma import load_paligemma, paligemma_backbone, paligemma_config, pi05_model
 from fast_tokenizer.ki_model.routing import RoutingReport, open_gates, routing_report
 from fast_tokenizer.ki_model.targets import Binning, DiscreteTargets
 
@@ -37,6 +39,7 @@ __all__ = [
     "KIConfig",
     "KILoss",
     "KIModel",
+    "LoadReport",
     "LogitNormalTime",
     "Mode",
     "Objective",
@@ -51,7 +54,14 @@ __all__ = [
     "UniformTime",
     "attention_mask",
     "clip_gradients",
+    "load_paligemma",
+    "load_pi05",
     "open_gates",
+    "paligemma_backbone",
+    "paligemma_config",
     "parameter_groups",
+    "pi05_model",
+    "pi05_shapes",
+    "pi05_state_dict",
     "routing_report",
 ]

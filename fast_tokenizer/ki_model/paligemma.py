@@ -3,6 +3,10 @@
 PaliGemma is a SigLIP vision tower, a projector and a Gemma language model. The first two become the image encoder as
 they are. The language model's parameters get into our own layers, which give its values, and its keys and values to
 the expert. `transformers` 4.56 and later, and 5, differ in how they spell the model; its parameters are the same.
+
+Values are equal, with one difference in what is prefix: `transformers` counts the line feed that ends a PaliGemma prompt
+as the last token of the prefix, which the others see. Here it is the start id, the first token of the causal part. So a
+question is given without it.
 """
 
 from __future__ import annotations
