@@ -6,10 +6,11 @@ import re
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from fast_tokenizer.ki_model import KIConfig, KIModel, Prefix
 from fast_tokenizer.ki_model.checkpoints import load_pi05, pi05_shapes, pi05_state_dict
-from fast_tokenizer.ki_model.paligemma import SO400M, pi05_model
+from fast_tokenizer.ki_model.paligemma import SO400M, paligemma_backbone, pi05_model
 
 TINY_VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 PALIGEMMA = "paligemma_with_expert.paligemma"
@@ -281,24 +282,50 @@ def test_values_take_the_model_s_dtype_and_what_is_rounded_is_counted():
     assert torch.equal(model.expert.time_mlp_in.weight, mixed["time_mlp_in.weight"].float())
 
 
+def in_memory():
+    """A tiny pi0.5 that was made on the CPU, over a PaliGemma of its own."""
+    config = KIConfig.tiny()
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "vocab_size": 64}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    paligemma = PaliGemmaForConditionalGeneration(
+        PaliGemmaConfig(
+            vision_config={"model_type": "siglip_vision_model", "image_size": 8, "patch_size": 4, **TINY_VISION}
+            | {"vision_use_head": False},
+            text_config={"model_type": "gemma", **text, **heads},
+            projection_dim=32,
+        )
+    )
+    return KIModel(config, backbone=paligemma_backbone(paligemma, config))
+
+
 def test_a_model_in_memory_keeps_its_parameters():
-    model, _ = loaded(random_checkpoint(seed=1))
+    model, checkpoint = in_memory(), random_checkpoint(torch.bfloat16)
     model.backbone.requires_grad_(False)
     parameters = list(model.parameters())
-    load_pi05(model, random_checkpoint())
-    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
-    assert torch.equal(model.expert.time_mlp_in.bias, random_checkpoint()["time_mlp_in.bias"])
+    load_pi05(model, checkpoint)
+    assert all(a is b and b.dtype == torch.float32 for a, b in zip(model.parameters(), parameters, strict=True))
+    assert {p.requires_grad for p in model.backbone.parameters()} == {False}
+    assert torch.equal(model.expert.time_mlp_in.bias, checkpoint["time_mlp_in.bias"].float())
 
 
-def test_a_model_from_the_meta_device_computes():
-    checkpoint = random_checkpoint()
+@pytest.mark.parametrize("make", [in_memory, tiny_model])
+def test_the_model_has_a_copy_of_the_checkpoint(make):
+    model, checkpoint = make(), random_checkpoint()
+    load_pi05(model, checkpoint)
+    before = model.expert.time_mlp_in.bias.clone()
+    checkpoint["time_mlp_in.bias"].zero_()
+    assert torch.equal(model.expert.time_mlp_in.bias, before)
+
+
+def test_a_model_from_the_meta_device_computes_as_one_in_memory():
+    checkpoint, other = random_checkpoint(), in_memory()
     model, _ = loaded(checkpoint)
+    load_pi05(other, checkpoint)
     assert not any(t.is_meta for t in (*model.parameters(), *model.buffers()))
-    again, _ = loaded(checkpoint)
     noise = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0))
     actions = model.sample_actions(a_prefix(), noise=noise)
     assert actions.isfinite().all()
-    assert torch.equal(actions, again.sample_actions(a_prefix(), noise=noise))
+    assert torch.equal(actions, other.sample_actions(a_prefix(), noise=noise))
 
 
 # ---- The velocity ------------------------------------------------------------------------------------

@@ -343,6 +343,8 @@ def test_load_paligemma_refuses_a_folder_that_lacks_weights(tmp_path):
         ({"attention_dropout": 0.1}, "attention_dropout 0.1"),
         ({"rms_norm_eps": 1e-5}, "rms_norm_eps 1e-05"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0}}, "rope_type 'linear'"),
+        ({"use_bidirectional_attention": False}, "use_bidirectional_attention False"),
+        ({"hidden_size": 64}, "projection_dim 32 for a language model of width 64"),
         ({"model_type": "gemma2"}, "model_type 'gemma2', attn_logit_softcapping 50.0, final_logit_softcapping 30.0"),
     ],
     ids=lambda change: next(iter(change)) if isinstance(change, dict) else "",
@@ -354,6 +356,9 @@ def test_what_our_layers_cannot_give_is_refused(change, message):
 
 
 def test_an_untied_head_is_refused():
+    untied = PaliGemmaConfig(text_config=TEXT, vision_config=VISION, projection_dim=32, tie_word_embeddings=False)
+    with pytest.raises(ValueError, match="tie_word_embeddings False"):
+        paligemma_config(untied, **SIZES)
     paligemma = make_paligemma()
     config = paligemma_config(paligemma.config, **SIZES)
     paligemma.lm_head.weight = torch.nn.Parameter(paligemma.lm_head.weight.clone())

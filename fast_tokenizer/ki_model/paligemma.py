@@ -4,9 +4,9 @@ PaliGemma is a SigLIP vision tower, a projector and a Gemma language model. The 
 they are. The language model's parameters get into our own layers, which give its values, and its keys and values to
 the expert. `transformers` 4.56 and later, and 5, differ in how they spell the model; its parameters are the same.
 
-Values are equal, with one difference in what is prefix: `transformers` counts the line feed that ends a PaliGemma prompt
-as the last token of the prefix, which the others see. Here it is the start id, the first token of the causal part. So a
-question is given without it.
+Values are equal, with one difference in what is prefix. To `transformers` the line feed that ends a PaliGemma prompt is
+its last token, which the others see. Here it is the start id, and the first of the causal part; so a question is given
+without it.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def load_paligemma(
         paligemma.config, horizon=horizon, action_dim=action_dim, expert=expert, start_id=start_id
     )
     backbone = paligemma_backbone(paligemma, config)
-    return KIModel(config, objective or Objective(), backbone=backbone).to(dtype)
+    return KIModel(config, objective, backbone=backbone).to(dtype)
 
 
 def pi05_model(
@@ -237,7 +237,7 @@ def pi05_model(
     with torch.device("meta"):
         paligemma = transformers.PaliGemmaForConditionalGeneration(paligemma_sizes).to(dtype)
         backbone = paligemma_backbone(paligemma, config)
-        model = KIModel(config, objective or Objective(), backbone=backbone).to(dtype)
+        model = KIModel(config, objective, backbone=backbone).to(dtype)
     # The one buffer, which no checkpoint has.
     places = torch.arange((config.image_size // config.patch_size) ** 2)[None]
     embeddings = backbone.get_submodule("image_encoder.vision_tower.embeddings")
