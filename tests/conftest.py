@@ -15,7 +15,7 @@ settings.load_profile("repeatable")
 
 # `tokenizers` would keep threads of its own, and other tests fork.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# Tensors in tests are tiny, and a second thread only makes torch wait: minutes become seconds on a busy machine.
+# Tensors in tests are tiny, and a second thread only makes torch wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 RecordedChunks = Callable[[str, int, int], NDArray[np.float32]]

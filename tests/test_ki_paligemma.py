@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import sys
 
 import pytest
 import torch
@@ -371,6 +372,20 @@ def test_a_config_of_another_model_is_refused():
     config = paligemma_config(make_paligemma(text={"num_hidden_layers": 2}).config, **SIZES)
     with pytest.raises(ValueError, match="the config is not of this PaliGemma, see paligemma_config: depth 2 for 3"):
         paligemma_backbone(paligemma, config)
+
+
+def test_parameters_that_do_not_fit_the_config_are_refused():
+    paligemma = make_paligemma()
+    paligemma.config.text_config.vocab_size = 97
+    config = paligemma_config(paligemma.config, **SIZES)
+    with pytest.raises(ValueError, match=r"other parameters than its config says: embed_tokens\.weight$"):
+        paligemma_backbone(paligemma, config)
+
+
+def test_without_transformers_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"PaliGemma needs transformers: pip install 'fast-tokenizer\[paligemma\]'"):
+        load_paligemma("anything", **SIZES)
 
 
 def test_the_sizes_are_read_from_the_config():

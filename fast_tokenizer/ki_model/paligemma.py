@@ -140,9 +140,12 @@ def paligemma_backbone(paligemma: PaliGemmaForConditionalGeneration, config: KIC
     with torch.device("meta"):  # no memory, and no random numbers drawn
         backbone = Backbone(config, images)
     theirs = dict(language.named_parameters())
-    ours = [name for name, _ in backbone.named_parameters() if not name.startswith("image_encoder.")]
-    if set(ours) != set(theirs):
-        raise ValueError(f"PaliGemma's language model has other parameters: {sorted(set(ours) ^ set(theirs))[:8]}")
+    ours = {name: p.shape for name, p in backbone.named_parameters() if not name.startswith("image_encoder.")}
+    wrong = sorted(n for n in ours.keys() | theirs if n not in ours or n not in theirs or ours[n] != theirs[n].shape)
+    if wrong:
+        raise ValueError(
+            f"PaliGemma's language model has other parameters than its config says: {', '.join(wrong[:8])}"
+        )
     for name in ours:
         module, _, leaf = name.rpartition(".")
         setattr(backbone.get_submodule(module), leaf, theirs[name])
