@@ -104,8 +104,8 @@ def load_pi05(model: KIModel, source: str | Path | Mapping[str, Tensor]) -> Load
     All names and shapes are compared before anything is changed. Values are rounded to the model's dtype where it has
     fewer bits, and counted. A model on the meta device gets memory on the CPU for each tensor as it comes.
 
-    Published weights expect images with values in [-1, 1], 32 normalised action dimensions filled up with zeros, and
-    ``"Action: "`` at the end of the prefix; `KIBatchBuilder` has it at the beginning of the targets.
+    Published weights expect images of 224 x 224 with values in [-1, 1], 32 action dimensions, normalised and filled up
+    with zeros, and the prefix of `KIBatchBuilder`, but with the capital letters that a task was given with.
 
     Args:
         model: Over PaliGemma, of the checkpoint's sizes: `pi05_model`.
