@@ -7,9 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from fast_tokenizer import chunk
+from fast_tokenizer import chunk, cutting
 from fast_tokenizer.chunk import windows
-from fast_tokenizer.cli import cutting
 from fast_tokenizer.cli.workflow import iterate_windows, open_recording, parse_bytes, split_holdout
 from fast_tokenizer.io import BrokenDataError, Trajectories, read
 from fast_tokenizer.io import dataset as datasets_module
