@@ -24,6 +24,7 @@ from fast_tokenizer.tokens import TokenBatch, TokensLike
 from fast_tokenizer.vlm import VlmVocab
 
 Overlong = Literal["refuse", "cut"]
+PromptRule = Literal["pi0-fast", "pi0.5"]
 
 ACTION_MARKER = "Action: "
 END_MARKER = "|"
@@ -114,7 +115,7 @@ class PromptBuilder:
         (True, 0.0)
     """
 
-    __slots__ = ("_end", "_marker", "_out_of_range", "_text", "_tokenizer", "_vlm")
+    __slots__ = ("_end", "_marker", "_out_of_range", "_rule", "_text", "_tokenizer", "_vlm")
 
     def __init__(
         self,
@@ -125,6 +126,7 @@ class PromptBuilder:
         bos_id: int | None = None,
         eos_id: int | None = None,
         out_of_range: OutOfRange = "clip",
+        prompt_rule: PromptRule = "pi0-fast",
     ) -> None:
         """Makes a builder.
 
@@ -136,6 +138,7 @@ class PromptBuilder:
             bos_id: None: the text tokenizer's.
             eos_id: Likewise.
             out_of_range: States outside [-1, 1] go to the first or last bin and are counted ("clip"), or are refused.
+            prompt_rule: How prompts are cleaned; see `clean_prompt`.
 
         Raises:
             ValueError: Markers or special tokens lie on action tokens or outside the VLM's vocabulary; the tokenizer
@@ -143,10 +146,13 @@ class PromptBuilder:
         """
         if out_of_range not in get_args(OutOfRange):
             raise ValueError(f"out_of_range must be 'clip' or 'refuse', got {out_of_range!r}")
+        if prompt_rule not in get_args(PromptRule):
+            raise ValueError(f"prompt_rule must be 'pi0-fast' or 'pi0.5', got {prompt_rule!r}")
         if tokenizer is not None and tokenizer.vocab_size > vlm.vocab_size:
             raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the VLM room for {vlm.vocab_size}")
         self._text = text_encoder(text_tokenizer, bos_id=bos_id, eos_id=eos_id)
         self._vlm, self._tokenizer, self._out_of_range = vlm, tokenizer, out_of_range
+        self._rule: PromptRule = prompt_rule
         self._marker, self._end = (np.array(ids, np.int64) for ids in self._text.encode([ACTION_MARKER, END_MARKER]))
         self._check_markers()
 
@@ -269,7 +275,7 @@ class PromptBuilder:
         self, prompts: Sequence[str], states: ArrayLike, actions: TokenBatch | ChunksLike | None
     ) -> tuple[TokenBatch, TokenBatch, NDArray[np.int64]]:
         """Prefixes, postfixes (with the counts of the chunks), and values of each state that were clipped."""
-        texts = [clean_prompt(p) for p in _checked_prompts(prompts)]
+        texts = [clean_prompt(p, self._rule) for p in _checked_prompts(prompts)]
         bins, state_clipped = state_bins(states, self._out_of_range)
         if len(bins) != len(texts):
             raise ValueError(f"got {len(texts)} prompts, but states of shape {bins.shape}")
@@ -303,9 +309,19 @@ class PromptBuilder:
         return self._tokenizer.encode(without_tensors(actions))
 
 
-def clean_prompt(prompt: str) -> str:
-    """The text of a prompt as the model sees it: lower case, without outer white space, ``_`` as a space."""
-    return prompt.lower().strip().replace("_", " ")
+def clean_prompt(prompt: str, rule: PromptRule = "pi0-fast") -> str:
+    """The text of a prompt as the model sees it: without outer white space, ``_`` as a space.
+
+    Args:
+        prompt: As the user wrote it.
+        rule: openpi's pi0-FAST makes it lower case besides; its pi0.5 makes line feeds spaces.
+
+    Example:
+        >>> clean_prompt(" Pick_up the cup "), clean_prompt("Pick_up\\nthe cup", "pi0.5")
+        ('pick up the cup', 'Pick up the cup')
+    """
+    text = prompt.strip().replace("_", " ")
+    return text.lower() if rule == "pi0-fast" else text.replace("\n", " ")
 
 
 def _checked_prompts(prompts: Sequence[str]) -> list[str]:

@@ -140,9 +140,11 @@ def words(row: torch.Tensor, mask: torch.Tensor) -> list[int]:
 
 def test_robot_examples_have_prompt_tokens_and_the_chunk_in_one_unit(tokenizer: FastTokenizer) -> None:
     builder = KIBatchBuilder(LETTERS, vlm(300), tokenizer)
-    batch = builder.robot(["Lift", "put_it down"], [[0.0, 1.0], [-1.5, 0.0]], CHUNKS[:2])
+    batch = builder.robot(["Lift\nit", "put_it down"], [[0.0, 1.0], [-1.5, 0.0]], CHUNKS[:2])
     tokens = tokenizer.encode(CHUNKS[:2])
-    for row, text in enumerate(["Task: lift, State: 128 255;\nAction: ", "Task: put it down, State: 0 128;\nAction: "]):
+    for row, text in enumerate(
+        ["Task: Lift it, State: 128 255;\nAction: ", "Task: put it down, State: 0 128;\nAction: "]
+    ):
         assert words(batch.prefix.ids[row], batch.prefix.mask[row]) == [2, *map(ord, text)]
         t = batch.targets
         said = [*(128 + tokens[row]), ord("|"), 1]

@@ -129,6 +129,12 @@ def test_the_text_is_the_published_one():
 def test_prompts_are_cleaned_as_published():
     assert clean_prompt("\n _Pick__UP\tthe_CUP_ \n") == " pick  up\tthe cup "
     assert clean_prompt("ÄÖ\ndone") == "äö\ndone", "line ends inside stay"
+    assert clean_prompt("\n _Pick__UP\nthe_CUP_ \n", "pi0.5") == " Pick  UP the CUP "
+
+
+def test_the_rule_of_a_builder_is_one_of_two():
+    with pytest.raises(ValueError, match="prompt_rule must be 'pi0-fast' or 'pi0.5', got 'pi0'"):
+        PromptBuilder(LETTERS, WIDE, prompt_rule="pi0")
 
 
 # ---- States ------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ class KIBatchBuilder:
         """
         if tokenizer.vocab_size > vlm.vocab_size:
             raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the VLM room for {vlm.vocab_size}")
-        self._prompts = PromptBuilder(text_tokenizer, vlm, bos_id=bos_id, eos_id=eos_id)
+        self._prompts = PromptBuilder(text_tokenizer, vlm, bos_id=bos_id, eos_id=eos_id, prompt_rule="pi0.5")
         self._text = text_encoder(text_tokenizer, bos_id=bos_id, eos_id=eos_id)
         self._marker_length = len(self._text.encode([ACTION_MARKER])[0])
         self._vlm, self._tokenizer = vlm, tokenizer

@@ -105,7 +105,7 @@ def load_pi05(model: KIModel, source: str | Path | Mapping[str, Tensor]) -> Load
     fewer bits, and counted. A model on the meta device gets memory on the CPU for each tensor as it comes.
 
     Published weights expect images of 224 x 224 with values in [-1, 1], 32 action dimensions, normalised and filled up
-    with zeros, and the prefix of `KIBatchBuilder`, but with the capital letters that a task was given with.
+    with zeros, and the prefix of `KIBatchBuilder`.
 
     Args:
         model: Over PaliGemma, of the checkpoint's sizes: `pi05_model`.
