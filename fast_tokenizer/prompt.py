@@ -310,14 +310,14 @@ class PromptBuilder:
 
 
 def clean_prompt(prompt: str, rule: PromptRule = "pi0-fast") -> str:
-    """The text of a prompt as the model sees it: without outer white space, ``_`` as a space.
+    r"""The text of a prompt as the model sees it: without outer white space, ``_`` as a space.
 
     Args:
         prompt: As the user wrote it.
         rule: openpi's pi0-FAST makes it lower case besides; its pi0.5 makes line feeds spaces.
 
     Example:
-        >>> clean_prompt(" Pick_up the cup "), clean_prompt("Pick_up\\nthe cup", "pi0.5")
+        >>> clean_prompt(" Pick_up the cup "), clean_prompt("Pick_up\nthe cup", "pi0.5")
         ('pick up the cup', 'Pick up the cup')
     """
     text = prompt.strip().replace("_", " ")

@@ -133,7 +133,7 @@ def test_prompts_are_cleaned_as_published():
 
 
 def test_the_rule_of_a_builder_is_one_of_two():
-    with pytest.raises(ValueError, match="prompt_rule must be 'pi0-fast' or 'pi0.5', got 'pi0'"):
+    with pytest.raises(ValueError, match=r"prompt_rule must be 'pi0-fast' or 'pi0.5', got 'pi0'"):
         PromptBuilder(LETTERS, WIDE, prompt_rule="pi0")
 
 
