@@ -160,7 +160,8 @@ class KIModel(nn.Module):
             counts = counts & ~targets.fast_mask
         assert out.target_features is not None
         logits = self.backbone.logits(out.target_features[counts])  # (n, V): only where there is something to learn
-        losses = F.cross_entropy(logits.float(), targets.ids[counts], reduction="none")
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        losses = F.cross_entropy(logits, targets.ids[counts], reduction="none")
         fast = targets.fast_mask[counts]
 
         def mean(which: Tensor) -> Tensor:
