@@ -42,7 +42,8 @@ class Mode(Enum):
 class Cut(Enum):
     """Where `Mode.KI` stops the gradient of the flow loss on its way into the backbone.
 
-    None of the three changes a value: the forward pass is the same bit for bit.
+    None of the three changes a value. With KEYS_VALUES the forward pass is the same as with NONE bit for bit; FEATURES
+    forms the same products once more in a matrix of another height, which may round them otherwise.
 
     Attributes:
         KEYS_VALUES: At the keys and values of every layer, as in the paper (eq. 5 and 6): the flow loss changes nothing
