@@ -427,9 +427,11 @@ def check_embedding_scale(make=make_model):
     said = model.backbone.shifted(batch.targets.ids)
     ids = torch.cat([batch.prefix.ids, said], dim=1)
     expected = model.backbone.embed_tokens.weight[ids] * math.sqrt(model.config.backbone.width)
-    same("text entering the first layer", seen[0][:, -ids.shape[1] :], expected)
+    valid = torch.cat([batch.prefix.mask, batch.targets.mask], dim=1)
+    same("text entering the first layer", seen[0][:, -ids.shape[1] :][valid], expected[valid])
+    shown = batch.prefix.image_mask[:, 0]
     images = model.backbone.image_encoder(batch.prefix.images[:, 0])
-    same("the first camera entering the first layer", seen[0][:, :4], images, ROUNDING)
+    same("the first camera entering the first layer", seen[0][:, :4][shown], images[shown], ROUNDING)
 
 
 def check_padding(make=make_model):
@@ -477,7 +479,9 @@ def check_reference(make=make_model):
             where = f"{objective.mode.label} ({objective.effective_cut.value}): {name}"
             same(where, got, expected, ROUNDING)
             # The reference multiplies by 0 what is masked; in the library some of that is not connected at all.
-            same_gradients(where, gradients(got, model, unconnected=0.0), gradients(expected, model, unconnected=0.0), 1e-10)
+            same_gradients(
+                where, gradients(got, model, unconnected=0.0), gradients(expected, model, unconnected=0.0), 1e-10
+            )
 
 
 def check_cut_has_no_value(make=make_model):
@@ -633,9 +637,7 @@ def clip_globally(groups, max_norm):
 
 def after_training(model, steps=20, clip=clip_by_tower, max_norm=0.5):
     """The backbone's weights after some steps of AdamW, and whether clipping did anything."""
-    optimizer = torch.optim.AdamW(
-        ki_model.parameter_groups(model, backbone_lr=1e-3, expert_lr=3e-3), weight_decay=0.01
-    )
+    optimizer = torch.optim.AdamW(ki_model.parameter_groups(model, backbone_lr=1e-3, expert_lr=3e-3), weight_decay=0.01)
     clipped = False
     for step in range(steps):
         optimizer.zero_grad()
@@ -721,7 +723,9 @@ def check_times_of_rows(make=make_model):
     for row, t in enumerate(times):
         alone = model.expert.step(x, t.expand(5), cache)
         same(f"velocity of row {row} at t = {t:g}", together[row], alone[row], ROUNDING)
-        differs(f"velocity of row {row} at another time", model.expert.step(x, 1 - t.expand(5) / 2, cache)[row], alone[row])
+        differs(
+            f"velocity of row {row} at another time", model.expert.step(x, 1 - t.expand(5) / 2, cache)[row], alone[row]
+        )
 
 
 def check_sampling_mask(make=make_model):
@@ -783,6 +787,8 @@ def check_location_ids(make=None):
     on_loc = ki_model.KIBatchBuilder(text, VlmVocab.paligemma(tokenizer.vocab_size), tokenizer)
     refuses("answers in <loc> beside action tokens there", on_loc.language, ["where?"], ["<loc0007>"])
     below = ki_model.KIBatchBuilder(text, VlmVocab.paligemma(tokenizer.vocab_size, anchor="loc"), tokenizer)
-    batch = KIBatch.cat([below.language(["where?"], ["<loc0007>"]), below.robot(["go"], np.zeros((1, 2)), np.zeros((1, 50, 7)))])
+    batch = KIBatch.cat(
+        [below.language(["where?"], ["<loc0007>"]), below.robot(["go"], np.zeros((1, 2)), np.zeros((1, 50, 7)))]
+    )
     fast = batch.targets.fast_mask.any(1).tolist()
     check(fast == [False, True], f"rows with action tokens: {fast}")

@@ -148,9 +148,7 @@ def one_pass(model, batch, noise, time, cut=Cut.NONE):
             k_read, v_read = sg(k[0]), sg(v[0])
         elif cut is Cut.FEATURES:
             features = norm(sg(xb), f"{b}.input_layernorm")
-            k_read = rope(
-                heads(features, f"{b}.self_attn.k_proj", c.num_kv_heads), positions[:, :n], c.rope_theta
-            )
+            k_read = rope(heads(features, f"{b}.self_attn.k_proj", c.num_kv_heads), positions[:, :n], c.rope_theta)
             v_read = heads(features, f"{b}.self_attn.v_proj", c.num_kv_heads)
         of_backbone = attend(q[0], torch.cat(k, 1), torch.cat(v, 1), mask[:, :n])
         of_actions = attend(q[1], torch.cat([k_read, k[1]], 1), torch.cat([v_read, v[1]], 1), mask[:, n:])

@@ -4,6 +4,7 @@
 """
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import scipy.stats
 import torch
 
-from fast_tokenizer.ki_model import BetaTime, Cut, LogitNormalTime, Mode, Objective, UniformTime
+from fast_tokenizer.ki_model import BetaTime, Cut, LogitNormalTime, Objective, UniformTime
 from fast_tokenizer.ki_model.expert import embed_time
 from fast_tokenizer.ki_model.flow import interpolate
 from tests import ki_model_checks as checks
@@ -167,7 +168,7 @@ def test_beta_times_are_scipy_s_quantiles_of_uniform_numbers():
 def test_time_is_embedded_by_openpi_s_formula():
     width, t = 24, np.array([0.0, 0.001, 0.3, 1.0], np.float32)
     expected = np.zeros((len(t), width))
-    for row, time in enumerate(t):
+    for row, time in enumerate(t.tolist()):
         for i in range(width // 2):
             period = 4e-3 * (4.0 / 4e-3) ** (i / (width // 2 - 1))
             expected[row, i] = math.sin(2 * math.pi * time / period)
@@ -203,8 +204,8 @@ def test_gradient_checkpointing_changes_nothing(objective):
         model = make_model(objective)
         model.backbone.gradient_checkpointing = model.expert.gradient_checkpointing = checkpointing
         runs = []
-        model.backbone.layers[0].register_forward_hook(lambda *a, runs=runs: runs.append("backbone"))
-        model.expert.layers[0].register_forward_hook(lambda *a, runs=runs: runs.append("expert"))
+        model.backbone.layers[0].register_forward_pre_hook(lambda *a, runs=runs: runs.append("backbone"))
+        model.expert.layers[0].register_forward_pre_hook(lambda *a, runs=runs: runs.append("expert"))
         losses = model(batch, **drawn)
         losses.total.backward()
         found.append((losses.total, {n: p.grad for n, p in model.named_parameters()}, runs))
@@ -218,6 +219,7 @@ def test_gradient_checkpointing_changes_nothing(objective):
 @attentions
 def test_bfloat16_is_near_float32(attention):
     batch, found = mixed_batch(), {}
+    batch = replace(batch, actions=batch.actions.float())
     drawn = noise_and_time(5, dtype=torch.float32)
     for dtype in (torch.float32, torch.bfloat16):
         model = make_model(attention=attention, dtype=dtype)
@@ -237,15 +239,17 @@ def test_bfloat16_is_near_float32(attention):
     differs("bfloat16 and float32", got.flow, expected.flow, 1e-7)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_the_compiled_step_equals_the_eager_one_in_training_and_sampling(backend):
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo itself reads it, of keys and values
+def test_the_compiled_step_equals_the_eager_one_in_training_and_sampling():
+    """In one graph, by the backend that is quick; inductor takes minutes, and gives the same."""
     batch, drawn = mixed_batch(), noise_and_time(5, dtype=torch.float32)
+    batch = replace(batch, actions=batch.actions.float())
     found = []
     for compiled in (False, True):
-        model = make_model(Objective(Mode.JOINT), dtype=torch.float32)
+        model = make_model(JOINT, dtype=torch.float32, depth=2)
         if compiled:
             torch.compiler.reset()
-            model.expert.step = torch.compile(model.expert.step, fullgraph=True, backend=backend)
+            model.expert.step = torch.compile(model.expert.step, fullgraph=True, backend="aot_eager")
         losses = model(batch, **drawn)
         sampled = model.sample_actions(batch.prefix, steps=3, noise=drawn["noise"])
         found.append((losses.flow, gradients(losses.total, model), sampled))
