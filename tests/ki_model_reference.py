@@ -1,9 +1,9 @@
 """Knowledge insulation in one pass and with one mask, as the paper writes it (arXiv 2505.23705, eq. 5 and 6).
 
 The library makes two passes and hands keys and values over. Here all tokens stand in one sequence
-``[images | text | targets | actions]``, each with the weights of its tower, and meet in one attention; the stop-gradient
-is in the rows of the action queries. Only weights are taken from the model, by name, and its image encoder is called.
-Everything else is written again, for clarity and not for speed.
+``[images | text | targets | actions]``, each with the weights of its tower, and meet in one attention; the
+stop-gradient is in the rows of the action queries. Of the model only the weights are taken, by name, and the image
+encoder. Everything else is written again, for clarity and not for speed.
 """
 
 import math

@@ -3,6 +3,7 @@
 `test_ki_mutations` shows that each of them can fail.
 """
 
+import inspect
 import math
 from dataclasses import replace
 from functools import partial
@@ -12,11 +13,12 @@ import pytest
 import scipy.stats
 import torch
 
+from fast_tokenizer import ki_model
 from fast_tokenizer.ki_model import BetaTime, Cut, LogitNormalTime, Objective, UniformTime
 from fast_tokenizer.ki_model.expert import embed_time
 from fast_tokenizer.ki_model.flow import interpolate
 from tests import ki_model_checks as checks
-from tests.ki_model_checks import (
+from tests.ki_model_batches import (
     FROZEN,
     JOINT,
     KI,
@@ -37,13 +39,19 @@ attentions = pytest.mark.parametrize("attention", ["sdpa", "eager"])
 
 
 def proof(check):
-    """A test of a check with both kinds of attention."""
+    """A test of a check: with both kinds of attention, if it makes models."""
+    if not inspect.signature(check).parameters:
 
-    def test(attention):
-        check(partial(make_model, attention=attention))
+        def test():
+            check()
+    else:
 
-    test.__doc__ = check.__doc__
-    return attentions(test)
+        @attentions
+        def test(attention):
+            check(partial(make_model, attention=attention))
+
+    test.__doc__, test.check = check.__doc__, check
+    return test
 
 
 # ---- Routing of gradients ----------------------------------------------------------------------------
@@ -81,15 +89,20 @@ test_rows_without_actions_do_not_count_even_if_nan = proof(checks.check_language
 test_without_robots_or_language_a_loss_is_0_with_finite_gradients = proof(checks.check_empty)
 test_k_draws_are_the_mean_of_k_losses = proof(checks.check_draws)
 
+# ---- Ids ---------------------------------------------------------------------------------------------
+
+test_action_tokens_on_loc_are_refused_beside_detection = proof(checks.check_location_ids)
+
 # ---- Training ----------------------------------------------------------------------------------------
 
 test_twenty_steps_leave_the_backbone_equal_with_and_without_flow = proof(checks.check_training)
 test_twenty_frozen_steps_leave_the_backbone_as_it_was = proof(checks.check_frozen_training)
 
 
-def test_a_global_clip_couples_the_losses_again():
+def test_a_global_clip_couples_the_losses_again(monkeypatch):
+    monkeypatch.setattr(ki_model, "clip_gradients", checks.clip_globally)
     with pytest.raises(AssertionError, match=r"after 20 steps with alpha 1, backbone\.\S+: differs by up to"):
-        checks.check_training(clip=checks.clip_globally)
+        checks.check_training()
 
 
 # ---- Sampling ----------------------------------------------------------------------------------------
@@ -100,8 +113,7 @@ test_every_row_has_its_own_time = proof(checks.check_times_of_rows)
 test_uncounted_values_follow_their_path_of_training = proof(checks.check_sampling_mask)
 
 
-def test_euler_on_a_gaussian_is_first_order():
-    checks.check_sampler()
+test_euler_on_a_gaussian_is_first_order = proof(checks.check_sampler)
 
 
 def test_the_gaussian_s_velocity_is_the_least_squares_fit_of_noise_minus_actions():
