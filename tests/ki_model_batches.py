@@ -11,12 +11,13 @@ from dataclasses import replace
 import torch
 
 from fast_tokenizer import ki_model
-from fast_tokenizer.ki_model import KIBatch, KIConfig, KIModel, Mode, Objective, Prefix, Targets
+from fast_tokenizer.ki_model import Cut, KIBatch, KIConfig, KIModel, Mode, Objective, Prefix, Targets
 from fast_tokenizer.ki_model.layers import RMSNorm
 
 ROUNDING = 1e-13
 JOINT, KI, PI0, PI0_FAST = (Objective(m) for m in (Mode.JOINT, Mode.KI, Mode.PI0, Mode.PI0_FAST))
 FROZEN, VLM_PRETRAIN = Objective(Mode.FROZEN), Objective(Mode.VLM_PRETRAIN)
+EVERY_CUT = (JOINT, KI, Objective(cut=Cut.FEATURES))
 FIRST_FAST = 40  # ids 4..39 are text, 40..63 action tokens, 3 is the start
 
 
@@ -165,10 +166,8 @@ def same(what, got, expected, tolerance=0.0):
     """Two tensors are equal, bit for bit or within a tolerance, and there is something to compare."""
     check(got.shape == expected.shape, f"{what}: shape {tuple(got.shape)} instead of {tuple(expected.shape)}")
     check(got.numel() > 0, f"{what}: nothing to compare")
-    if tolerance == 0 and torch.equal(got, expected):
-        return
     worst = (got - expected).abs().max().item()
-    check(0 < worst <= tolerance or worst == 0, f"{what}: differs by up to {worst:.2g}, allowed {tolerance:g}")
+    check(worst <= tolerance, f"{what}: differs by up to {worst:.2g}, allowed {tolerance:g}")  # NaN is not
 
 
 def number(x):
@@ -178,7 +177,7 @@ def number(x):
 def differs(what, got, expected, least=1e-6):
     """Two tensors differ by more than rounding: the positive control of `same`."""
     worst = (got - expected).abs().max().item()
-    check(worst > least, f"{what}: differs by {worst:.2g} only, so that the test would see nothing")
+    check(worst > least, f"{what}: differs by {worst:.2g}, expected more than {least:g}")
 
 
 def same_gradients(what, got, expected, tolerance=0.0, only=""):

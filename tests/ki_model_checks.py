@@ -8,7 +8,7 @@ Unless a check says otherwise numbers are float64, and "within rounding" is `ROU
 
 import math
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +19,7 @@ from fast_tokenizer import FastTokenizer, VlmVocab, ki_model
 from fast_tokenizer.ki_model import Cut, KIBatch, Mode, Objective, Targets, backbone, expert
 from fast_tokenizer.text import TextEncoder
 from tests.ki_model_batches import (
+    EVERY_CUT,
     FROZEN,
     JOINT,
     KI,
@@ -139,29 +140,30 @@ def check_report(make=make_model):
 
 
 def check_fast_invisible(make=make_model):
-    """The velocity of the training pass does not depend on the targets.
+    """The velocity of the training pass does not depend on the targets, whatever the cut.
 
     Equal where their content changes; within rounding where their number does, as sums over other widths are formed in
     another order. The positive control: it depends on the prefix.
     """
     batch, drawn = mixed_batch(), noise_and_time(5)
-    t, model = batch.targets, make(KI)
-    _, expected, _ = trained(model, batch, **drawn)
+    t = batch.targets
     random = torch.randint(4, 64, t.ids.shape, generator=torch.Generator().manual_seed(5))
-    for how, ids in (("permuted", t.ids.flip(1)), ("random", random)):
-        _, got, _ = trained(model, with_targets(batch, ids), **drawn)
-        same(f"velocity, targets {how}", got, expected)
-    for how, other in (
-        ("padded", with_targets(batch, extra=5)),
-        ("longer", with_targets(batch, extra=5, extra_valid=True)),
-        ("cut to one", replace(batch, targets=Targets(*(x[:, :1] for x in fields_of(t))))),
-        ("none", replace(batch, targets=None)),
-    ):
-        _, got, _ = trained(model, other, **drawn)
-        same(f"velocity, targets {how}", got, expected, ROUNDING)
-    other_prefix = replace(batch.prefix, ids=batch.prefix.ids.roll(1, 1))
-    _, got, _ = trained(model, replace(batch, prefix=other_prefix), **drawn)
-    differs("positive control: velocity with another prefix", got, expected)
+    for objective in EVERY_CUT:
+        model, cut = make(objective), objective.effective_cut.value
+        _, expected, _ = trained(model, batch, **drawn)
+        for how, other, tolerance in (
+            ("permuted", with_targets(batch, t.ids.flip(1)), 0),
+            ("random", with_targets(batch, random), 0),
+            ("padded", with_targets(batch, extra=5), ROUNDING),
+            ("longer", with_targets(batch, extra=5, extra_valid=True), ROUNDING),
+            ("cut to one", replace(batch, targets=Targets(*(x[:, :1] for x in fields_of(t)))), ROUNDING),
+            ("none", replace(batch, targets=None), ROUNDING),
+        ):
+            _, got, _ = trained(model, other, **drawn)
+            same(f"velocity (cut {cut}), targets {how}", got, expected, tolerance)
+        other_prefix = replace(batch.prefix, ids=batch.prefix.ids.roll(1, 1))
+        _, got, _ = trained(model, replace(batch, prefix=other_prefix), **drawn)
+        differs(f"positive control: velocity (cut {cut}) with another prefix", got, expected)
 
 
 def check_actions_invisible(make=make_model):
@@ -311,7 +313,7 @@ def check_reference(make=make_model):
     The reference has the stop-gradient where the paper has it, in the rows of the action queries (eq. 5 and 6).
     """
     batch, drawn = mixed_batch(), noise_and_time(5)
-    for objective in (JOINT, KI, Objective(cut=Cut.FEATURES)):
+    for objective in EVERY_CUT:
         model = make(objective)
         losses = model(batch, **drawn)
         reference = one_pass(model, batch, **drawn, cut=objective.effective_cut)
@@ -398,8 +400,9 @@ def check_parts(make=make_model):
         n = losses.text_tokens + losses.fast_tokens
         ce, tokens = ce + n * losses.ce, tokens + n
         flow, robots = flow + losses.robot_examples * losses.flow, robots + losses.robot_examples
-    same("cross-entropy of the whole batch", whole.ce, ce / tokens, ROUNDING)
-    same("flow loss of the whole batch", whole.flow, flow / robots, ROUNDING)
+    for what, got, expected in (("cross-entropy", whole.ce, ce / tokens), ("flow loss", whole.flow, flow / robots)):
+        same(f"{what} of the whole batch", got, expected, ROUNDING)
+        same_gradients(f"{what} of the whole batch", gradients(got, model), gradients(expected, model), 1e-10)
 
 
 def check_language_rows(make=make_model):
@@ -517,15 +520,16 @@ def check_training_equals_sampling(make=make_model):
 
     Prompts are ragged and cameras masked; within rounding, as the training pass is over wider sequences.
     """
-    batch, model = mixed_batch(), make(KI)
-    noise = noise_and_time(5)["noise"]
-    with recorded_steps(model) as calls:
-        model.sample_actions(batch.prefix, steps=4, noise=noise)
-    for x_t, t, expected in calls:
-        given = replace(batch, actions=x_t, action_mask=None)  # actions and noise are x_t, and so is all between
-        _, got, _ = trained(model, given, noise=x_t, time=t)
-        same(f"velocity at t = {t[0]:g}", got, expected, ROUNDING)
-    differs("positive control: velocity at the first and the last point", calls[0][2], calls[-1][2])
+    batch, noise = mixed_batch(), noise_and_time(5)["noise"]
+    for objective in EVERY_CUT:
+        model, cut = make(objective), objective.effective_cut.value
+        with recorded_steps(model) as calls:
+            model.sample_actions(batch.prefix, steps=4, noise=noise)
+        for x_t, t, expected in calls:
+            given = replace(batch, actions=x_t, action_mask=None)  # actions and noise are x_t, and so is all between
+            _, got, _ = trained(model, given, noise=x_t, time=t)
+            same(f"velocity (cut {cut}) at t = {t[0]:g}", got, expected, ROUNDING)
+        differs("positive control: velocity at the first and the last point", calls[0][2], calls[-1][2])
 
 
 def check_calls(make=make_model):
@@ -537,7 +541,11 @@ def check_calls(make=make_model):
 
     model.backbone.logits = model.backbone.shifted = unreachable
     model.backbone.embed_tokens.register_forward_hook(lambda _, args, out: calls.update(embedded=args[0].numel()))
-    model.backbone.register_forward_hook(lambda _, args, out: calls.update(backbone=1, targets=len(args) - 1))
+    model.backbone.register_forward_hook(
+        lambda _, args, kwargs, out: calls.update(backbone=1, targets=len(args) + len(kwargs) - 1), with_kwargs=True
+    )
+    given = {f.name for f in fields(batch.prefix)}
+    check(given == {"ids", "mask", "images", "image_mask"}, f"a prefix holds {given}")
     for steps in (1, 7, 10, 33):
         calls.clear()
         with recorded_steps(model) as expert_calls:

@@ -228,6 +228,23 @@ def test_gradient_checkpointing_changes_nothing(objective):
     assert found[1][2] == ["backbone", "expert", *again]  # it did compute layers twice
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "check",
+    [
+        checks.check_routing,
+        checks.check_backbone_gradient,
+        checks.check_actions_invisible,
+        checks.check_causality,
+        checks.check_training,
+        checks.check_frozen_training,
+    ],
+    ids=lambda c: c.__name__,
+)
+def test_what_is_equal_bit_for_bit_is_so_in_other_dtypes(check, dtype):
+    check(partial(make_model, dtype=dtype))
+
+
 @attentions
 def test_bfloat16_is_near_float32(attention):
     batch, found = mixed_batch(), {}
