@@ -129,7 +129,7 @@ def check_report(make=make_model):
                 check((norm is None) == (said is None), f"{where}: the report says {said}, found {norm}")
                 check(norm is None or math.isclose(norm, said, rel_tol=1e-5), f"{where}: says {said}, found {norm}")
         check(not report.gates_closed and "gates" not in str(report), "open gates are called closed")
-    closed = make_model(JOINT, open_gates=False)
+    closed = make(JOINT, open_gates=False)
     report = ki_model.routing_report(closed, batch, **drawn)
     check(report.gates_closed and "all gates of the expert are zero" in str(report), "closed gates are not reported")
     leak = report.tower("backbone", "flow")
@@ -433,8 +433,8 @@ def check_empty(make=make_model):
     for how, given, loss, tower in (
         ("no actions", replace(batch, actions=None, action_mask=None), "flow", "expert."),
         ("no action counts", replace(batch, action_mask=torch.zeros(5).bool()), "flow", "expert."),
-        ("no targets", replace(batch, targets=None), "ce", "backbone.embed_tokens"),
-        ("no target counts", with_targets(batch, loss_mask=nothing), "ce", "backbone.layers.0.self_attn.k"),
+        ("no targets", replace(batch, targets=None), "ce", "backbone."),
+        ("no target counts", with_targets(batch, loss_mask=nothing), "ce", "backbone."),
     ):
         for objective in (KI, JOINT):
             model = make(objective)
@@ -620,17 +620,21 @@ def check_location_ids():
     text = TextEncoder(lambda texts: [[loc + 7] if t == "<loc0007>" else [ord(c) for c in t] for t in texts], 2, 1)
     tokenizer = FastTokenizer.default()
 
-    def refuses(what, call, *args, **kwargs):
+    def refuses(what, why, call, *args, **kwargs):
         try:
             call(*args, **kwargs)
-        except ValueError:
+        except ValueError as error:
+            check(why in str(error), f"{what} are refused for another reason: {error}")
             return
         raise AssertionError(f"{what} are not refused")
 
-    refuses("tokens on <loc> beside detection", VlmVocab.paligemma, tokenizer.vocab_size, co_training=["detection"])
-    on_loc = ki_model.KIBatchBuilder(text, VlmVocab.paligemma(tokenizer.vocab_size), tokenizer)
-    refuses("answers in <loc> beside action tokens there", on_loc.language, ["where?"], ["<loc0007>"])
-    below = ki_model.KIBatchBuilder(text, VlmVocab.paligemma(tokenizer.vocab_size, anchor="loc"), tokenizer)
+    size = tokenizer.vocab_size
+    refuses("tokens on <loc> beside detection", "lie on <loc>", VlmVocab.paligemma, size, co_training=["detection"])
+    on_loc = ki_model.KIBatchBuilder(text, VlmVocab.paligemma(size), tokenizer)
+    refuses(
+        "answers in <loc> beside action tokens there", "an action token", on_loc.language, ["where?"], ["<loc0007>"]
+    )
+    below = ki_model.KIBatchBuilder(text, VlmVocab.paligemma(size, anchor="loc"), tokenizer)
     batch = KIBatch.cat(
         [below.language(["where?"], ["<loc0007>"]), below.robot(["go"], np.zeros((1, 2)), np.zeros((1, 50, 7)))]
     )

@@ -105,7 +105,7 @@ def cache_keeps_target_slots(patch):
         out = forward(self, prefix, targets, **options)
         width[0] = out.cache.mask.shape[1]
         seen = out.cache.mask if targets is None else torch.cat([out.cache.mask, targets.mask], dim=1)
-        return ki_model.backbone.BackboneOutput(out.target_features, PrefixCache(tuple(found), seen))
+        return backbone_module.BackboneOutput(out.target_features, PrefixCache(tuple(found), seen))
 
     patch.setattr(Backbone, "_run", recording)
     patch.setattr(Backbone, "forward", unsliced)
@@ -409,7 +409,7 @@ def wrong_batch_index(patch):
     loss = KIModel._cross_entropy
 
     def of_row_0(self, out, targets):
-        one = ki_model.backbone.BackboneOutput(out.target_features[:1], out.cache)
+        one = backbone_module.BackboneOutput(out.target_features[:1], out.cache)
         return loss(self, one, Targets(targets.ids[:1], targets.mask[:1], targets.loss_mask[:1], targets.fast_mask[:1]))
 
     patch.setattr(KIModel, "_cross_entropy", of_row_0)
@@ -488,6 +488,26 @@ def targets_see_actions(patch):
 
     patch.setattr(KIModel, "forward", telling)
     patch.setattr(Backbone, "embed_text", lambda self, ids: embed(self, ids) + 0.01 * known[0])
+
+
+@mutation(
+    None,
+    "the cut at features lets gradients through",
+    {
+        checks.check_routing: r"ki \(features\): flow reaches \d+ weights",
+        checks.check_reference: r"ki \(features\): flow: gradient of backbone.* differs",
+    },
+)
+def features_are_not_detached(patch):
+    """Keys and values are made anew of features that are still connected."""
+
+    def read(self, cache):
+        positions, _ = backbone_module.prefix_positions(cache.mask)
+        rope = layers.rotary(positions, self.config.head_dim, self.config.rope_theta)
+        pairs = zip(self.layers, cache.features, strict=True)
+        return PrefixCache(tuple(block.keys_values(x, rope) for block, x in pairs), cache.mask)
+
+    patch.setattr(Backbone, "read_features", read)
 
 
 @mutation(
@@ -617,7 +637,7 @@ def outcome(mutation, check):
     return ""
 
 
-def test_of(check):
+def name_of_test(check):
     """The name of the test that runs a check."""
     (name,) = (name for name, test in vars(proof).items() if getattr(test, "check", None) is check)
     return name
@@ -629,7 +649,7 @@ def rows_of(mutation):
             mutation.number,
             mutation.failure,
             " ".join(mutation.inject.__doc__.split()),
-            test_of(c),
+            name_of_test(c),
             outcome(mutation, c),
         )
         for c in mutation.fails
@@ -651,8 +671,6 @@ def as_markdown(rows) -> str:
         before = defect
     return "\n".join(lines).replace("<loc>", "&lt;loc&gt;")
 
-
-test_of.__test__ = False
 
 # ---- Tests -------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import scipy.stats
 import torch
 
 from fast_tokenizer import ki_model
-from fast_tokenizer.ki_model import BetaTime, Cut, LogitNormalTime, Objective, UniformTime
+from fast_tokenizer.ki_model import BetaTime, Cut, LogitNormalTime, Objective, Prefix, UniformTime
 from fast_tokenizer.ki_model.expert import embed_time
 from fast_tokenizer.ki_model.flow import interpolate
 from tests import ki_model_checks as checks
@@ -188,6 +188,38 @@ def test_time_is_embedded_by_openpi_s_formula():
     got = embed_time(torch.from_numpy(t), width)
     assert got.dtype == torch.float32
     np.testing.assert_allclose(got, expected, atol=1e-7)
+
+
+def test_training_draws_standard_noise_and_the_objective_s_times():
+    """Drawn once for each draw of each example, from the generator that is given."""
+    asked = []
+
+    def times(n, *, device, generator):
+        asked.append((n, generator))
+        return torch.full((n,), 0.5)
+
+    model = make_model(Objective(time=times, flow_draws=80), dtype=torch.float32)
+    batch = mixed_batch()
+    batch = replace(batch, actions=torch.zeros_like(batch.actions))
+    generator = torch.Generator().manual_seed(0)
+    with recorded_steps(model) as calls:
+        first = model(batch, generator=generator).total
+        again = model(batch, generator=generator.manual_seed(0)).total
+        other = model(batch, generator=generator).total
+    same("total, seeded alike", again, first)
+    differs("total, drawn on", other, first)
+    assert asked == [(5 * 80, generator)] * 3
+    x_t, t, _ = calls[0]
+    assert (t == 0.5).all()
+    assert scipy.stats.kstest(x_t.flatten().numpy() / 0.5, scipy.stats.norm.cdf).pvalue > 0.05
+
+
+def test_sampling_begins_with_standard_noise():
+    ids = torch.full((400, 2), 5)
+    model = make_model(dtype=torch.float32)
+    with recorded_steps(model) as calls:
+        model.sample_actions(Prefix(ids, ids > 0), steps=1, generator=torch.Generator().manual_seed(0))
+    assert scipy.stats.kstest(calls[0][0].flatten().numpy(), scipy.stats.norm.cdf).pvalue > 0.05
 
 
 # ---- Other ways to compute the same ------------------------------------------------------------------
