@@ -1,8 +1,7 @@
 """Every way in which knowledge insulation is known to go wrong is put into the library, and the named test fails.
 
-The numbers are those of the catalogue of failures in public implementations; what has none was added so that every
-check of `ki_model_checks` is seen to fail. ``python -m tests.test_ki_mutations`` prints the table, and
-`mutation_table` returns it.
+Failures 1 to 16 are those that public implementations have had; what has no number was added so that every check of
+`ki_model_checks` is seen to fail. ``python -m tests.test_ki_mutations`` prints the table, `mutation_table` returns it.
 """
 
 import re
@@ -44,7 +43,7 @@ class Mutation:
     """A defect.
 
     Attributes:
-        number: In the catalogue; None where it is not in it.
+        number: 1 to 16 as above, or None.
         failure: What goes wrong.
         inject: Puts it into the library through a `pytest.MonkeyPatch`; its docstring says how.
         fails: The checks that fail, and a pattern of what they say.
