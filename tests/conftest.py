@@ -1,5 +1,5 @@
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +45,3 @@ def recorded_chunks(shared_data: Path) -> RecordedChunks:
         return np.ascontiguousarray(every[np.linspace(0, len(every) - 1, count).astype(int)])
 
     return chunks
-
-
-@pytest.fixture
-def one_torch_thread() -> Iterator[None]:
-    """Small models are quicker on one thread."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

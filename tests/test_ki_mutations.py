@@ -35,8 +35,6 @@ from tests import ki_model_checks as checks
 from tests import test_ki_proof as proof
 from tests.ki_model_batches import gradients, make_model, mixed_batch, noise_and_time
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
 
 @dataclass(frozen=True)
 class Mutation:

@@ -34,7 +34,6 @@ from tests.ki_model_batches import (
 )
 from tests.ki_model_reference import mask_of, openpi_mask, segments_and_positions
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
 attentions = pytest.mark.parametrize("attention", ["sdpa", "eager"])
 
 
