@@ -60,7 +60,8 @@ def routing_table(names, depth):
     after = ("q_proj", "o_proj", "mlp", "post_attention_layernorm")
     last = {n for n in b if n.startswith(f"backbone.layers.{depth - 1}.") and any(p in n for p in after)}
     unread = last | {"backbone.norm.weight"}
-    keys_values = {n for n in b if any(p in n for p in ("k_proj", "v_proj", "input_layernorm"))}
+    layers = {n for n in b if n.startswith("backbone.layers.")}
+    keys_values = {n for n in layers if any(p in n for p in ("k_proj", "v_proj", "input_layernorm"))}
     return {
         VLM_PRETRAIN: (b, set()),
         PI0: (set(), e | b - unread),

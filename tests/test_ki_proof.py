@@ -18,6 +18,7 @@ from fast_tokenizer.ki_model import BetaTime, Cut, LogitNormalTime, Objective, P
 from fast_tokenizer.ki_model.expert import embed_time
 from fast_tokenizer.ki_model.flow import interpolate
 from tests import ki_model_checks as checks
+from tests import test_ki_paligemma as paligemma
 from tests.ki_model_batches import (
     FROZEN,
     JOINT,
@@ -324,3 +325,42 @@ def test_a_recorded_model_is_left_as_it_was():
     with recorded_steps(model):
         pass
     assert "step" not in vars(model.expert)
+
+
+# ---- The same with PaliGemma as the backbone ---------------------------------------------------------
+
+
+def make_on_paligemma(objective=KI, *, dtype=torch.float64, open_gates=True):
+    with torch.random.fork_rng():
+        model = paligemma.make_model(paligemma.make_paligemma(), objective)
+        if open_gates:
+            ki_model.open_gates(model)
+    return model.to(dtype)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        checks.check_routing,
+        checks.check_backbone_gradient,
+        checks.check_report,
+        checks.check_fast_invisible,
+        checks.check_actions_invisible,
+        checks.check_causality,
+        checks.check_first_token,
+        checks.check_positions,
+        checks.check_embedding_scale,
+        checks.check_padding,
+        checks.check_cut_has_no_value,
+        checks.check_cross_entropy,
+        checks.check_empty,
+        checks.check_training,
+        checks.check_frozen_training,
+        checks.check_training_equals_sampling,
+        checks.check_calls,
+    ],
+    ids=lambda c: c.__name__,
+)
+def test_it_holds_with_paligemma_as_the_backbone(check):
+    """All but what compares gradients closely: the softmax of its vision tower is float32 always."""
+    check(make_on_paligemma)
