@@ -1,6 +1,6 @@
-"""The figures and tables of docs/ki_model.md, from the code: `python -m scripts.ki_figures`.
+"""The figures and tables of docs/ki_model.md and docs/ki_failures.md: `python -m scripts.ki_figures`.
 
-The masks are those that the layers are given in a forward pass; the gradient norms are measured.
+The masks are those that the layers are given in a forward pass; gradient norms are measured; failures are injected.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from fast_tokenizer.ki_model import (
 mpl.use("Agg")
 
 GUIDE = Path(__file__).parents[1] / "docs" / "ki_model.md"
+FAILURES = GUIDE.parent / "ki_failures.md"
 FIGURES = GUIDE.parent / "figures"
 SEGMENT_NAMES = {
     Segment.PAD: "padding",
@@ -171,8 +172,15 @@ def tables() -> dict[str, str]:
     return {"attention": attention_table(), "routing": routing_table()}
 
 
+def failures_table() -> str:
+    """Each failure with the tests that notice it."""
+    from tests.test_ki_mutations import as_markdown, mutation_table
+
+    return as_markdown(mutation_table())
+
+
 def main() -> None:
-    """Writes the figures, and the tables into the guide."""
+    """Writes the figures, and the tables into their pages."""
     FIGURES.mkdir(exist_ok=True)
     draw_attention(FIGURES / "ki-attention.png")
     draw_routing(FIGURES / "ki-routing.png")
@@ -180,6 +188,7 @@ def main() -> None:
     for name, table in tables().items():
         text = replace_between(text, name, table)
     GUIDE.write_text(text)
+    FAILURES.write_text(replace_between(FAILURES.read_text(), "failures", failures_table()))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from scripts import ki_figures
+from tests import test_ki_mutations
 
 GUIDE = ki_figures.GUIDE.read_text()
 
@@ -43,6 +44,16 @@ def test_the_routing_table_is_what_is_measured() -> None:
                 assert (a == "-") == (b == "-"), row[0]
                 if a != "-":
                     assert float(a) == pytest.approx(float(b), rel=0.1)
+
+
+def test_the_table_of_failures_has_every_injection_and_no_test_that_passes() -> None:
+    block = ki_figures.FAILURES.read_text().split("<!-- failures -->\n")[1].split("\n<!-- /failures -->")[0]
+    shown = cells(block)[2:]
+    expected = [(m, test_ki_mutations.name_of_test(c)) for m in test_ki_mutations.MUTATIONS for c in m.fails]
+    assert [row[3].strip("`") for row in shown] == [test for _, test in expected]
+    injected = [" ".join(m.inject.__doc__.split()) for m in test_ki_mutations.MUTATIONS]
+    assert [row[2] for row in shown if row[2]] == injected
+    assert not any("**passes**" in row[4] for row in shown)
 
 
 def test_the_figures_are_there_and_can_be_drawn(tmp_path: Path) -> None:
