@@ -44,7 +44,7 @@ SEGMENT_NAMES = {
     Segment.ACTION: "noisy actions",
 }
 #: The columns of the routing table: all modes, and the other cut of knowledge insulation.
-OBJECTIVES = {mode.label: Objective(mode) for mode in Mode} | {"ki, features": Objective(cut=Cut.FEATURES)}
+OBJECTIVES = {mode.value: Objective(mode) for mode in Mode} | {"ki, features": Objective(cut=Cut.FEATURES)}
 
 
 def example() -> tuple[KIModel, KIBatch]:

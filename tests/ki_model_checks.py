@@ -87,7 +87,7 @@ def check_routing(make=make_model):
         losses = model(batch, **noise_and_time(len(batch)))
         for loss, wanted in zip(("ce", "flow"), expected, strict=True):
             found = {n: g for n, g in gradients(getattr(losses, loss), model).items() if g is not None}
-            where = f"{objective.mode.label} ({objective.effective_cut.value}): {loss}"
+            where = f"{objective.mode.value} ({objective.effective_cut.value}): {loss}"
             check(all(g.isfinite().all() for g in found.values()), f"{where} has gradients that are not finite")
             extra, missing = found.keys() - wanted, wanted - {n for n, g in found.items() if g.any()}
             norm = math.sqrt(sum(found[n].square().sum().item() for n in extra))
@@ -126,7 +126,7 @@ def check_report(make=make_model):
             for tower in ("backbone", "expert"):
                 squares = [g.square().sum() for n, g in found.items() if n.startswith(tower) and g is not None]
                 norm, said = torch.stack(squares).sum().sqrt().item() if squares else None, report.tower(tower, loss)
-                where = f"{objective.mode.label}: {loss} in the {tower}"
+                where = f"{objective.mode.value}: {loss} in the {tower}"
                 check((norm is None) == (said is None), f"{where}: the report says {said}, found {norm}")
                 check(norm is None or math.isclose(norm, said, rel_tol=1e-5), f"{where}: says {said}, found {norm}")
         check(not report.gates_closed and "gates" not in str(report), "open gates are called closed")
@@ -319,7 +319,7 @@ def check_reference(make=make_model):
         losses = model(batch, **drawn)
         reference = one_pass(model, batch, **drawn, cut=objective.effective_cut)
         for name, got, expected in zip(("ce", "flow"), (losses.ce, losses.flow), reference, strict=True):
-            where = f"{objective.mode.label} ({objective.effective_cut.value}): {name}"
+            where = f"{objective.mode.value} ({objective.effective_cut.value}): {name}"
             same(where, got, expected, ROUNDING)
             # The reference multiplies by 0 what is masked; in the library some of that is not connected at all.
             same_gradients(
@@ -365,7 +365,7 @@ def check_cross_entropy(make=make_model):
             (", targets padded", with_targets(batch, extra=7)),
             (", prefix padded", replace(batch, prefix=with_prefix_padding(batch.prefix, middle=2, right=3))),
         ):
-            losses, where = model(other, **drawn), f"{objective.mode.label}{how}"
+            losses, where = model(other, **drawn), f"{objective.mode.value}{how}"
             for kind, values in kinds.items():
                 got, mean = getattr(losses, f"ce_{kind}"), sum(values) / max(len(values), 1)
                 same(f"{where}: mean over {kind}", got.double(), number(mean), ROUNDING)
@@ -439,7 +439,7 @@ def check_empty(make=make_model):
     ):
         for objective in (KI, JOINT):
             model = make(objective)
-            losses, where = model(given, **drawn), f"{objective.mode.label}, {how}"
+            losses, where = model(given, **drawn), f"{objective.mode.value}, {how}"
             check(getattr(losses, loss) == 0, f"{where}: {loss} is {getattr(losses, loss)}")
             check(losses.total.isfinite(), f"{where}: total is {losses.total}")
             check(losses.total > 0, f"{where}: nothing is learned at all")
@@ -564,13 +564,11 @@ def check_times_of_rows(make=make_model):
     batch, model = mixed_batch(), make(KI)
     cache = model.backbone(batch.prefix).cache
     x, times = noise_and_time(5)["noise"], torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
-    together = model.expert.step(x, times, cache)
+    together = model.expert(x, times, cache)
     for row, t in enumerate(times):
-        alone = model.expert.step(x, t.expand(5), cache)
+        alone = model.expert(x, t.expand(5), cache)
         same(f"velocity of row {row} at t = {t:g}", together[row], alone[row], ROUNDING)
-        differs(
-            f"velocity of row {row} at another time", model.expert.step(x, 1 - t.expand(5) / 2, cache)[row], alone[row]
-        )
+        differs(f"velocity of row {row} at another time", model.expert(x, 1 - t.expand(5) / 2, cache)[row], alone[row])
 
 
 def check_sampling_mask(make=make_model):

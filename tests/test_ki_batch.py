@@ -1,13 +1,14 @@
 """Batches of ki_model: what they refuse, how they are put together, how they are made of text, states and chunks."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from fast_tokenizer import FastTokenizer, Normalizer, VlmVocab
-from fast_tokenizer.ki_model import Binning, KIBatch, KIBatchBuilder, Prefix, Targets
+from fast_tokenizer import EncodeLossWarning, FastTokenizer, Normalizer, VlmVocab
+from fast_tokenizer.ki_model import Binning, KIBatch, KIBatchBuilder, KIConfig, KIModel, Prefix, Targets
 from fast_tokenizer.text import TextEncoder
 
 LETTERS = TextEncoder(lambda texts: [[ord(c) for c in text] for text in texts], bos_id=2, eos_id=1)
@@ -46,7 +47,10 @@ def targets(rows: int = 2, length: int = 3) -> Targets:
         (lambda: replace(prefix(), mask=true((2, 4))), r"prefix.mask: expected torch.bool \(2, 3\), got .* \(2, 4\)"),
         (lambda: replace(prefix(), mask=torch.ones(2, 3)), r"prefix.mask: expected torch.bool"),
         (lambda: replace(prefix(), image_mask=true((2, 1))), r"image_mask goes with images"),
-        (lambda: replace(prefix(), images=torch.zeros(3, 1, 3, 8, 8)), r"prefix.images: expected \(B=2, N, ...\)"),
+        (
+            lambda: replace(prefix(), images=torch.zeros(3, 1, 3, 8, 8)),
+            r"prefix.images: expected floats \(B=2, N, ...\)",
+        ),
         (
             lambda: replace(prefix(), images=torch.zeros(2, 1, 3, 8, 8), image_mask=true((2, 2))),
             r"prefix.image_mask: expected torch.bool \(2, 1\)",
@@ -228,3 +232,107 @@ def test_what_a_builder_refuses(tokenizer: FastTokenizer) -> None:
     relative = FastTokenizer.fit(CHUNKS, vocab_size=300, normalize="quantile", relative=[0], state=CHUNKS[:, 0])
     with pytest.raises(ValueError, match="without_relative"):
         KIBatchBuilder(LETTERS, vlm(300), relative)
+
+
+# ---- Robots that differ ----------------------------------------------------------------------------------
+
+
+def test_robots_of_different_shapes_share_a_model(tokenizer: FastTokenizer) -> None:
+    wide = np.cumsum(RNG.normal(0, 0.1, (100, 6, 3)), axis=1)
+    other = FastTokenizer.fit(wide, vocab_size=300, normalize="quantile")
+    builders = [KIBatchBuilder(LETTERS, vlm(300), tok, model_shape=(10, 4)) for tok in (tokenizer, other)]
+    batches = [b.robot(["go"] * 2, [[0.0]] * 2, c[:2]) for b, c in zip(builders, (CHUNKS, wide), strict=True)]
+    batch = KIBatch.cat(batches)
+    assert batch.actions.shape == (4, 10, 4)
+    assert batch.element_mask().sum((1, 2)).tolist() == [16, 16, 18, 18]
+    assert not batch.actions[~batch.element_mask()].any()
+    for builder, rows, chunks in zip(builders, (slice(2), slice(2, 4)), (CHUNKS, wide), strict=True):
+        assert torch.equal(builder.action_mask(2), batch.element_mask()[rows])
+        assert np.allclose(builder.denormalize(batch.actions[rows]), chunks[:2], atol=1e-4)
+    model = KIModel(KIConfig.tiny(vocab_size=428, horizon=10, action_dim=4))
+    sampled = model.sample_actions(batch.prefix, action_mask=batch.element_mask())
+    assert not sampled[~batch.element_mask()].abs().gt(1e-5).any()
+    assert int(model(batch).robot_examples) == 4
+
+
+def test_an_episode_s_end_does_not_count(tokenizer: FastTokenizer) -> None:
+    builder = KIBatchBuilder(LETTERS, vlm(300), tokenizer)
+    there = np.ones((2, 8, 2), bool)
+    there[1, 5:] = False
+    batch = builder.robot(["go"] * 2, [[0.0]] * 2, torch.from_numpy(CHUNKS[:2]), action_mask=there)
+    assert batch.element_mask().sum((1, 2)).tolist() == [16, 10]
+    with pytest.raises(ValueError, match=r"action_mask: expected bool \(2, 8, 2\), got bool \(2, 8\)"):
+        builder.robot(["go"] * 2, [[0.0]] * 2, CHUNKS[:2], action_mask=there[..., 0])
+    with pytest.raises(ValueError, match=r"actions: expected \(B, 8, 2\), got \(2, 7, 2\)"):
+        builder.robot(["go"] * 2, [[0.0]] * 2, CHUNKS[:2, :7])
+
+
+def test_shapes_that_do_not_fit_a_model(tokenizer: FastTokenizer) -> None:
+    with pytest.raises(ValueError, match=r"model_shape \(8, 1\) is smaller than the chunks, \(8, 2\)"):
+        KIBatchBuilder(LETTERS, vlm(300), tokenizer, model_shape=(8, 1))
+    with pytest.raises(ValueError, match=r"model_shape needs chunk_shape=\(T, D\)"):
+        KIBatchBuilder(LETTERS, vlm(64), Binning(64), model_shape=(8, 4))
+    with pytest.raises(ValueError, match="the tokenizer does not record it"):
+        KIBatchBuilder(LETTERS, vlm(64), Binning(64)).action_mask(1)
+
+
+# ---- What a loader does ----------------------------------------------------------------------------------
+
+
+def test_states_that_are_clipped_at_inference_are_said_to_be(tokenizer: FastTokenizer) -> None:
+    builder = KIBatchBuilder(LETTERS, vlm(300), tokenizer)
+    with pytest.warns(EncodeLossWarning, match=r"3 values of the states .* 2 of them in row 1; are they normalised\?"):
+        builder.prefix(["a", "b"], [[300.0, 0.0], [-40.0, 2.0]])
+    strict = KIBatchBuilder(LETTERS, vlm(300), tokenizer, out_of_range="refuse")
+    with pytest.raises(ValueError, match="300"):
+        strict.prefix(["a"], [[300.0]])
+
+
+def test_texts_are_lists_of_known_ids(tokenizer: FastTokenizer) -> None:
+    builder = KIBatchBuilder(LETTERS, vlm(300), tokenizer)
+    with pytest.raises(ValueError, match="questions: expected a list of texts, got one text"):
+        builder.language("ab", ["c", "d"])
+    with pytest.raises(ValueError, match=r"id 19968 of a text is outside the VLM's vocabulary 0\.\.427"):
+        builder.language(["a"], ["\u4e00"])
+
+
+def test_images_are_floats_of_one_dtype_and_may_be_numpy(tokenizer: FastTokenizer) -> None:
+    builder = KIBatchBuilder(LETTERS, vlm(300), tokenizer)
+    images = np.random.default_rng(0).random((1, 1, 3, 8, 8), np.float32)
+    given = builder.language(["a"], ["b"], images=images, image_mask=np.ones((1, 1), bool))
+    assert np.array_equal(given.prefix.images, images)
+    with pytest.raises(ValueError, match=r"prefix.images: expected floats .*, got torch.uint8"):
+        builder.language(["a"], ["b"], images=(255 * images).astype(np.uint8))
+    with pytest.raises(ValueError, match=r"images of different dtypes: \['torch.float32', 'torch.float64'\]"):
+        KIBatch.cat([given, builder.language(["a"], ["b"], images=images.astype(np.float64))])
+    with pytest.raises(ValueError, match=r"prefix.images: expected a torch tensor, got ndarray"):
+        replace(given.prefix, images=images)
+    with pytest.raises(ValueError, match=r"prefix.ids: expected a torch tensor, got ndarray"):
+        replace(given.prefix, ids=given.prefix.ids.numpy())
+
+
+def test_a_loader_s_workers_make_batches(tokenizer: FastTokenizer) -> None:
+    builder = KIBatchBuilder(LETTERS, vlm(300), tokenizer)
+    loader = torch.utils.data.DataLoader(
+        range(6),
+        batch_size=3,
+        num_workers=1,
+        collate_fn=partial(_robots, builder),
+        multiprocessing_context="fork",
+    )
+    batches = list(loader)
+    assert [len(b) for b in batches] == [3, 3]
+    expected = _robots(builder, [3, 4, 5])
+    assert torch.equal(batches[1].targets.ids, expected.targets.ids)
+    assert torch.equal(batches[1].actions, expected.actions)
+
+
+def _robots(builder: KIBatchBuilder, rows: list[int]) -> KIBatch:
+    return builder.robot(["go"] * len(rows), [[0.0]] * len(rows), CHUNKS[rows])
+
+
+def test_targets_without_actions_are_the_text_before_them() -> None:
+    fast = torch.tensor([[False, True, False], [False, False, False]])
+    text = replace(targets(2, 3), fast_mask=fast).without_actions()
+    assert text.mask.tolist() == text.loss_mask.tolist() == [[True, False, False], [True, True, True]]
+    assert not text.fast_mask.any()

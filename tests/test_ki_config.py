@@ -1,5 +1,6 @@
 """ki_model: what configurations, objectives and calls refuse, and what the import needs."""
 
+import copy
 import subprocess
 import sys
 
@@ -20,7 +21,9 @@ from fast_tokenizer.ki_model import (
     Targets,
     TowerConfig,
     clip_gradients,
+    open_gates,
     parameter_groups,
+    routing_report,
 )
 from fast_tokenizer.ki_model.flow import euler
 from fast_tokenizer.ki_model.masks import attention_mask
@@ -53,6 +56,7 @@ def test_sizes_that_do_not_fit(changes, message: str) -> None:
     [
         (lambda: Objective("ki"), "mode must be one of Mode.VLM_PRETRAIN, .*Mode.FROZEN, got 'ki'"),
         (lambda: Objective(cut="none"), "cut must be one of Cut.KEYS_VALUES, Cut.FEATURES, Cut.NONE, got 'none'"),
+        (lambda: Objective(alpha="1"), "alpha must be finite and not negative, got '1'"),
         (lambda: Objective(alpha=-1), "alpha must be finite and not negative, got -1"),
         (lambda: Objective(alpha=float("nan")), "alpha must be finite and not negative, got nan"),
         (lambda: Objective(flow_draws=0), "flow_draws must be a positive integer, got 0"),
@@ -69,7 +73,7 @@ def test_objectives_and_calls_that_make_no_sense(make, message: str) -> None:
 
 
 def test_each_mode_has_its_losses_and_its_cut() -> None:
-    table = {m: (m.text_ce, m.fast_ce, m.flow, Objective(m).effective_cut) for m in Mode}
+    table = {m: (m.cross_entropy, m.fast_ce, m.flow, Objective(m).effective_cut) for m in Mode}
     assert table == {
         Mode.VLM_PRETRAIN: (True, False, False, Cut.NONE),
         Mode.PI0: (False, False, True, Cut.NONE),
@@ -182,3 +186,146 @@ def test_without_torch_the_error_says_what_to_install() -> None:
     code = "import sys; sys.modules['torch'] = None\nimport fast_tokenizer\nimport fast_tokenizer.ki_model"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.stderr.strip().endswith("fast_tokenizer.ki_model needs torch: pip install 'fast-tokenizer[ki]'")
+
+
+# ---- What wraps a model ----------------------------------------------------------------------------------
+
+
+def small_batch() -> KIBatch:
+    ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    every = ids.bool()
+    return KIBatch(Prefix(ids, every), Targets(ids, every, every, every), torch.ones(2, 4, 2))
+
+
+def test_a_copy_of_a_compiled_model_is_its_own(tmp_path) -> None:
+    torch.manual_seed(0)
+    model = KIModel(KIConfig.tiny())
+    open_gates(model)
+    model.expert.compile(backend="eager")
+    noise = torch.randn(2, 4, 2)
+    before = model.sample_actions(prefix(), noise=noise)
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in copied.expert.parameters():
+            p.zero_()
+    assert torch.equal(copied.sample_actions(prefix(), noise=noise), noise)
+    assert torch.equal(model.sample_actions(prefix(), noise=noise), before)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert torch.allclose(loaded.sample_actions(prefix(), noise=noise), before, atol=1e-6)
+
+
+def test_a_hook_on_the_expert_sees_every_step() -> None:
+    model, calls = KIModel(KIConfig.tiny()), []
+    model.expert.register_forward_hook(lambda *_: calls.append(1))
+    model.sample_actions(prefix())
+    assert len(calls) == 10
+
+
+def _distributed(rank: int, folder: str) -> None:
+    """One of two ranks: gradients after a backward pass, under each way to wrap a model."""
+    from torch import distributed
+    from torch.nn.parallel import DistributedDataParallel
+
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    batch, found = small_batch(), {}
+    part = KIBatch(
+        Prefix(batch.prefix.ids[rank : rank + 1], batch.prefix.mask[:1]),
+        Targets(*(getattr(batch.targets, n)[rank : rank + 1] for n in ("ids", "mask", "loss_mask", "fast_mask"))),
+        batch.actions[:1],
+    )
+    noise, time = torch.ones(2, 4, 2)[rank : rank + 1], torch.tensor([0.3, 0.7])[rank : rank + 1]
+    for mode in (Mode.KI, Mode.FROZEN, Mode.PI0_FAST):
+        for options in ({"find_unused_parameters": True}, {"static_graph": True}):
+            torch.manual_seed(0)
+            model = KIModel(KIConfig.tiny(), Objective(mode))
+            open_gates(model)
+            wrapped = DistributedDataParallel(model, **options)
+            for _ in range(2):  # a static graph averages from the second pass on by another way
+                model.zero_grad()
+                wrapped(part, noise=noise, time=time).total.backward()
+            grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+            found[mode.value, next(iter(options))] = grads
+    torch.save(found, f"{folder}/rank{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_distributed_ranks_have_the_gradients_of_the_whole_batch(tmp_path) -> None:
+    folder = str(tmp_path)
+    code = f"from tests.test_ki_config import _distributed; _distributed({{}}, {folder!r})"
+    ranks = [subprocess.Popen([sys.executable, "-c", code.format(rank)]) for rank in range(2)]
+    assert [r.wait(timeout=120) for r in ranks] == [0, 0]
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    for (mode, options), grads in first.items():
+        torch.manual_seed(0)
+        model = KIModel(KIConfig.tiny(), Objective(Mode(mode)))
+        open_gates(model)
+        batch, noise, time = small_batch(), torch.ones(2, 4, 2), torch.tensor([0.3, 0.7])
+        model(batch, noise=noise, time=time).total.backward()
+        whole = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        assert set(whole) <= set(grads), options
+        for name, grad in whole.items():
+            assert torch.equal(grads[name], second[mode, options][name]), (mode, options, name)
+            assert torch.allclose(grads[name], grad, rtol=1e-4, atol=1e-6), (mode, options, name)
+
+
+def test_a_report_has_gradients_or_says_why_not() -> None:
+    model = KIModel(KIConfig.tiny(), Objective(Mode.JOINT))
+    open_gates(model)
+    with torch.no_grad():
+        assert routing_report(model, small_batch()).tower("backbone", "flow") > 0
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"no gradients in torch.inference_mode"):
+        routing_report(model, small_batch())
+    for call in (
+        lambda m: routing_report(m, small_batch()),
+        lambda m: parameter_groups(m, backbone_lr=1.0, expert_lr=1.0),
+    ):
+        with pytest.raises(ValueError, match="expected the KIModel itself, got DataParallel"):
+            call(torch.nn.DataParallel(model))
+    model.requires_grad_(False)
+    assert "mode joint" in str(routing_report(model, small_batch()))
+
+
+def test_gates_are_what_the_report_looks_at() -> None:
+    model = KIModel(KIConfig.tiny(), Objective(Mode.JOINT))
+    for norm in (model.expert.layers[0].input_layernorm, model.expert.norm):
+        torch.nn.init.ones_(norm.dense.bias[: 2 * 24])  # scales and shifts, not gates
+    assert routing_report(model, small_batch()).gates_closed
+    torch.nn.init.ones_(model.expert.layers[0].input_layernorm.dense.bias[2 * 24 :])
+    assert not routing_report(model, small_batch()).gates_closed
+
+
+def test_pretraining_does_not_read_action_tokens() -> None:
+    torch.manual_seed(0)
+    model = KIModel(KIConfig.tiny(), Objective(Mode.VLM_PRETRAIN))
+    ids, every = torch.tensor([[5, 6, 7, 8]]), torch.ones(1, 4, dtype=torch.bool)
+    fast = torch.tensor([[False, True, True, False]])
+    losses = [
+        model(KIBatch(prefix(1), Targets(i, every, every, fast))) for i in (ids, ids * torch.tensor([1, 2, 3, 1]))
+    ]
+    assert torch.equal(losses[0].ce, losses[1].ce)
+    assert (int(losses[0].text_tokens), int(losses[0].fast_tokens)) == (1, 0)
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_an_empty_batch_has_losses_of_0(mode) -> None:
+    model, ids = KIModel(KIConfig.tiny(), Objective(mode)), torch.zeros(0, 3, dtype=torch.int64)
+    losses = model(KIBatch(Prefix(ids, ids.bool())))
+    assert (float(losses.total.detach()), int(losses.robot_examples)) == (0.0, 0)
+    assert model.sample_actions(Prefix(ids, ids.bool())).shape == (0, 4, 2)
+
+
+def test_an_image_encoder_of_another_width_is_named() -> None:
+    config = KIConfig.tiny()
+    model = KIModel(config, backbone=Backbone(config, torch.nn.Flatten(2)))
+    ids = torch.ones(1, 2, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"the image encoder gave \(1, 3, 64\), expected \(1, tokens, 32\)"):
+        model.sample_actions(Prefix(ids, ids.bool(), torch.rand(1, 1, 3, 8, 8)))
+
+
+def test_an_objective_is_an_objective() -> None:
+    model = KIModel(KIConfig.tiny())
+    with pytest.raises(ValueError, match=r"expected an Objective, such as Objective\(Mode.KI\), got <Mode.KI"):
+        model.objective = Mode.KI
+    assert Objective(Mode("frozen")).mode is Mode.FROZEN

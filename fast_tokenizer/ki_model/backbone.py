@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -91,7 +91,8 @@ class Backbone(nn.Module):
     """A Gemma-style tower over image tokens and text.
 
     Attributes:
-        gradient_checkpointing: Layers are computed again in the backward pass, instead of kept.
+        gradient_checkpointing: Layers are computed again in the backward pass, instead of kept. An image encoder is not
+            concerned; those of `transformers` have a switch of their own.
     """
 
     def __init__(self, config: KIConfig, image_encoder: nn.Module | None = None) -> None:
@@ -157,6 +158,9 @@ class Backbone(nn.Module):
             shown = prefix.image_mask
             images = torch.where(shown.view(rows, cameras, *[1] * (images.ndim - 2)), images, 0)  # NaN times 0 is NaN
         tokens = self.image_encoder(images.flatten(0, 1)).to(text.dtype)  # (B * N, tokens, W)
+        if tokens.ndim != 3 or tokens.shape[::2] != (rows * cameras, text.shape[-1]):
+            expected = f"({rows * cameras}, tokens, {text.shape[-1]})"
+            raise ValueError(f"the image encoder gave {tuple(tokens.shape)}, expected {expected}")
         valid = shown[:, :, None].expand(-1, -1, tokens.shape[1]).flatten(1)  # (B, N * tokens)
         tokens = tokens.unflatten(0, (rows, cameras)).flatten(1, 2)  # (B, N * tokens, W)
         return torch.cat([tokens, text], dim=1), torch.cat([valid, prefix.mask], dim=1)
@@ -175,8 +179,10 @@ class Backbone(nn.Module):
 
     def _run(self, block: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor) -> tuple[Tensor, KeysValues]:
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return cast(tuple[Tensor, KeysValues], checkpoint(block, x, rope, mask, use_reentrant=False))
-        return cast(tuple[Tensor, KeysValues], block(x, rope, mask))
+            result: tuple[Tensor, KeysValues] = checkpoint(block, x, rope, mask, use_reentrant=False)
+        else:
+            result = block(x, rope, mask)
+        return result
 
 
 def _valid_ids(name: str, ids: Tensor, mask: Tensor, vocab_size: int) -> Tensor:

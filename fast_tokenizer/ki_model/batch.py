@@ -6,21 +6,33 @@ it, and targets are shifted by the backbone, so that no caller can shift them wr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 
 class _Tensors:
-    """Moves all tensors of a dataclass."""
+    """What all of a dataclass's tensors do at once."""
 
-    def to(self, device: torch.device | str) -> Any:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same on another device."""
-        moved = {f.name: _moved(getattr(self, f.name), device) for f in fields(self)}  # type: ignore[arg-type]
-        return replace(self, **moved)  # type: ignore[type-var]
+        return self._mapped(lambda part: part.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same in pinned memory; a `DataLoader` with ``pin_memory=True`` asks for it."""
+        return self._mapped(lambda part: part.pin_memory())
+
+    def _mapped(self, change: Callable[[Any], Any]) -> Self:
+        def changed(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {k: change(v) for k, v in value.items()}
+            return None if value is None else change(value)
+
+        parts = {f.name: changed(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
+        return replace(self, **parts)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,8 +61,11 @@ class Prefix(_Tensors):
             if self.image_mask is not None:
                 raise ValueError("prefix.image_mask goes with images, which are None")
             return
-        if self.images.ndim < 3 or len(self.images) != len(self.ids):
-            raise ValueError(f"prefix.images: expected (B={len(self.ids)}, N, ...), got {tuple(self.images.shape)}")
+        images, rows = self.images, len(self.ids)
+        _check_tensor("prefix.images", images)
+        if images.ndim < 3 or len(images) != rows or not images.is_floating_point():
+            got = f"{images.dtype} {tuple(images.shape)}"
+            raise ValueError(f"prefix.images: expected floats (B={rows}, N, ...), got {got}")
         if self.image_mask is not None:
             _check("prefix.image_mask", self.image_mask, "BN", torch.bool, self.images.shape[:2])
 
@@ -95,6 +110,11 @@ class Targets(_Tensors):
             if rows:
                 raise ValueError(f"targets.{name}: row {rows[0]} {what}; {len(rows)} of {len(self.ids)} rows do")
 
+    def without_actions(self) -> Targets:
+        """The text before the first action token of each row; the rest is padding."""
+        keep = self.fast_mask.cumsum(1) == 0
+        return Targets(self.ids, self.mask & keep, self.loss_mask & keep, self.fast_mask & keep)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KIBatch(_Tensors):
@@ -126,6 +146,7 @@ class KIBatch(_Tensors):
             if self.action_mask is not None:
                 raise ValueError("action_mask goes with actions, which are None")
             return
+        _check_tensor("actions", self.actions)
         shape = tuple(self.actions.shape)
         if self.actions.ndim != 3 or shape[0] != rows or not self.actions.is_floating_point():
             raise ValueError(f"actions: expected floats (B={rows}, H, A), got {self.actions.dtype} {shape}")
@@ -171,17 +192,17 @@ class KIBatch(_Tensors):
         return cls(prefix, _cat_targets(batches), *_cat_actions(batches), _cat_lost(batches))
 
 
-def _moved(value: Any, device: torch.device | str) -> Any:
-    if isinstance(value, dict):
-        return {k: v.to(device) for k, v in value.items()}
-    return None if value is None else value.to(device)
-
-
 def _check(name: str, tensor: Tensor, axes: str, dtype: torch.dtype, shape: Sequence[int] | None = None) -> None:
+    _check_tensor(name, tensor)
     wrong = tensor.ndim != len(axes) or tensor.dtype != dtype or (shape is not None and tensor.shape != tuple(shape))
     if wrong:
         wanted = f"({', '.join(axes)})" if shape is None else tuple(shape)
         raise ValueError(f"{name}: expected {dtype} {wanted}, got {tensor.dtype} {tuple(tensor.shape)}")
+
+
+def _check_tensor(name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name}: expected a torch tensor, got {type(value).__name__}")
 
 
 def _stack(parts: Sequence[Tensor]) -> Tensor:
@@ -196,6 +217,8 @@ def _cat_images(prefixes: Sequence[Prefix]) -> tuple[Tensor | None, Tensor | Non
         return None, None
     if len({tuple(i.shape[2:]) for i in shown}) > 1:
         raise ValueError(f"images of different shapes: {sorted({tuple(i.shape[2:]) for i in shown})}")
+    if len({i.dtype for i in shown}) > 1:
+        raise ValueError(f"images of different dtypes: {sorted({str(i.dtype) for i in shown})}")
     cameras = max(i.shape[1] for i in shown)
     images = shown[0].new_zeros(sum(map(len, prefixes)), cameras, *shown[0].shape[2:])
     mask = torch.zeros(images.shape[:2], dtype=torch.bool, device=images.device)

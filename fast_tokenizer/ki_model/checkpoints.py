@@ -191,6 +191,7 @@ def _read(source: str | Path | Mapping[str, Tensor]) -> tuple[Mapping[str, Tenso
     if isinstance(source, Mapping):
         return source, "the checkpoint"
     try:
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
         raise ImportError(f"{source}: needs safetensors: pip install 'fast-tokenizer[paligemma]'") from error
@@ -198,7 +199,10 @@ def _read(source: str | Path | Mapping[str, Tensor]) -> tuple[Mapping[str, Tenso
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"{source}: expected a .safetensors file or a folder with a model.safetensors")
-    return load_file(file), str(file)
+    try:
+        return load_file(file), str(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is no whole safetensors file: {error}") from error
 
 
 def _canonical(tensors: Mapping[str, Tensor]) -> tuple[dict[str, str], dict[str, str], list[str]]:

@@ -18,25 +18,39 @@ class Mode(Enum):
     """Which losses there are, and what the flow loss may change. One value for each stage of training.
 
     Attributes:
-        text_ce: Text targets (answers, subtasks, markers) are learned by cross-entropy.
-        fast_ce: Action tokens are learned by cross-entropy.
-        flow: The action expert is learned by flow matching.
+        VLM_PRETRAIN: Text alone, by cross-entropy.
+        PI0: The expert, whose flow loss changes the backbone, too. No targets.
+        PI0_FAST: Text and action tokens, by cross-entropy. No expert.
+        JOINT: Both losses, and no cut between them.
+        KI: Both losses, and the cut.
+        FROZEN: The expert alone; the backbone stays as it is.
+
+    Example:
+        >>> Mode("ki").flow, [m.value for m in Mode if not m.cross_entropy]
+        (True, ['pi0', 'frozen'])
     """
 
-    VLM_PRETRAIN = ("vlm-pretrain", True, False, False)
-    PI0 = ("pi0", False, False, True)
-    PI0_FAST = ("pi0-fast", True, True, False)
-    JOINT = ("joint", True, True, True)
-    KI = ("ki", True, True, True)
-    FROZEN = ("frozen", False, False, True)
-
-    def __init__(self, label: str, text_ce: bool, fast_ce: bool, flow: bool) -> None:
-        self.label, self.text_ce, self.fast_ce, self.flow = label, text_ce, fast_ce, flow
+    VLM_PRETRAIN = "vlm-pretrain"
+    PI0 = "pi0"
+    PI0_FAST = "pi0-fast"
+    JOINT = "joint"
+    KI = "ki"
+    FROZEN = "frozen"
 
     @property
     def cross_entropy(self) -> bool:
-        """Targets are read at all."""
-        return self.text_ce or self.fast_ce
+        """Text targets (answers, markers) are learned by cross-entropy."""
+        return self not in (Mode.PI0, Mode.FROZEN)
+
+    @property
+    def fast_ce(self) -> bool:
+        """Action tokens are learned by cross-entropy, too. Otherwise the language model never reads any."""
+        return self in (Mode.PI0_FAST, Mode.JOINT, Mode.KI)
+
+    @property
+    def flow(self) -> bool:
+        """The action expert is learned by flow matching."""
+        return self not in (Mode.VLM_PRETRAIN, Mode.PI0_FAST)
 
 
 class Cut(Enum):
@@ -89,7 +103,7 @@ class Objective:
             if not isinstance(getattr(self, name), kind):
                 wanted = ", ".join(map(str, kind))
                 raise ValueError(f"{name} must be one of {wanted}, got {getattr(self, name)!r}")
-        if not 0 <= self.alpha < float("inf"):
+        if isinstance(self.alpha, bool | str) or not 0 <= self.alpha < float("inf"):
             raise ValueError(f"alpha must be finite and not negative, got {self.alpha!r}")
         if isinstance(self.flow_draws, bool) or not isinstance(self.flow_draws, int) or self.flow_draws < 1:
             raise ValueError(f"flow_draws must be a positive integer, got {self.flow_draws!r}")
@@ -135,7 +149,7 @@ class KIConfig:
         patch_size: Height and width of a patch; divides `image_size`.
         image_channels: Channels of an image.
         rope_theta: Base of the rotary embedding's periods.
-        attention: "sdpa" (torch's fused one) or "eager" (spelled out; what the tests compare with).
+        attention: "sdpa" (torch's own) or "eager" (spelled out; what the tests compare with).
 
     Raises:
         ValueError: A size that is not positive, does not divide, or an unknown attention.

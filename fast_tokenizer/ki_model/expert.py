@@ -48,8 +48,8 @@ class ActionExpert(nn.Module):
         self.norm = AdaRMSNorm(width, width)
         self.action_out_proj = nn.Linear(width, config.action_dim)
 
-    def step(self, x_t: Tensor, t: Tensor, cache: PrefixCache) -> Tensor:
-        """The velocity of noisy actions at time t: the one function that training and sampling share.
+    def forward(self, x_t: Tensor, t: Tensor, cache: PrefixCache) -> Tensor:
+        """The velocity of noisy actions at time t: the one step that training and sampling share.
 
         Args:
             x_t: (B, H, A) float.

@@ -96,6 +96,12 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
+def share(x: Tensor, heads: int) -> Tensor:
+    """Keys or values (B, G, M, F) for N heads (B, N, M, F): each for N / G in a row. No copy where G is 1."""
+    groups = heads // x.shape[1]
+    return x[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)
+
+
 def eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """Attention spelled out: softmax(q k' / sqrt(F)) v over the keys that the mask allows.
 
@@ -108,16 +114,18 @@ def eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     Returns:
         (B, N, L, F).
     """
-    groups = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    k, v = share(k, q.shape[1]), share(v, q.shape[1])
     logits = _full(q @ k.transpose(-1, -2)) / q.shape[-1] ** 0.5
     weights = logits.masked_fill(~mask, -torch.inf).softmax(-1)
     return torch.matmul(weights.to(v.dtype), v)
 
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """The same by torch's fused kernels."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    """The same by torch, which takes a fused kernel where it has one that knows masks.
+
+    Heads are shared here: told to share them itself (``enable_gqa``), torch has no fused kernel with a mask on a GPU.
+    """
+    return F.scaled_dot_product_attention(q, share(k, q.shape[1]), share(v, q.shape[1]), attn_mask=mask)
 
 
 ATTENTION: dict[AttentionKind, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
@@ -165,7 +173,9 @@ class Attention(nn.Module):
         return self.o_proj(y.transpose(1, 2).flatten(2)), own
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)  # (B, L, N * F) -> (B, N, L, F)
+        return x.view(*x.shape[:2], x.shape[2] // self.head_dim, self.head_dim).transpose(
+            1, 2
+        )  # (B, L, N * F) -> (B, N, L, F)
 
 
 class Block(nn.Module):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.export import register_dataclass
 
 from fast_tokenizer.ki_model.backbone import Backbone, BackboneOutput, PrefixCache
 from fast_tokenizer.ki_model.batch import KIBatch, Prefix, Targets
@@ -33,7 +34,7 @@ class KILoss:
             none.
         flow: Mean squared error of the velocity: over an example's values, then over the examples that have any
             (eq. 3). 0 where the mode or the batch has none.
-        ce_text: Mean over the text tokens alone. Detached.
+        ce_text: Mean over the text tokens alone, of which ``"|"`` and EOS after the actions are two. Detached.
         ce_fast: Mean over the action tokens alone. Detached.
         text_tokens: Text tokens that count.
         fast_tokens: Action tokens that count.
@@ -50,15 +51,17 @@ class KILoss:
     robot_examples: Tensor
 
 
+# So that what wraps a model finds the tensors in what it returns: DistributedDataParallel hooks its averaging to them.
+register_dataclass(KILoss)
+
+
 class KIModel(nn.Module):
     """A vision-language backbone and an action expert, trained together.
 
     Attributes:
         config: The sizes.
-        objective: What `forward` computes; replace it to go on to another stage of training.
         backbone: The language model.
-        expert: The flow expert. ``model.expert.step = torch.compile(model.expert.step)`` compiles training and sampling
-            alike.
+        expert: The flow expert; ``model.expert.compile()`` compiles its step, of training and sampling alike.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -90,9 +93,24 @@ class KIModel(nn.Module):
         if backbone is not None and backbone.config != config:
             raise ValueError(f"the backbone was made for {backbone.config}, the model for {config}")
         self.config = config
-        self.objective = Objective() if objective is None else objective
+        self.objective = Objective() if objective is None else objective  # checked by the setter below
         self.backbone = Backbone(config) if backbone is None else backbone
         self.expert = ActionExpert(config)
+
+    @property
+    def objective(self) -> Objective:
+        """What `forward` minimises.
+
+        Raises:
+            ValueError: Set to something else than an `Objective`.
+        """
+        return self._objective
+
+    @objective.setter
+    def objective(self, objective: Objective) -> None:
+        if not isinstance(objective, Objective):
+            raise ValueError(f"expected an Objective, such as Objective(Mode.KI), got {objective!r}")
+        self._objective = objective
 
     # ---- Training --------------------------------------------------------------------------------
 
@@ -116,7 +134,10 @@ class KIModel(nn.Module):
             ValueError: The batch does not fit the configuration.
         """
         mode, cut = self.objective.mode, self.objective.effective_cut
-        targets = (batch.targets or _no_targets(batch.prefix)) if mode.cross_entropy else None
+        targets = None
+        if mode.cross_entropy:
+            targets = _no_targets(batch.prefix) if batch.targets is None else batch.targets
+            targets = targets if mode.fast_ce else targets.without_actions()
         with torch.set_grad_enabled(torch.is_grad_enabled() and mode is not Mode.FROZEN):
             out = self.backbone(batch.prefix, targets, keep_features=mode.flow and cut is Cut.FEATURES)
 
@@ -132,7 +153,10 @@ class KIModel(nn.Module):
         return KILoss(total, ce, flow, ce_text, ce_fast, text_tokens, fast_tokens, robot_examples)
 
     def insulated(self, cache: PrefixCache) -> PrefixCache:
-        """What the expert gets of the cache: the one place where the gradient is cut."""
+        """What the expert gets of the cache: the place where the gradient is cut.
+
+        (Under `Mode.FROZEN` the backbone has no gradient to begin with.)
+        """
         match self.objective.effective_cut:
             case Cut.KEYS_VALUES:
                 return cache.detach()
@@ -154,10 +178,7 @@ class KIModel(nn.Module):
 
     def _cross_entropy(self, out: BackboneOutput, targets: Targets) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The mean over what counts, over its text and over its action tokens; and how many of each there are."""
-        mode = self.objective.mode
         counts = targets.loss_mask & targets.mask
-        if not mode.fast_ce:
-            counts = counts & ~targets.fast_mask
         assert out.target_features is not None
         logits = self.backbone.logits(out.target_features[counts])  # (n, V): only where there is something to learn
         logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -192,7 +213,7 @@ class KIModel(nn.Module):
                 raise ValueError(f"{name}: expected {tuple(shape)}, got {tuple(given.shape)}")
 
         x_t, target = interpolate(actions, noise, time)
-        velocity = self.expert.step(x_t, time, cache.repeat(draws))
+        velocity = self.expert(x_t, time, cache.repeat(draws))
         squared = torch.where(mask, (velocity - target).square(), 0)
         values = mask.sum((1, 2))
         of_example = squared.sum((1, 2)) / values.clamp(min=1)
@@ -202,7 +223,7 @@ class KIModel(nn.Module):
     def _actions(self, batch: KIBatch) -> tuple[Tensor, Tensor]:
         """Actions, at least float32, with 0 where they do not count; and where they do."""
         shape = (len(batch), self.config.horizon, self.config.action_dim)
-        if batch.actions is None:  # the expert runs all the same, so that every worker has the same gradients to add up
+        if batch.actions is None:  # the expert runs all the same: its gradients are zeros, in every worker
             actions = torch.zeros(shape, device=batch.prefix.ids.device)
             return actions, torch.zeros_like(actions, dtype=torch.bool)
         if tuple(batch.actions.shape) != shape:
@@ -223,7 +244,7 @@ class KIModel(nn.Module):
         action_mask: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Chunks of actions: one pass of the backbone, and `steps` calls of ``expert.step``.
+        """Chunks of actions: one pass of the backbone, and `steps` calls of the expert.
 
         No action token is made or read; the language model's head is not called.
 
@@ -251,7 +272,7 @@ class KIModel(nn.Module):
         start = noise
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
-            v = self.expert.step(x, t, cache)
+            v: Tensor = self.expert(x, t, cache)
             return v if action_mask is None else torch.where(action_mask, v, start)
 
         return euler(velocity, noise, steps)

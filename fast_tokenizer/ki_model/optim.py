@@ -25,17 +25,28 @@ def parameter_groups(model: KIModel, *, backbone_lr: float, expert_lr: float) ->
     Returns:
         Groups with "name", "params" and "lr".
 
+    Raises:
+        ValueError: The model is wrapped.
+
     Example:
         >>> model = KIModel(KIConfig.tiny())
         >>> optimizer = torch.optim.AdamW(parameter_groups(model, backbone_lr=1e-5, expert_lr=1e-4))
         >>> [(g["name"], g["lr"]) for g in optimizer.param_groups]
         [('backbone', 1e-05), ('expert', 0.0001)]
     """
+    require_model(model)
     towers = {"backbone": (model.backbone, backbone_lr), "expert": (model.expert, expert_lr)}
     return [
         {"name": name, "params": [p for p in tower.parameters() if p.requires_grad], "lr": lr}
         for name, (tower, lr) in towers.items()
     ]
+
+
+def require_model(model: KIModel) -> None:
+    """Refuses a model within a wrapper, whose weights have other names or no towers."""
+    if not isinstance(model, KIModel):
+        got = type(model).__name__
+        raise ValueError(f"expected the KIModel itself, got {got}; a wrapper has it as .module or ._orig_mod")
 
 
 def clip_gradients(groups: Iterable[Mapping[str, Any]], max_norm: float) -> dict[str, float]:

@@ -159,6 +159,7 @@ def load_paligemma(
     action_dim: int,
     expert: TowerConfig = EXPERT_300M,
     start_id: int = LINE_FEED,
+    attention: AttentionKind = "sdpa",
     objective: Objective | None = None,
     dtype: torch.dtype = torch.float32,
     **options: Any,
@@ -171,6 +172,7 @@ def load_paligemma(
         action_dim: Dimensions of an action.
         expert: Sizes of the action expert; pi0.5's by default.
         start_id: `KIConfig.start_id`.
+        attention: `KIConfig.attention`.
         objective: What is trained.
         dtype: Of all parameters.
         **options: For ``from_pretrained``: `revision`, `token`, `local_files_only`, ...
@@ -186,7 +188,12 @@ def load_paligemma(
         listed = "; ".join(f"{len(keys)} {kind} ({', '.join(keys[:4])}, ...)" for kind, keys in wrong.items())
         raise ValueError(f"{name_or_path} is not the weights of this PaliGemma: {listed}")
     config = paligemma_config(
-        paligemma.config, horizon=horizon, action_dim=action_dim, expert=expert, start_id=start_id
+        paligemma.config,
+        horizon=horizon,
+        action_dim=action_dim,
+        expert=expert,
+        start_id=start_id,
+        attention=attention,
     )
     backbone = paligemma_backbone(paligemma, config)
     return KIModel(config, objective, backbone=backbone).to(dtype)

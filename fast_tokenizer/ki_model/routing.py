@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fast_tokenizer.ki_model.batch import KIBatch
 from fast_tokenizer.ki_model.layers import AdaRMSNorm
 from fast_tokenizer.ki_model.model import KIModel
+from fast_tokenizer.ki_model.optim import require_model
 
 #: Groups of the report in its order: tower, group, and the pieces of a parameter's name that put it there.
 GROUPS = (
@@ -37,8 +38,8 @@ class RoutingReport:
         mode: Label of the mode.
         norms: By group, as "backbone: keys and values", and by loss ("ce", "flow"). None: no weight of the group is
             connected with the loss, so that there is no gradient at all.
-        gates_closed: All gates of the expert's adaptive norms are zero, as they are in a new one. Then nothing flows
-            back from the expert, cut or no cut, and the flow column says nothing about the backbone.
+        gates_closed: All gates of the expert's layers are zero, as they are in a new one. Then nothing flows back from
+            the expert, cut or no cut, and the flow column says nothing about the backbone.
     """
 
     mode: str
@@ -58,7 +59,7 @@ class RoutingReport:
         def cell(norm: float | None) -> str:
             return "-" if norm is None else "0" if norm == 0 else f"{norm:.3g}"
 
-        width = max(map(len, self.norms))
+        width = max(map(len, self.norms), default=len(self.mode) + 5)
         lines = [f"{'mode ' + self.mode:<{width}}" + "".join(f"  {loss:>9}" for loss in LOSSES)]
         lines += [
             f"{group:<{width}}" + "".join(f"  {cell(row[loss]):>9}" for loss in LOSSES)
@@ -88,6 +89,9 @@ def routing_report(
         time: Likewise.
         generator: Likewise.
 
+    Raises:
+        ValueError: The model is wrapped; or gradients cannot be had, in ``torch.inference_mode()``.
+
     Example:
         >>> model = KIModel(KIConfig.tiny())
         >>> open_gates(model)
@@ -98,13 +102,17 @@ def routing_report(
         >>> report.tower("backbone", "flow"), report.tower("expert", "ce"), report.tower("backbone", "ce") > 0
         (None, None, True)
     """
+    require_model(model)
+    if torch.is_inference_mode_enabled():
+        raise ValueError("there are no gradients in torch.inference_mode()")
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    losses = model(batch, noise=noise, time=time, generator=generator)
     norms: dict[str, dict[str, float | None]] = {}
-    for loss in LOSSES:
-        for group, norm in _norms(getattr(losses, loss), named).items():
-            norms.setdefault(group, {})[loss] = norm
-    return RoutingReport(model.objective.mode.label, norms, gates_closed(model))
+    with torch.enable_grad():
+        losses = model(batch, noise=noise, time=time, generator=generator)
+        for loss in LOSSES:
+            for group, norm in _norms(getattr(losses, loss), named).items():
+                norms.setdefault(group, {})[loss] = norm
+    return RoutingReport(model.objective.mode.value, norms, gates_closed(model))
 
 
 def _norms(loss: Tensor, named: list[tuple[str, nn.Parameter]]) -> dict[str, float | None]:
@@ -129,8 +137,10 @@ def _group_of(name: str) -> str:
 
 
 def gates_closed(model: KIModel) -> bool:
-    """All scales, shifts and gates of the expert's adaptive norms are zero."""
-    return not any(bool(p.any()) for m in _adaptive_norms(model) for p in m.parameters())
+    """All gates of the expert's layers are zero, as they are in a new expert."""
+    norms = [m for m in model.expert.layers.modules() if isinstance(m, AdaRMSNorm)]
+    gates = [p.chunk(3)[2] for m in norms for p in (m.dense.weight, m.dense.bias)]
+    return not any(bool(gate.any()) for gate in gates)
 
 
 def open_gates(model: KIModel, std: float = 0.3, generator: torch.Generator | None = None) -> None:
@@ -141,10 +151,7 @@ def open_gates(model: KIModel, std: float = 0.3, generator: torch.Generator | No
         std: Standard deviation of the numbers.
         generator: Of what is drawn.
     """
-    for norm in _adaptive_norms(model):
-        for p in norm.parameters():
-            nn.init.normal_(p, std=std, generator=generator)
-
-
-def _adaptive_norms(model: KIModel) -> list[AdaRMSNorm]:
-    return [m for m in model.expert.modules() if isinstance(m, AdaRMSNorm)]
+    for norm in model.expert.modules():
+        if isinstance(norm, AdaRMSNorm):
+            for p in norm.parameters():
+                nn.init.normal_(p, std=std, generator=generator)
