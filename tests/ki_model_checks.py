@@ -347,7 +347,7 @@ def check_cut_has_no_value(make=make_model):
 def check_cross_entropy(make=make_model):
     """The cross-entropy is the mean over the tokens that count, by hand in plain Python, whatever the padding.
 
-    Of text and of action tokens apart as well; VLM_PRETRAIN counts text alone.
+    Of text and of action tokens apart as well; VLM_PRETRAIN counts the text before the first action token alone.
     """
     batch, drawn = mixed_batch(), noise_and_time(5)
     t = batch.targets
@@ -356,9 +356,9 @@ def check_cross_entropy(make=make_model):
         log_p = model.target_logits(batch).log_softmax(-1)
         kinds = {"text": [], "fast": []}
         for row, slot in t.loss_mask.nonzero().tolist():
+            if objective is VLM_PRETRAIN and t.fast_mask[row, : slot + 1].any():
+                continue
             kinds["fast" if t.fast_mask[row, slot] else "text"].append(-log_p[row, slot, t.ids[row, slot]].item())
-        if objective is VLM_PRETRAIN:
-            kinds["fast"] = []
         counted = kinds["text"] + kinds["fast"]
         for how, other in (
             ("", batch),
