@@ -1,0 +1,1 @@
+"""What knowledge insulation does to a small vision-language model, measured on a CPU: ``python -m benchmarks.ki``."""

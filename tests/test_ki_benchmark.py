@@ -1,0 +1,344 @@
+"""The benchmark of knowledge insulation: its world, its statistics and its report; and its smoke, which trains."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks.ki import report, statistics, world
+from benchmarks.ki.arms import ARMS
+from benchmarks.ki.predictions import PREDICTIONS, outcomes
+from benchmarks.ki.records import Runs, choose_rate
+from benchmarks.ki.settings import SMOKE, Settings
+
+# ---- World -------------------------------------------------------------------------------------------
+
+
+def some(count=400, on_plate=0.95, seed=0):
+    return world.scenes(count, np.random.default_rng(seed), on_plate)
+
+
+def cell_of(image, cell):
+    row, column = divmod(cell, world.GRID)
+    at = (
+        slice(None),
+        slice(row * world.CELL, (row + 1) * world.CELL),
+        slice(column * world.CELL, (column + 1) * world.CELL),
+    )
+    return image[at]
+
+
+def test_objects_differ_and_no_two_things_share_a_cell():
+    scenes = some()
+    for names in (scenes.colours, scenes.shapes, np.c_[scenes.cells, scenes.gripper]):
+        assert all(len(set(row)) == names.shape[1] for row in names.tolist())
+
+
+def test_a_picture_shows_what_the_scene_says(monkeypatch):
+    monkeypatch.setattr(world, "PIXEL_NOISE", 0.0)
+    scenes = some(20)
+    for i, image in enumerate((world.pictures(scenes, np.random.default_rng(0)) + 1) / 2):
+        for j in range(world.OBJECTS):
+            cell = cell_of(image, scenes.cells[i, j])
+            ink = np.array([[c == "#" for c in line] for line in list(world.SHAPES.values())[scenes.shapes[i, j]]])
+            colour = np.array(list(world.COLOURS.values())[scenes.colours[i, j]])
+            np.testing.assert_array_equal(cell[:, :-1, :-1], ink * colour[:, None, None])
+            assert (cell[:, -1].min() == cell[:, :, -1].min() == 1) == (scenes.plate[i] == j)
+        assert cell_of(image, scenes.gripper[i]).sum() == 3 * sum(
+            line.count("#") for line in world.LOOKS[scenes.look[i]]
+        )
+        empty = set(range(9)) - {*scenes.cells[i].tolist(), int(scenes.gripper[i])}
+        assert all((cell_of(image, cell) == 0).all() for cell in empty)
+
+
+def test_answers_are_true_and_every_kind_is_asked():
+    scenes = some(300)
+    asked = world.questions(scenes, np.random.default_rng(1))
+    colours, shapes = list(world.COLOURS), list(world.SHAPES)
+    for i, (text, answer, kind) in enumerate(zip(asked.texts, asked.answers, asked.kinds, strict=True)):
+        word = text.split()[-1]
+        names = [shapes[s] for s in scenes.shapes[i]] if kind == "colour" else [colours[c] for c in scenes.colours[i]]
+        j = names.index(word)
+        truth = {
+            "colour": colours[scenes.colours[i, j]],
+            "shape": shapes[scenes.shapes[i, j]],
+            "place": world.PLACES[scenes.cells[i, j]],
+        }
+        assert answer == truth[kind]
+        assert answer in world.ANSWERS[kind]
+    assert {k: asked.kinds.count(k) for k in world.KINDS} == dict.fromkeys(world.KINDS, 100)
+
+
+def test_questions_do_not_depend_on_gripper_look_plate_or_command():
+    scenes = some()
+    other = world.Scenes(
+        **{**vars(scenes), **{n: vars(scenes)[n][::-1] for n in ("gripper", "look", "plate", "commanded")}}
+    )
+    assert world.questions(scenes, np.random.default_rng(1)) == world.questions(other, np.random.default_rng(1))
+
+
+def test_command_and_plate_go_together_in_training_and_not_at_test():
+    trained, tested = some(20_000, 0.95), some(20_000, 0.25)
+    assert (trained.commanded == trained.plate).mean() == pytest.approx(0.95, abs=0.01)
+    assert (tested.commanded == tested.plate).mean() == pytest.approx(0.25, abs=0.02)
+    np.testing.assert_array_equal(np.bincount(tested.commanded) > 4500, True)
+    for scenes in (trained, tested):  # and the look tells nothing of the command
+        assert abs(np.corrcoef(scenes.look, scenes.commanded)[0, 1]) < 0.03
+
+
+def test_a_chunk_starts_at_the_gripper_bows_to_the_side_of_the_look_and_ends_there_beside_the_object():
+    scenes = some()
+    chunks = world.chunks(scenes, np.random.default_rng(2))
+    assert chunks.shape == (400, world.HORIZON, world.ACTION_DIM)
+    assert chunks.dtype == np.float32
+    assert abs(chunks).max() < 1
+    np.testing.assert_allclose(chunks[:, -1], scenes.endpoints(), atol=1e-6)
+    straight = (world.states(scenes) + scenes.endpoints()) / 2
+    bow = ((chunks[:, world.HORIZON // 2 - 1] - straight) * world.DIRECTIONS[scenes.look]).sum(-1)
+    assert (bow > 0.7 * world.BOW).all()
+    assert (world.reached(chunks[:, -1], scenes) == scenes.commanded).all()
+    assert (world.sides(chunks[:, -1], scenes) == scenes.look).all()
+
+
+def test_an_endpoint_counts_for_the_object_it_is_beside_whatever_was_commanded():
+    scenes = some()
+    swapped = scenes.commanding((scenes.commanded + 1) % world.OBJECTS)
+    assert (world.reached(scenes.endpoints(), swapped) == scenes.commanded).all()
+
+
+# ---- Statistics --------------------------------------------------------------------------------------
+
+
+def test_the_interval_is_students():
+    x = [0.3, 0.5, 0.1, 0.9, 0.4]
+    found = statistics.mean_interval(x)
+    low, high = stats.t.interval(0.95, 4, loc=np.mean(x), scale=stats.sem(x))
+    assert (found.mean, found.low, found.high) == pytest.approx((np.mean(x), low, high))
+    assert statistics.paired([1, 2, 4], [0, 1, 1]) == statistics.mean_interval([1, 1, 3])
+
+
+def test_one_seed_has_no_interval_and_decides_nothing():
+    found = statistics.mean_interval([0.5])
+    assert (found.mean, found.low, found.high) == (0.5, -math.inf, math.inf)
+    assert found.verdict(1) == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sign", "verdict"),
+    [
+        (0.1, 0.2, 1, "held"),
+        (0.1, 0.2, -1, "contradicted"),
+        (-0.2, -0.1, -1, "held"),
+        (-0.2, -0.1, 1, "contradicted"),
+        (-0.1, 0.2, 1, "undecided"),
+        (0.0, 0.0, 1, "undecided"),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval(low, high, sign, verdict):
+    assert statistics.Interval((low + high) / 2, low, high).verdict(sign) == verdict
+
+
+def test_a_threshold_that_is_never_reached_is_censored():
+    assert str(statistics.time_to(0.3, [0, 50, 100], [0.9, 0.3, 0.5])) == "50"
+    never = statistics.time_to(0.3, [0, 50, 100], [0.9, 0.4, 0.5])
+    assert (never.at, never.censored, str(never)) == (100, True, "> 100")
+
+
+def test_a_curve_is_read_between_measurements_and_not_beyond():
+    assert statistics.at_time(1.5, [0, 1, 2], [0, 10, 30]) == 20
+    with pytest.raises(ValueError, match="outside the curve's 0 to 2"):
+        statistics.at_time(3, [0, 1, 2], [0, 10, 30])
+
+
+def gaussian(n, mean, std, dims=400, seed=0):
+    rng = np.random.default_rng(seed)
+    return mean + std * rng.standard_normal((n, dims))
+
+
+def test_signal_to_noise_is_unbiased_where_there_is_no_signal():
+    found = [statistics.signal_to_noise(g @ g.T) for s in range(300) for g in [gaussian(8, 0.0, 1.0, 50, s)]]
+    assert abs(np.mean(found)) < 3 * np.std(found) / 300**0.5
+    naive = [(g.mean(0) @ g.mean(0)) / g.var(0).sum() for s in range(50) for g in [gaussian(8, 0.0, 1.0, 50, s)]]
+    assert np.mean(naive) > 0.1  # what the correction is for
+
+
+def test_signal_to_noise_is_the_ratio_it_says():
+    g = gaussian(400, 0.5, 2.0)
+    assert statistics.signal_to_noise(g @ g.T) == pytest.approx(0.5**2 / 2.0**2, rel=0.05)
+    found = statistics.bootstrap_signal_to_noise(g @ g.T, 200, np.random.default_rng(0))
+    assert found.low < found.mean < found.high
+    assert found.low < 0.0625 < found.high
+
+
+def test_a_resampled_signal_is_not_made_of_copies():
+    g = gaussian(12, 0.0, 1.0)
+    weights = np.array([3.0, *[0.0] * 2, *[1.0] * 9])
+    kept = np.r_[0, 3:12]
+    products, w = g[kept] @ g[kept].T, weights[kept]
+    pairs = [(w[i] * w[j], products[i, j]) for i in range(10) for j in range(10) if i != j]
+    by_hand = sum(a * b for a, b in pairs) / sum(a for a, _ in pairs)
+    assert statistics.mean_square(g @ g.T, weights) == pytest.approx(by_hand)
+
+
+def test_the_cosine_is_that_of_the_means():
+    a, b = gaussian(30, 0.3, 1.0, seed=1), gaussian(20, -0.2, 1.0, seed=2)
+    u, v = a.mean(0), b.mean(0)
+    expected = u @ v / np.linalg.norm(u) / np.linalg.norm(v)
+    assert statistics.cosine(a @ a.T, b @ b.T, a @ b.T) == pytest.approx(expected)
+    found = statistics.bootstrap_cosine(a @ a.T, b @ b.T, a @ b.T, 100, np.random.default_rng(0))
+    assert -1 <= found.low < found.high <= 0
+
+
+# ---- Results -----------------------------------------------------------------------------------------
+
+
+def record(arm, seed, error=0.5, full=0.9, seconds=10.0):
+    """A made-up run whose error falls in a straight line."""
+    points = [0.0, 0.5, 1.0]
+    losses = {
+        name: {
+            "norm": 1.0,
+            "ratio": r,
+            "ratio_low": r - 0.1,
+            "ratio_high": r + 0.1,
+            "cosine": c,
+            "cosine_low": c - 0.1,
+            "cosine_high": c + 0.1,
+        }
+        for name, r, c in (("action tokens", 0.1 + seed / 100, 0.2 + seed / 100), ("flow, t = 0.5", 0.3, 0.1))
+    }
+    losses["questions"] = {"norm": 1.0, "ratio": 0.5, "ratio_low": 0.4, "ratio_high": 0.6}
+    return {
+        "arm": arm,
+        "seed": seed,
+        "rate": 3e-4,
+        "curve": [
+            {"step": 100 * p, "seconds": seconds * p, "full": 1 - p * (1 - full), "masked": 1.0, "kl": p,
+             "error": 1 - p * (1 - error), "follow": p, "side": p}
+            for p in points
+        ],
+        "swapped": {"follow": 0.5 + seed / 100, "plate": 0.25},
+        "as_trained": {"error": 0.4, "follow": 0.9, "side": 0.8},
+        "gradients": [{"step": 100, "losses": losses}],
+    }  # fmt: skip
+
+
+def results():
+    """Five seeds of every arm; pi0 is more exact than KI in each, and forgets more."""
+    ends = {"pi0": (0.2, 0.5), "KI": (0.4, 0.8)}
+    runs = [
+        record(arm.name, seed, *(x + seed / 1000 * (1 + i) for x in ends.get(arm.name, (0.6, 0.9))), seconds=10 + i)
+        for i, arm in enumerate(ARMS)
+        for seed in (1, 2, 3, 4, 5)
+    ]
+    sweep = [
+        {**record(arm.name, 0, error), "rate": rate}
+        for arm in ARMS
+        if arm.trains_backbone
+        for rate, error in ((1e-4, 0.6), (3e-4, 0.4), (1e-3, 0.5))
+    ]
+    references = {"any object, any side": 0.7, "right object, its centre": 0.18}
+    pretraining = [{"seed": s, "seconds": 30.0, "full": 1.0, "masked": 1.0, "references": references} for s in range(6)]
+    settings = json.loads(json.dumps(vars(Settings(threshold=0.5, steps=100))))
+    return {"fingerprint": "0", "settings": settings, "world": {"spacing": 0.5}, "machine": "a machine", "sweep": sweep,
+            "looked_at": "nothing", "pretraining": pretraining, "runs": runs}  # fmt: skip
+
+
+def test_every_prediction_has_the_verdict_that_the_figures_give():
+    made = results()
+    runs = Runs(made["runs"], 0.5)
+    found = {(o.prediction.measurement, o.prediction.first, o.prediction.second): o for o in outcomes(runs)}
+    assert len(found) == len(PREDICTIONS)
+    assert found["full", "KI", "pi0"].verdict == "held"
+    assert found["error", "KI", "pi0"].verdict == "contradicted"
+    assert found["steps_to_threshold", "KI", "pi0"].difference.mean == 0
+    assert found["ratio", "action tokens", "flow"].verdict == "contradicted"
+    assert found["cosine", "action tokens", "flow"].verdict == "held"
+    assert found["swapped_follow", "KI", "pi0"].verdict == "undecided"
+
+
+def test_equal_time_is_that_of_the_fastest_arm():
+    runs = Runs(results()["runs"], 0.5)
+    assert runs.equal_time(1) == 10
+    last = runs["KI+VQA"][0]
+    assert last.last["seconds"] == 14
+    assert runs.value(last, "step_in_equal_time") == pytest.approx(100 * 10 / 14)
+
+
+def test_arms_must_have_the_same_seeds():
+    with pytest.raises(ValueError, match="different seeds"):
+        Runs([record("pi0", 1), record("KI", 2)], 0.5)
+
+
+def test_the_learning_rate_with_the_smallest_error_is_chosen():
+    assert choose_rate([{**record("KI", 0, e), "rate": r} for r, e in ((1e-4, 0.3), (3e-4, 0.2), (1e-3, 0.25))]) == 3e-4
+
+
+def test_the_report_prints_every_arm_prediction_and_censored_run(tmp_path):
+    made = results()
+    written = report.write(json.loads(json.dumps(made)), tmp_path)
+    text = (tmp_path / "ki.md").read_text()
+    assert [p.name for p in written] == [
+        "ki.md",
+        *(f"ki-{n}.png" for n in ("pareto", "curves", "threshold", "gradients")),
+    ]
+    assert all(p.stat().st_size > 0 for p in written)
+    for arm in ARMS:
+        assert text.count(f"| {arm.name} |") >= 5
+    for prediction in PREDICTIONS:
+        assert prediction.claim in text
+    assert "| joint | > 100 | > 100 | > 100 | > 100 | > 100 | 0 of 5 |" in text
+    assert "| pi0 | 100 | 100 | 100 | 100 | 100 | 5 of 5 |" in text
+    assert "error: KI - pi0 | < 0 | +0.209 [" in text
+    assert text.count("| contradicted |") == sum(o.verdict == "contradicted" for o in outcomes(Runs(made["runs"], 0.5)))
+    assert "frozen | | no choice" in text.replace("|  |", "| |")
+
+
+def test_a_saved_result_counts_only_under_its_own_settings(tmp_path):
+    from benchmarks.ki.runs import Job, load
+
+    job = Job(1, "KI, binning", 3e-4, True)
+    saved = {"fingerprint": SMOKE.fingerprint(), **vars(job), "record": {"seed": 1}}
+    (tmp_path / f"{job.name}.json").write_text(json.dumps(saved))
+    assert load(tmp_path, job, SMOKE) == {"seed": 1}
+    assert load(tmp_path, job, Settings()) is None
+    assert load(tmp_path, Job(1, "KI, binning", 3e-4, False), SMOKE) is None
+    assert load(tmp_path, Job(2, "KI, binning", 3e-4, True), SMOKE) is None
+
+
+def test_words_that_the_vocabulary_lacks_are_refused():
+    from benchmarks.ki.batches import ID, encode_words
+
+    assert encode_words(["Task: reach ring, State: 57 128;\n"])[0][:3] == [ID["Task: "], ID["reach"], ID["ring"]]
+    with pytest.raises(ValueError, match=r"lacks: \['teapot'\]"):
+        encode_words(["reach teapot"])
+    with pytest.raises(ValueError, match="punctuation"):
+        encode_words(["reach ring!"])
+
+
+def test_a_run_repeats_itself_and_is_saved(tmp_path):
+    from benchmarks.ki.runs import Job, load, perform
+
+    settings = replace(SMOKE, pretraining_steps=2, steps=2, gradient_steps=())
+    perform(Job(1), settings, tmp_path)
+    job = Job(1, "KI+VQA", 3e-4, True)
+    first, second = (perform(job, settings, tmp_path) for _ in range(2))
+    for made in (first, second):
+        for point in made["curve"]:
+            assert point.pop("seconds") >= 0
+    assert first == second
+    saved = load(tmp_path, job, settings)
+    assert [point["step"] for point in saved["curve"]] == [0, 2]
+    assert saved["swapped"] == first["swapped"]
+    assert saved["gradients"] == first["gradients"]
+
+
+def test_the_smoke_holds():
+    from benchmarks.ki import smoke
+
+    said = []
+    smoke.run(say=said.append)
+    assert len(said) == 9
