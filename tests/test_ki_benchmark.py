@@ -91,14 +91,14 @@ def test_command_and_plate_go_together_in_training_and_not_at_test():
 
 def test_a_chunk_starts_at_the_gripper_bows_to_the_side_of_the_look_and_ends_there_beside_the_object():
     scenes = some()
-    chunks = world.chunks(scenes, np.random.default_rng(2))
+    chunks = world.chunks(scenes)
     assert chunks.shape == (400, world.HORIZON, world.ACTION_DIM)
     assert chunks.dtype == np.float32
     assert abs(chunks).max() < 1
     np.testing.assert_allclose(chunks[:, -1], scenes.endpoints(), atol=1e-6)
-    straight = (world.states(scenes) + scenes.endpoints()) / 2
+    straight = (world.states(scenes) + scenes.endpoints()) / 2  # halfway
     bow = ((chunks[:, world.HORIZON // 2 - 1] - straight) * world.DIRECTIONS[scenes.look]).sum(-1)
-    assert (bow > 0.7 * world.BOW).all()
+    np.testing.assert_allclose(bow, world.BOW, atol=1e-6)
     assert (world.reached(chunks[:, -1], scenes) == scenes.commanded).all()
     assert (world.sides(chunks[:, -1], scenes) == scenes.look).all()
 
@@ -238,13 +238,13 @@ def results():
         {**record(arm.name, 0, error), "rate": rate}
         for arm in ARMS
         if arm.trains_backbone
-        for rate, error in ((1e-4, 0.6), (3e-4, 0.4), (1e-3, 0.5))
+        for rate, error in ((3e-4, 0.6), (1e-3, 0.4), (3e-3, 0.5))
     ]
     references = {"any object, any side": 0.7, "right object, its centre": 0.18}
     pretraining = [{"seed": s, "seconds": 30.0, "full": 1.0, "masked": 1.0, "references": references} for s in range(6)]
     settings = json.loads(json.dumps(vars(Settings(threshold=0.5, steps=100))))
-    return {"fingerprint": "0", "settings": settings, "world": {"spacing": 0.5}, "machine": "a machine", "sweep": sweep,
-            "looked_at": "nothing", "pretraining": pretraining, "runs": runs}  # fmt: skip
+    about = {"fingerprint": "0", "settings": settings, "world": {"spacing": 0.5, "image": 15}, "machine": "a machine"}
+    return {**about, "pretraining": pretraining, "sweep": sweep, "runs": runs}
 
 
 def test_every_prediction_has_the_verdict_that_the_figures_give():
@@ -341,4 +341,4 @@ def test_the_smoke_holds():
 
     said = []
     smoke.run(say=said.append)
-    assert len(said) == 9
+    assert len(said) == len(smoke.CHECKS)

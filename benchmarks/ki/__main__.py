@@ -13,7 +13,6 @@ from pathlib import Path
 
 from benchmarks.case import ROOT
 from benchmarks.ki import report, runs, smoke
-from benchmarks.ki.looked_at import LOOKED_AT
 from benchmarks.ki.settings import Settings
 
 
@@ -34,7 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results = json.loads(file.read_text())
     else:
         results = runs.run(Settings(), given.output / "ki-runs", given.processes)
-        results["looked_at"] = LOOKED_AT
         file.write_text(json.dumps(results))
     for path in report.write(results, given.output):
         print(path)

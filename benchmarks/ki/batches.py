@@ -122,7 +122,7 @@ class Data:
         """Scenes, pictures and chunks to train on."""
         rng = self.rng(2)
         scenes = world.scenes(self.settings.demonstrations, rng, self.settings.on_plate)
-        return scenes, world.pictures(scenes, rng), world.chunks(scenes, rng)
+        return scenes, world.pictures(scenes, rng), world.chunks(scenes)
 
     @cached_property
     def tokenizer(self) -> FastTokenizer:
@@ -139,9 +139,9 @@ class Data:
         vlm = VlmVocab(targets.vocab_size, vocabulary(self.settings), first_id=len(WORDS))
         return KIBatchBuilder(TEXT, vlm, targets)
 
-    def demonstrations(self, arm: Arm) -> KIBatch:
-        """What an arm trains on."""
-        scenes, images, chunks = self.demonstrated
+    def demonstrations(self, arm: Arm, count: int | None = None) -> KIBatch:
+        """What an arm trains on: all, or the first ones."""
+        scenes, images, chunks = (part[:count] for part in self.demonstrated)
         batch = self.builder(arm.targets or "binning").robot(
             world.commands(scenes), world.states(scenes), chunks, images=_cameras(images)
         )

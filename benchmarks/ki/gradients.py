@@ -1,6 +1,7 @@
 """Gradients of single samples in the backbone: how much of them is signal, and whether they pull with the questions.
 
-They are taken without a cut, whatever the arm was trained with: what the flow loss would do to the backbone if it could.
+They are taken without a cut, whatever the arm was trained with: what the flow loss would do to the backbone if it
+could.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def measure_gradients(model: KIModel, arm: Arm, data: Data) -> dict[str, Any]:
     """
     settings, n = data.settings, data.settings.gradient_samples
     told = arm if arm.targets else next(a for a in ARMS if a.targets == "fast")
-    robot = rows_of(data.demonstrations(told), slice(0, n))
+    robot = data.demonstrations(told, n)
     noise = torch.from_numpy(data.rng(5).standard_normal((n, world.HORIZON, world.ACTION_DIM)).astype(np.float32))
     sets = {
         VQA: per_sample(model, Mode.VLM_PRETRAIN, rows_of(data.training_questions.batch, slice(0, n))),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ki import plots
+from benchmarks.ki import notes, plots
 from benchmarks.ki.arms import ARMS
 from benchmarks.ki.predictions import outcomes
 from benchmarks.ki.records import Run, Runs, choose_rate
@@ -16,6 +16,11 @@ from benchmarks.report import markdown_table
 
 Results = Mapping[str, Any]
 REFERENCE = "KI"
+#: Settings that the head prints; ki.json holds all.
+SHOWN = (
+    *("steps", "robot_batch", "vqa_batch", "demonstrations", "pretraining_steps", "pretraining_batch"),
+    *("width", "expert_width", "depth", "seeds", "backbone_rates", "expert_rate"),
+)
 
 #: Column, measurement, decimals, and as what it is written.
 MEASUREMENTS = (
@@ -35,34 +40,6 @@ EQUAL_TIME = (
     ("endpoint error", "error_in_equal_time", 3),
 )
 
-WORLD = """\
-Pictures of 12 x 12 pixels show four objects and a gripper. A backbone is pretrained on questions about colour, shape and
-place of objects. Then the robot is told to reach a colour: its arm starts at the gripper, bows to the side that the
-gripper's look says, and ends beside the object on that side. No question was ever about the look. In training {on_plate:.0%}
-of the commands name the one object on a white plate; in the tests a command names any of the four."""
-
-ARM_NOTES = """\
-- `pi0`: flow loss, into the backbone; no targets. `joint`: flow and cross-entropy of the tokens, no cut. `KI`: the same
-  with the cut at keys and values. `frozen`: flow loss, the backbone stays as pretrained.
-- `+VQA`: {vqa_batch} questions beside the {robot_batch} demonstrations of every batch. The others have the demonstrations alone.
-- `frozen+VQA` is mode KI whose demonstrations have no targets: the backbone is trained by questions alone, and the flow
-  loss is cut off.
-- Targets are FAST tokens (scale {fast_scale:g}, vocabulary {fast_vocabulary}, fitted on the demonstrations); `binning`: one of {bins} tokens
-  for each of the 16 values of a chunk.
-- Paired: in a seed all arms have the same pretrained backbone, new expert, demonstrations, order, noise and times.
-- Each tower's gradient is clipped by its own norm. The expert's learning rate is {expert_rate:g} in all arms; the backbone's
-  is chosen for each arm."""
-
-MEASURE_NOTES = """\
-- *Answers*: share of {test_questions} new questions whose answer has the highest logit of the whole vocabulary, or (masked) of the
-  words that can answer a question of its kind. Chance, masked: 1/6, 1/6 and 1/9 for the three kinds.
-- *Follows swapped command*: same picture, state and noise, commanded in turn each object that is not on the plate: share
-  of the {test_scenes} x 3 endpoints that are nearest to where the commanded object is to be reached. A policy that ignores the
-  command has 0.250 if it goes anywhere and 0 if it goes to the plate. *Follows any command*: the command is any object.
-- *Endpoint error*: mean distance from the end of the sampled chunk ({euler_steps} Euler steps) to the right place, in units in
-  which neighbouring cells are {spacing:g} apart. *Right side*: nearest of four directions from the nearest object; chance 0.250.
-- Brackets are 95 % intervals of Student's t over {seeds} seeds; they are not corrected for their number."""
-
 
 def write(results: Results, folder: Path) -> list[Path]:
     """Writes ki.md and the pictures; returns their paths."""
@@ -75,50 +52,31 @@ def write(results: Results, folder: Path) -> list[Path]:
 
 def text(results: Results, runs: Runs, pictures: Sequence[str]) -> str:
     """The report."""
-    s = results["settings"] | {"seeds": len(results["settings"]["seeds"])} | results["world"]
-    parts = [
-        "# What knowledge insulation does to a small model",
-        f"Made by `python -m benchmarks.ki` from `ki.json`; nothing here is written by hand but what the columns mean.\n\n"
-        f"{results['machine']}. Settings {results['fingerprint']}: {_settings(results['settings'])}.",
-        "## The task\n\n" + WORLD.format(**s),
-        "Endpoint errors of policies that know a part, mean over the seeds:\n\n" + _references(results),
-        "## The arms\n\n" + ARM_NOTES.format(**s),
-        "## What was looked at before\n\n" + results["looked_at"],
-        "## Predictions\n\nWritten down before the runs, in `benchmarks/ki/predictions.py`, which says how they are judged.\n\n"
-        + _predictions(runs),
-        "## After equal steps\n\n" + MEASURE_NOTES.format(**s) + "\n\n" + _figures(runs, MEASUREMENTS),
-        f"### Paired differences to {REFERENCE}\n\n" + _differences(runs, MEASUREMENTS),
-        "## In equal time\n\nRead where the fastest arm of the seed has done all its steps, between measurements by a straight "
-        "line. Time is that of the processor in training steps, one thread.\n\n" + _equal_time(runs),
-        f"## Steps to an endpoint error of {s['threshold']:g}\n\nMeasured every {s['evaluate_every']} steps, each seed by "
-        "itself. `>`: not reached by the last step (censored).\n\n" + _thresholds(runs),
-        "## Gradients in the backbone\n\n" + _gradient_notes(results["settings"]) + "\n\n" + _gradients(runs),
-        "## The choice of learning rates\n\nOne run of each on seed "
-        f"{results['settings']['selection_seed']}, which is not reported above. The rate with the smallest endpoint error "
-        "after the last step is taken, on scenes in which the command names any object; this was settled before.\n\n"
-        + _sweep(results),
-        "## Pretraining\n\n" + _pretraining(results),
-        *(f"![{name}]({name})" for name in pictures),
+    s = results["settings"] | results["world"] | {"seeds": len(results["settings"]["seeds"])}
+    sections = [
+        ("# What knowledge insulation does to a small model", _head(results)),
+        ("## The task", notes.TASK.format(**s), notes.REFERENCES, _references(results)),
+        ("## The arms", notes.ARMS.format(**s)),
+        ("## What was looked at before", notes.LOOKED_AT),
+        ("## Predictions", notes.PREDICTIONS, _predictions(runs)),
+        ("## After equal steps", notes.MEASUREMENTS.format(**s), _figures(runs)),
+        (f"### Paired differences to {REFERENCE}", _differences(runs)),
+        ("## In equal time", notes.EQUAL_TIME, _equal_time(runs)),
+        (f"## Steps to an endpoint error of {s['threshold']:g}", notes.THRESHOLD.format(**s), _thresholds(runs)),
+        ("## Gradients in the backbone", notes.GRADIENTS.format(**s), _gradients(runs)),
+        ("## The choice of learning rates", notes.RATES.format(**s), _sweep(results)),
+        ("## Pretraining", _pretraining(results)),
+        [f"![{name}]({name})" for name in pictures],
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for section in sections for part in section) + "\n"
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
-    names = (
-        "steps",
-        "robot_batch",
-        "vqa_batch",
-        "demonstrations",
-        "pretraining_steps",
-        "pretraining_batch",
-        "width",
-        "expert_width",
-        "depth",
-        "seeds",
-        "backbone_rates",
-        "expert_rate",
+def _head(results: Results) -> str:
+    settings = ", ".join(f"{name} {results['settings'][name]}" for name in SHOWN)
+    return (
+        "Made by `python -m benchmarks.ki` from `ki.json`; every figure and verdict is computed.\n\n"
+        f"{results['machine']}. Settings {results['fingerprint']}: {settings}."
     )
-    return ", ".join(f"{name} {settings[name]}" for name in names)
 
 
 def spelled(interval: Interval, digits: int, sign: str = "") -> str:
@@ -161,25 +119,25 @@ def _digits(interval: Interval) -> int:
     return 0 if abs(interval.mean) >= 20 else 3
 
 
-def _figures(runs: Runs, columns: Sequence[tuple[str, str, int]]) -> str:
+def _figures(runs: Runs) -> str:
     lines = [
         [
             arm,
             f"{runs[arm][0].record['rate']:g}",
-            *(spelled(mean_interval(runs.values(arm, m)), d) for _, m, d in columns),
+            *(spelled(mean_interval(runs.values(arm, m)), d) for _, m, d in MEASUREMENTS),
         ]
         for arm in _names(runs)
     ]
-    return markdown_table(["arm", "backbone's rate", *(title for title, _, _ in columns)], lines)
+    return markdown_table(["arm", "backbone's rate", *(title for title, _, _ in MEASUREMENTS)], lines)
 
 
-def _differences(runs: Runs, columns: Sequence[tuple[str, str, int]]) -> str:
+def _differences(runs: Runs) -> str:
     lines = [
-        [arm, *(spelled(paired(runs.values(arm, m), runs.values(REFERENCE, m)), d, "+") for _, m, d in columns)]
+        [arm, *(spelled(paired(runs.values(arm, m), runs.values(REFERENCE, m)), d, "+") for _, m, d in MEASUREMENTS)]
         for arm in _names(runs)
         if arm != REFERENCE
     ]
-    return markdown_table([f"arm - {REFERENCE}", *(title for title, _, _ in columns)], lines)
+    return markdown_table([f"arm - {REFERENCE}", *(title for title, _, _ in MEASUREMENTS)], lines)
 
 
 def _equal_time(runs: Runs) -> str:
@@ -209,17 +167,6 @@ def _thresholds(runs: Runs) -> str:
         censored = sum(r.censored for r in reached)
         lines.append([arm, *map(str, reached), f"{len(reached) - censored} of {len(reached)}"])
     return markdown_table(["arm", *(f"seed {seed}" for seed in seeds), "reached"], lines)
-
-
-def _gradient_notes(settings: Mapping[str, Any]) -> str:
-    return (
-        f"Gradients of {settings['gradient_samples']} single training examples, taken without a cut whatever the arm was "
-        "trained with, so that `KI` and `frozen` show what the flow loss would do. Signal to noise is the squared length of the "
-        "mean over the variance summed over parameters, both unbiased: where there is no signal it scatters around 0. The "
-        "cosine is that of the mean gradient with the questions' mean gradient; noise in both makes it smaller. Figures are "
-        "means over the seeds with their interval; then the mean of the seeds' own bootstrap intervals (over examples). "
-        "t = 1 is noise."
-    )
 
 
 def _gradients(runs: Runs) -> str:
@@ -259,11 +206,8 @@ def _sweep(results: Results) -> str:
 
 
 def _pretraining(results: Results) -> str:
-    cells: Callable[[Mapping[str, Any]], list[str]] = lambda p: [  # noqa: E731
-        str(p["seed"]),
-        f"{p['full']:.3f}",
-        f"{p['masked']:.3f}",
-        f"{p['seconds']:.0f}",
+    lines = [
+        [str(p["seed"]), f"{p['full']:.3f}", f"{p['masked']:.3f}", f"{p['seconds']:.0f}"]
+        for p in results["pretraining"]
     ]
-    header = ["seed", "answers, full vocabulary", "answers, masked", "seconds"]
-    return markdown_table(header, [cells(p) for p in results["pretraining"]])
+    return markdown_table(["seed", "answers, full vocabulary", "answers, masked", "seconds"], lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -41,7 +40,7 @@ class Job:
 
 
 def run(settings: Settings, folder: Path, processes: int) -> Record:
-    """Everything: pretraining, the sweep, the choice, the reported runs. Returns the results as `report.write` reads them."""
+    """Pretraining, the sweep, the choice and the reported runs: the results as `report.write` reads them."""
     folder.mkdir(parents=True, exist_ok=True)
     seeds = (settings.selection_seed, *settings.seeds)
     with Progress() as progress:
@@ -59,7 +58,7 @@ def run(settings: Settings, folder: Path, processes: int) -> Record:
     return {
         "fingerprint": settings.fingerprint(),
         "settings": json.loads(json.dumps(asdict(settings))),
-        "world": {"spacing": world.SPACING},
+        "world": {"spacing": world.SPACING, "image": world.IMAGE_SIZE},
         "machine": _machine(processes),
         "pretraining": pretraining,
         "sweep": sweep,
@@ -98,7 +97,7 @@ def perform(job: Job, settings: Settings, folder: Path) -> Record:
     text = json.dumps({"fingerprint": settings.fingerprint(), **asdict(job), "record": record})
     partial = folder / f".{job.name}.partial"
     partial.write_text(text)
-    os.replace(partial, folder / f"{job.name}.json")  # whole, or not there
+    partial.replace(folder / f"{job.name}.json")  # whole, or not there
     return record
 
 
@@ -117,7 +116,5 @@ def load(folder: Path, job: Job, settings: Settings) -> Record | None:
 
 def _machine(processes: int) -> str:
     found = describe()
-    return (
-        f"{found['date'][:10]}, commit {found['commit']}, {found['cpu']}, {found['cores']} cores, {found['system']}, Python "
-        f"{found['python']}, torch {torch.__version__}, {processes} processes of one thread"
-    )
+    where = f"{found['date'][:10]}, commit {found['commit']}, {found['cpu']}, {found['cores']} cores, {found['system']}"
+    return f"{where}, Python {found['python']}, torch {torch.__version__}, {processes} processes of one thread"

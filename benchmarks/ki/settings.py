@@ -26,7 +26,7 @@ class Settings:
 
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     selection_seed: int = 0
-    backbone_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    backbone_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     expert_rate: float = 2e-3
     max_norm: float = 1.0
     warmup_steps: int = 20
@@ -47,13 +47,13 @@ class Settings:
     pretraining_rate: float = 1e-3
     pretraining_batch: int = 64
     pretraining_questions: int = 16384
-    steps: int = 400
-    robot_batch: int = 32
-    vqa_batch: int = 16
-    demonstrations: int = 4096
+    steps: int = 1000
+    robot_batch: int = 24
+    vqa_batch: int = 12
+    demonstrations: int = 16384
     on_plate: float = 0.95
 
-    evaluate_every: int = 50
+    evaluate_every: int = 100
     test_scenes: int = 128
     test_questions: int = 192
     euler_steps: int = 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,6 +17,15 @@ from fast_tokenizer import VlmVocab
 from fast_tokenizer.ki_model import KIModel, Mode, Objective, open_gates
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A pretrained seed, for all checks."""
+
+    settings: Settings
+    data: Data
+    weights: train.Weights
+
+
 def run(settings: Settings = SMOKE, say: Callable[[str], None] = print) -> None:
     """Asserts each identity, and says it.
 
@@ -23,20 +33,10 @@ def run(settings: Settings = SMOKE, say: Callable[[str], None] = print) -> None:
         AssertionError: One does not hold.
     """
     data = train.data_of(settings, settings.seeds[0])
-    weights, _ = train.pretrain(settings, data.seed)
-    for check in (
-        round_trip,
-        shortcut,
-        binned_round_trip,
-        gradients_are_cut,
-        frozen_is_frozen,
-        flow_changes_no_weight_of_ki,
-        calls_of_the_expert,
-        prefix_is_the_same,
-        arms_share_their_data,
-    ):
-        check(settings, data, weights)
-        say(f"holds: {(check.__doc__ or '').strip()}")
+    subject = Subject(settings, data, train.pretrain(settings, data.seed)[0])
+    for check in CHECKS:
+        check(subject)
+        say(f"holds: {check.__doc__}")
 
 
 def require(holds: bool, what: str) -> None:
@@ -45,20 +45,20 @@ def require(holds: bool, what: str) -> None:
         raise AssertionError(what)
 
 
-def round_trip(settings: Settings, data: Data, weights: train.Weights) -> None:
+def round_trip(on: Subject) -> None:
     """FAST targets of a batch decode to the chunks that the flow learns, within the scale's rounding."""
-    batch = data.demonstrations(BY_NAME["KI"])
+    batch = on.data.demonstrations(BY_NAME["KI"])
     assert batch.targets is not None
     assert batch.actions is not None
-    chunks = data.demonstrated[2]
+    chunks = on.data.demonstrated[2]
     require(np.array_equal(batch.actions.numpy(), chunks), "the flow's actions are not the chunks")
-    vlm = VlmVocab(data.tokenizer.vocab_size, vocabulary(settings), first_id=len(WORDS))
+    vlm = VlmVocab(on.data.tokenizer.vocab_size, vocabulary(on.settings), first_id=len(WORDS))
     labels = [
         vlm.to_tokens(row[mask].numpy()) for row, mask in zip(batch.targets.ids, batch.targets.fast_mask, strict=True)
     ]
-    decoded = data.tokenizer.decode(labels, world.HORIZON, world.ACTION_DIM)
+    decoded = on.data.tokenizer.decode(labels, world.HORIZON, world.ACTION_DIM)
     coefficients = np.linalg.norm(decoded - chunks, axis=1)  # the DCT is orthonormal: the same as of its coefficients
-    most = np.sqrt(world.HORIZON) * 0.5 / settings.fast_scale
+    most = np.sqrt(world.HORIZON) * 0.5 / on.settings.fast_scale
     require(
         bool((coefficients <= most * (1 + 1e-6)).all()), f"decoded chunks are off by {coefficients.max()}, not {most}"
     )
@@ -66,40 +66,40 @@ def round_trip(settings: Settings, data: Data, weights: train.Weights) -> None:
     require(bool((markers == 3).all()), 'targets are not "Action: ", tokens, "|" and EOS')
 
 
-def binned_round_trip(settings: Settings, data: Data, weights: train.Weights) -> None:
+def binned_round_trip(on: Subject) -> None:
     """Binned targets decode to the chunks within half a bin, and nothing is clipped."""
-    batch = data.demonstrations(BY_NAME["KI, binning"])
+    batch = on.data.demonstrations(BY_NAME["KI, binning"])
     assert batch.targets is not None
     tokens = (batch.targets.ids[batch.targets.fast_mask] - len(WORDS)).reshape(-1, world.HORIZON, world.ACTION_DIM)
-    centres = (tokens.numpy() + 0.5) / settings.bins * 2 - 1
-    off = abs(centres - data.demonstrated[2]).max()
-    require(off <= 1 / settings.bins + 1e-6, f"binned chunks are off by {off}")
+    centres = (tokens.numpy() + 0.5) / on.settings.bins * 2 - 1
+    off = abs(centres - on.data.demonstrated[2]).max()
+    require(off <= 1 / on.settings.bins + 1e-6, f"binned chunks are off by {off}")
 
 
-def shortcut(settings: Settings, data: Data, weights: train.Weights) -> None:
-    """Training commands the object on the plate as often as the settings say, a test any object; no question names a look."""
-    scenes = data.demonstrated[0]
+def shortcut(on: Subject) -> None:
+    """Training commands the object on the plate as often as the settings say, and test scenes differ in that alone."""
+    scenes = on.data.demonstrated[0]
     share, off = float((scenes.commanded == scenes.plate).mean()), 4 * (0.25 / len(scenes)) ** 0.5
-    require(abs(share - settings.on_plate) < off, f"{share} of the training commands name the object on the plate")
-    test, _ = data.test_scenes(1 / world.OBJECTS)
-    trained, _ = data.test_scenes(settings.on_plate)
+    require(abs(share - on.settings.on_plate) < off, f"{share} of the training commands name the object on the plate")
+    test, _ = on.data.test_scenes(1 / world.OBJECTS)
+    trained, _ = on.data.test_scenes(on.settings.on_plate)
     require(bool((test.cells == trained.cells).all()), "the two sets of test scenes differ in more than the command")
 
 
-def perturbed(settings: Settings, weights: train.Weights, mode: Mode) -> KIModel:
+def perturbed(on: Subject, mode: Mode) -> KIModel:
     """With open gates: at zero gates nothing would flow back, cut or not."""
-    model = train.new_model(settings, 0, mode)
-    model.backbone.load_state_dict(weights)
+    model = train.new_model(on.settings, 0, mode)
+    model.backbone.load_state_dict(on.weights)
     open_gates(model)
     return model
 
 
-def gradients_are_cut(settings: Settings, data: Data, weights: train.Weights) -> None:
+def gradients_are_cut(on: Subject) -> None:
     """The flow's gradient in the backbone is exactly 0 under KI, and is not without the cut."""
     for name, zero in (("KI", True), ("joint", False)):
         arm = BY_NAME[name]
-        model = perturbed(settings, weights, arm.mode)
-        batch = rows_of(data.demonstrations(arm), slice(0, 8))
+        model = perturbed(on, arm.mode)
+        batch = rows_of(on.data.demonstrations(arm), slice(0, 8))
         noise = torch.randn(8, world.HORIZON, world.ACTION_DIM, generator=torch.Generator().manual_seed(0))
         loss = model(batch, noise=noise, time=torch.full((8,), 0.5))
         found = torch.autograd.grad(loss.flow, list(model.backbone.parameters()), allow_unused=True, retain_graph=True)
@@ -112,15 +112,15 @@ def gradients_are_cut(settings: Settings, data: Data, weights: train.Weights) ->
         )
 
 
-def trained(settings: Settings, data: Data, weights: train.Weights, arm: Arm, alpha: float = 1.0) -> KIModel:
+def trained(on: Subject, arm: Arm, alpha: float = 1.0) -> KIModel:
     """After the smoke's steps at the middle rate."""
-    model = train.new_model(settings, data.seed, arm.mode)
+    model = train.new_model(on.settings, on.data.seed, arm.mode)
     model.objective = Objective(arm.mode, alpha=alpha)
-    model.backbone.load_state_dict(weights)
+    model.backbone.load_state_dict(on.weights)
     open_gates(model)
-    batches = train.Batches(settings, data.seed, arm, data)
-    steps = train.Steps(model, settings, settings.backbone_rates[1])
-    for _ in range(settings.steps):
+    batches = train.Batches(on.settings, on.data.seed, arm, on.data)
+    steps = train.Steps(model, on.settings, on.settings.backbone_rates[1])
+    for _ in range(on.settings.steps):
         steps.step(batches.next)
     return model
 
@@ -130,32 +130,32 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def frozen_is_frozen(settings: Settings, data: Data, weights: train.Weights) -> None:
+def frozen_is_frozen(on: Subject) -> None:
     """A frozen backbone is the pretrained one bit for bit after training, and so are its answers."""
-    before = train.new_model(settings, data.seed, Mode.VLM_PRETRAIN)
-    before.backbone.load_state_dict(weights)
-    logits = measure.answer_logits(before, data.test_questions)
-    model = trained(settings, data, weights, BY_NAME["frozen"])
-    require(same(model.backbone.state_dict(), dict(weights)), "the frozen backbone has changed")
-    require(torch.equal(measure.answer_logits(model, data.test_questions), logits), "its answers have changed")
-    kl = measure.answers(model, data.test_questions, logits)["kl"]
+    before = train.new_model(on.settings, on.data.seed, Mode.VLM_PRETRAIN)
+    before.backbone.load_state_dict(on.weights)
+    logits = measure.answer_logits(before, on.data.test_questions)
+    model = trained(on, BY_NAME["frozen"])
+    require(same(model.backbone.state_dict(), dict(on.weights)), "the frozen backbone has changed")
+    require(torch.equal(measure.answer_logits(model, on.data.test_questions), logits), "its answers have changed")
+    kl = measure.answers(model, on.data.test_questions, logits)["kl"]
     require(abs(kl) < 1e-6, f"its answers are {kl} from the pretrained ones")
 
 
-def flow_changes_no_weight_of_ki(settings: Settings, data: Data, weights: train.Weights) -> None:
+def flow_changes_no_weight_of_ki(on: Subject) -> None:
     """KI's backbone after training is the same bit for bit with the flow loss, without, and at ten times its weight."""
     for name in ("KI", "KI+VQA"):
         arm = BY_NAME[name]
-        of = [trained(settings, data, weights, arm, alpha).backbone.state_dict() for alpha in (1.0, 0.0, 10.0)]
-        require(not same(of[0], dict(weights)), f"{name} has not trained its backbone")
+        of = [trained(on, arm, alpha).backbone.state_dict() for alpha in (1.0, 0.0, 10.0)]
+        require(not same(of[0], dict(on.weights)), f"{name} has not trained its backbone")
         require(same(of[0], of[1]) and same(of[0], of[2]), f"the flow loss has changed the backbone of {name}")
-    joint = [trained(settings, data, weights, BY_NAME["joint"], alpha).backbone.state_dict() for alpha in (1.0, 0.0)]
+    joint = [trained(on, BY_NAME["joint"], alpha).backbone.state_dict() for alpha in (1.0, 0.0)]
     require(not same(*joint), "without the cut the flow loss changes nothing: the check above says nothing")
 
 
-def calls_of_the_expert(settings: Settings, data: Data, weights: train.Weights) -> None:
+def calls_of_the_expert(on: Subject) -> None:
     """Sampling runs the backbone once and the expert exactly as often as there are Euler steps."""
-    model = perturbed(settings, weights, Mode.KI)
+    model = perturbed(on, Mode.KI)
     calls = {"backbone": 0, "expert": 0}
     step = model.expert.step
 
@@ -168,34 +168,47 @@ def calls_of_the_expert(settings: Settings, data: Data, weights: train.Weights) 
 
     model.expert.step = counted
     model.backbone.register_forward_hook(passed)
-    scenes, images = data.test_scenes(1 / world.OBJECTS)
-    measure.endpoints(model, data, scenes, images)
-    require(calls == {"backbone": 1, "expert": settings.euler_steps}, f"sampling made the calls {calls}")
+    scenes, images = on.data.test_scenes(1 / world.OBJECTS)
+    measure.endpoints(model, on.data, scenes, images)
+    require(calls == {"backbone": 1, "expert": on.settings.euler_steps}, f"sampling made the calls {calls}")
 
 
-def prefix_is_the_same(settings: Settings, data: Data, weights: train.Weights) -> None:
+def prefix_is_the_same(on: Subject) -> None:
     """What a policy sees at test is what it saw in training, and names the command."""
-    scenes, images, _ = (x[:16] for x in data.demonstrated)
-    told, seen = data.prefix(scenes, images), rows_of(data.demonstrations(BY_NAME["KI"]), slice(0, 16)).prefix
+    scenes, images, _ = (x[:16] for x in on.data.demonstrated)
+    told, seen = on.data.prefix(scenes, images), rows_of(on.data.demonstrations(BY_NAME["KI"]), slice(0, 16)).prefix
     require(torch.equal(told.ids, seen.ids) and torch.equal(told.mask, seen.mask), "the texts differ")
     assert told.images is not None
     assert seen.images is not None
     require(torch.equal(told.images, seen.images), "the pictures differ")
-    swapped = data.prefix(scenes.commanding((scenes.commanded + 1) % world.OBJECTS), images)
+    swapped = on.data.prefix(scenes.commanding((scenes.commanded + 1) % world.OBJECTS), images)
     differ = (swapped.ids != told.ids).sum(1)
     require(bool((differ == 1).all()), "another command differs in other than one word")
     require(torch.equal(swapped.ids[:, 1], torch.full((16,), ID["Task: "])), "the prefix does not begin with the task")
 
 
-def arms_share_their_data(settings: Settings, data: Data, weights: train.Weights) -> None:
+def arms_share_their_data(on: Subject) -> None:
     """In a seed all arms see the same demonstrations, noise and times, with questions or without."""
-    n = settings.robot_batch
+    n = on.settings.robot_batch
     firsts = []
     for arm in BY_NAME.values():
-        batch, noise, times = train.Batches(settings, data.seed, arm, data).next()
+        batch, noise, times = train.Batches(on.settings, on.data.seed, arm, on.data).next()
         assert batch.actions is not None
         firsts.append([batch.actions[:n], batch.prefix.ids[:n], noise[:n], times[:n]])
-        require(len(batch) == n + arm.vqa * settings.vqa_batch, f"{arm.name} has batches of {len(batch)}")
+        require(len(batch) == n + arm.vqa * on.settings.vqa_batch, f"{arm.name} has batches of {len(batch)}")
     require(all(torch.equal(a, b) for first in firsts for a, b in zip(first, firsts[0], strict=True)), "arms differ")
-    experts = [train.new_model(settings, data.seed, arm.mode).expert.state_dict() for arm in BY_NAME.values()]
+    experts = [train.new_model(on.settings, on.data.seed, arm.mode).expert.state_dict() for arm in BY_NAME.values()]
     require(all(same(e, experts[0]) for e in experts), "the experts begin with different weights")
+
+
+CHECKS = (
+    round_trip,
+    binned_round_trip,
+    shortcut,
+    gradients_are_cut,
+    frozen_is_frozen,
+    flow_changes_no_weight_of_ki,
+    calls_of_the_expert,
+    prefix_is_the_same,
+    arms_share_their_data,
+)

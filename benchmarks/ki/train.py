@@ -62,7 +62,7 @@ class Steps:
     def __init__(self, model: KIModel, settings: Settings, backbone_rate: float) -> None:
         self.model, self.settings, self.taken, self.seconds = model, settings, 0, 0.0
         groups = parameter_groups(model, backbone_lr=backbone_rate, expert_lr=settings.expert_rate)
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
 
     def step(self, make: Callable[[], tuple[KIBatch, Tensor | None, Tensor | None]]) -> None:

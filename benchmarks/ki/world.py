@@ -1,12 +1,12 @@
 """The grid world: pictures, questions with answers, and a robot task that the questions do not teach.
 
-A picture has nine cells. Four hold an object each, all of different colour and shape; one object lies on a *plate* (a
-grey background); one more cell holds the *gripper*, whose *look* is one of four. Questions ask for the colour of a
-shape, the shape of a colour and the place of a colour, never about gripper, look or plate.
+A picture has nine cells. Four hold an object each, all of different colour and shape; one object has a white edge, the
+*plate*; one more cell holds the *gripper*, whose *look* is one of four. Questions ask for the colour of a shape, the
+shape of a colour and the place of a colour, never about gripper, look or plate.
 
 The robot is told to reach a colour. It starts at the gripper, bows out to the side that the look says, and ends beside
-the object on that same side. So the command names the object, the questions have taught where it is, and the look, which
-decides the rest, is new. In training the commanded object is nearly always the one on the plate, so that a policy
+the object on that same side. So the command names the object, the questions have taught where it is, and the look,
+which decides the rest, is new. In training the commanded object is nearly always the one on the plate, so that a policy
 can do without the command; at test it is any of the four.
 """
 
@@ -53,7 +53,7 @@ DIRECTIONS = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)], np.float32)
 PIXEL_NOISE = 0.05
 SPACING = 0.55  # between the centres of neighbouring cells, in units of actions
 BESIDE = 0.18  # from an object's centre to where the arm ends
-BOW = 0.25  # of the arc, times 0.8 to 1.2
+BOW = 0.25  # of the arc
 
 #: Centre of each cell, x to the right and y up.
 CENTRES = np.array([((c - 1) * SPACING, (1 - r) * SPACING) for r in range(GRID) for c in range(GRID)], np.float32)
@@ -165,12 +165,13 @@ def states(of: Scenes) -> NDArray[np.float32]:
     return CENTRES[of.gripper]
 
 
-def chunks(of: Scenes, rng: np.random.Generator) -> NDArray[np.float32]:
+def chunks(of: Scenes) -> NDArray[np.float32]:
     """(N, 8, 2) positions on the way from the gripper to beside the commanded object."""
     u = (np.arange(1, HORIZON + 1, dtype=np.float32) / HORIZON)[None, :, None]
     start, end = states(of)[:, None], of.endpoints()[:, None]
-    bow = BOW * rng.uniform(0.8, 1.2, len(of)).astype(np.float32)[:, None, None] * DIRECTIONS[of.look][:, None]
-    return start + (end - start) * u + bow * np.sin(np.pi * u)
+    bow = BOW * DIRECTIONS[of.look][:, None]
+    arc: NDArray[np.float32] = (start + (end - start) * u + bow * np.sin(np.pi * u)).astype(np.float32)
+    return arc
 
 
 def reached(endpoints: NDArray[np.floating], of: Scenes) -> NDArray[np.int64]:
