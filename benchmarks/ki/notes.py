@@ -71,3 +71,14 @@ repetition: of pi0, joint, joint+VQA, KI, KI+VQA, frozen, frozen+VQA and `KI, bi
 - 1000 steps of 24 demonstrations, the expert's rate, the three rates of the backbone, and the threshold.
 
 The learning rate is the only choice that is made for an arm by itself."""
+
+#: Under each picture.
+PICTURES = {
+    "ki-pareto.png": """\
+Large: mean of the reported seeds with 95 % intervals. Small, in the same colour: the rates tried for the arm, on the
+seed that chooses them.""",
+    "ki-curves.png": """\
+Means over the seeds; shaded from the lowest seed to the highest. The line across is the threshold.""",
+    "ki-threshold.png": "A mark for each seed. Open arrows: not reached (censored).",
+    "ki-gradients.png": "Means over the seeds with 95 % intervals; taken without a cut in every arm.",
+}

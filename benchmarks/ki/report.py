@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ki import notes, plots
-from benchmarks.ki.arms import ARMS
+from benchmarks.ki.arms import ARMS, BY_NAME
 from benchmarks.ki.predictions import outcomes
 from benchmarks.ki.records import Run, Runs, choose_rate
 from benchmarks.ki.statistics import Interval, mean_interval, paired
@@ -66,7 +66,7 @@ def text(results: Results, runs: Runs, pictures: Sequence[str]) -> str:
         ("## Gradients in the backbone", notes.GRADIENTS.format(**s), _gradients(runs)),
         ("## The choice of learning rates", notes.RATES.format(**s), _sweep(results)),
         ("## Pretraining", _pretraining(results)),
-        [f"![{name}]({name})" for name in pictures],
+        [part for name in pictures for part in (f"![{name}]({name})", notes.PICTURES[name])],
     ]
     return "\n\n".join(part for section in sections for part in section) + "\n"
 
@@ -123,7 +123,7 @@ def _figures(runs: Runs) -> str:
     lines = [
         [
             arm,
-            f"{runs[arm][0].record['rate']:g}",
+            f"{runs[arm][0].record['rate']:g}" if BY_NAME[arm].trains_backbone else "frozen",
             *(spelled(mean_interval(runs.values(arm, m)), d) for _, m, d in MEASUREMENTS),
         ]
         for arm in _names(runs)
