@@ -190,13 +190,15 @@ def prefix_is_the_same(on: Subject) -> None:
 def arms_share_their_data(on: Subject) -> None:
     """In a seed all arms see the same demonstrations, noise and times, with questions or without."""
     n = on.settings.robot_batch
-    firsts = []
+    of_arms = []
     for arm in BY_NAME.values():
-        batch, noise, times = train.Batches(on.settings, on.data.seed, arm, on.data).next()
+        batches = train.Batches(on.settings, on.data.seed, arm, on.data)
+        batches.next()  # the second batch also tells what was drawn for the questions of the first
+        batch, noise, times = batches.next()
         assert batch.actions is not None
-        firsts.append([batch.actions[:n], batch.prefix.ids[:n], noise[:n], times[:n]])
+        of_arms.append([batch.actions[:n], batch.prefix.ids[:n], noise[:n], times[:n]])
         require(len(batch) == n + arm.vqa * on.settings.vqa_batch, f"{arm.name} has batches of {len(batch)}")
-    require(all(torch.equal(a, b) for first in firsts for a, b in zip(first, firsts[0], strict=True)), "arms differ")
+    require(all(torch.equal(a, b) for given in of_arms for a, b in zip(given, of_arms[0], strict=True)), "arms differ")
     experts = [train.new_model(on.settings, on.data.seed, arm.mode).expert.state_dict() for arm in BY_NAME.values()]
     require(all(same(e, experts[0]) for e in experts), "the experts begin with different weights")
 
