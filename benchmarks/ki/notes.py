@@ -36,7 +36,8 @@ MEASUREMENTS = """\
 - *Endpoint error*: mean distance from the end of the sampled chunk ({euler_steps} Euler steps) to the right place, in
   units in which neighbouring cells are {spacing:g} apart. *Right side*: the nearest of four directions, from the
   nearest object; chance 0.250.
-- Brackets are 95 % intervals of Student's t over {seeds} seeds; they are not corrected for their number."""
+- Brackets are 95 % intervals of Student's t over {seeds} seeds; they are not corrected for their number, and
+  those of shares may reach beyond 0 and 1."""
 
 EQUAL_TIME = """\
 Read where the fastest arm of the seed has done all its steps, between measurements by a straight line. Time is that of

@@ -41,7 +41,7 @@ def draw(results: Mapping[str, Any], runs: Runs, folder: Path) -> list[Path]:
     paths = []
     for name, figure in figures.items():
         paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=110, bbox_inches="tight", metadata={"Software": None})
+        figure.savefig(paths[-1], dpi=90, bbox_inches="tight", pil_kwargs={"optimize": True})
         plt.close(figure)
     return paths
 

@@ -116,5 +116,5 @@ def load(folder: Path, job: Job, settings: Settings) -> Record | None:
 
 def _machine(processes: int) -> str:
     found = describe()
-    where = f"{found['date'][:10]}, commit {found['commit']}, {found['cpu']}, {found['cores']} cores, {found['system']}"
+    where = f"{found['date'][:10]}, {found['cpu']}, {found['cores']} cores, {found['system']}"
     return f"{where}, Python {found['python']}, torch {torch.__version__}, {processes} processes of one thread"
