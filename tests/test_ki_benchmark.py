@@ -3,12 +3,13 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.ki import report, statistics, world
+from benchmarks.ki import notes, report, statistics, world
 from benchmarks.ki.arms import ARMS
 from benchmarks.ki.predictions import PREDICTIONS, outcomes
 from benchmarks.ki.records import Runs, choose_rate
@@ -295,6 +296,15 @@ def test_the_report_prints_every_arm_prediction_and_censored_run(tmp_path):
     assert "error: KI - pi0 | < 0 | +0.209 [" in text
     assert text.count("| contradicted |") == sum(o.verdict == "contradicted" for o in outcomes(Runs(made["runs"], 0.5)))
     assert "frozen | | no choice" in text.replace("|  |", "| |")
+
+
+def test_the_published_report_is_that_of_the_published_results():
+    folder = Path(report.__file__).parents[1] / "results"
+    published = json.loads((folder / "ki.json").read_text())
+    text = (folder / "ki.md").read_text()
+    pictures = [name for name in notes.PICTURES if (folder / name).exists()]
+    assert len(pictures) == len(notes.PICTURES)
+    assert report.text(published, Runs(published["runs"], published["settings"]["threshold"]), pictures) == text
 
 
 def test_a_saved_result_counts_only_under_its_own_settings(tmp_path):
