@@ -261,6 +261,13 @@ def test_every_prediction_has_the_verdict_that_the_figures_give():
     assert found["swapped_follow", "KI", "pi0"].verdict == "undecided"
 
 
+def test_a_rate_at_the_edge_of_the_range_is_marked():
+    made = results()
+    made["sweep"] = [r for r in made["sweep"] if r["rate"] > 3e-4]
+    text = report.text(made, Runs(made["runs"], 0.5), [])
+    assert text.count("| chosen, at the edge |") == sum(arm.trains_backbone for arm in ARMS)
+
+
 def test_equal_time_is_that_of_the_fastest_arm():
     runs = Runs(results()["runs"], 0.5)
     assert runs.equal_time(1) == 10
@@ -295,6 +302,8 @@ def test_the_report_prints_every_arm_prediction_and_censored_run(tmp_path):
     assert "| pi0 | 100 | 100 | 100 | 100 | 100 | 5 of 5 |" in text
     assert "error: KI - pi0 | < 0 | +0.209 [" in text
     assert text.count("| contradicted |") == sum(o.verdict == "contradicted" for o in outcomes(Runs(made["runs"], 0.5)))
+    assert text.count("| chosen |") == sum(arm.trains_backbone for arm in ARMS)
+    assert "| chosen, at the edge |" not in text
     assert "frozen | | no choice" in text.replace("|  |", "| |")
 
 

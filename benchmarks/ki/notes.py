@@ -56,7 +56,8 @@ their interval; then the means of the ends of the seeds' own bootstrap intervals
 
 RATES = """\
 One run of each on seed {selection_seed}, which is not reported above. The rate with the smallest endpoint error after
-the last step is taken, on scenes in which the command names any object; this was settled before."""
+the last step is taken, on scenes in which the command names any object; this was settled before. One run
+decides: where no rate has learned the task yet, or the edge of the range is best, a better one may exist."""
 
 LOOKED_AT = """\
 Before the settings were fixed, some forty runs of 400 to 1200 steps, on seed 0 (that of the learning rates) and without

@@ -195,11 +195,11 @@ def _sweep(results: Results) -> str:
         if not swept:
             lines.append([arm.name, "", "no choice: the backbone is not trained", *[""] * 3])
             continue
-        chosen = choose_rate(swept)
+        chosen, edges = choose_rate(swept), {f([record["rate"] for record in swept]) for f in (min, max)}
         for record in swept:
             run = Run(record)
             cells = [run.last["error"], record["swapped"]["follow"], run.last["full"]]
-            mark = "chosen" if record["rate"] == chosen else ""
+            mark = "" if record["rate"] != chosen else "chosen, at the edge" if chosen in edges else "chosen"
             lines.append([arm.name, f"{record['rate']:g}", mark, *(f"{c:.3f}" for c in cells)])
     header = ["arm", "backbone's rate", "", "endpoint error", "follows swapped command", "answers, full vocabulary"]
     return markdown_table(header, lines)
