@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,9 @@ from typing import Any
 from benchmarks import tokens
 from benchmarks.artefacts import FAST_PLUS
 from benchmarks.case import ROOT
+from benchmarks.ki.predictions import outcomes
+from benchmarks.ki.records import Runs
+from benchmarks.ki.statistics import mean_interval
 from benchmarks.report import markdown_table, significant
 from benchmarks.rows import OURS, PUBLISHED, Row
 
@@ -30,6 +35,13 @@ UNIVERSAL_COLUMNS = {
     "FAST+": "FAST+",
     "frequency-first": "`default()`",
     "dimension-first": '`default("dimension-first")`',
+}
+#: Rows of the table on knowledge insulation, and what `benchmarks.ki` calls them.
+INSULATION = {
+    "questions still answered": "full",
+    "follows a swapped command": "swapped_follow",
+    "endpoint error": "error",
+    "endpoint error in equal time": "error_in_equal_time",
 }
 #: Errors that differ by a larger share are said to.
 EQUAL_ERROR = 0.05
@@ -69,9 +81,23 @@ def update(about: dict[str, Any], rows: Sequence[Row], folder: Path) -> None:
         found["robustness"] = fast_plus_lines(robustness.read_text())
     if (coding := folder / "coding.md").exists():
         found |= coding_blocks(coding.read_text())
+    if (insulation := folder / "ki.json").exists():
+        found["ki"] = insulation_lines(json.loads(insulation.read_text()))
     for name, block in found.items():
         text = replace_between(text, name, block)
     README.write_text(text)
+
+
+def insulation_lines(results: Mapping[str, Any]) -> str:
+    """Of the results of `benchmarks.ki`: each arm with FAST tokens or none, and what became of the predictions."""
+    runs = Runs(results["runs"], results["settings"]["threshold"])
+    arms = [arm for arm in runs.arms if "binning" not in arm]
+    means = [[f"{mean_interval(runs.values(arm, name)).mean:.2f}" for arm in arms] for name in INSULATION.values()]
+    lines = [[label, *cells] for label, cells in zip(INSULATION, means, strict=True)]
+    verdicts = Counter(outcome.verdict for outcome in outcomes(runs))
+    counted = ", ".join(f"{verdicts[v]} {v}" for v in ("held", "contradicted", "undecided"))
+    caption = f"Of {verdicts.total()} predictions that were written down before: {counted}."
+    return f"{markdown_table(['mean of the seeds', *arms], lines)}\n\n{caption}"
 
 
 def fast_plus_lines(robustness: str) -> str:

@@ -1,5 +1,6 @@
 """The machinery of the benchmarks, not a run of them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -351,9 +352,20 @@ def test_markers_must_be_there_once_and_in_order(text):
         readme.replace_between(text, "measured", "new")
 
 
+def test_the_readme_says_what_the_results_on_insulation_say():
+    found = json.loads((readme.ROOT / "benchmarks" / "results" / "ki.json").read_text())
+    block = readme.insulation_lines(found)
+    assert f"<!-- ki -->\n{block}\n<!-- /ki -->" in readme.README.read_text()
+    runs = [r for r in found["runs"] if r["arm"] == "KI+VQA"]
+    mean = sum(r["curve"][-1]["error"] for r in runs) / len(runs)
+    column = block.splitlines()[0].split(" | ").index("KI+VQA")
+    (line,) = (line for line in block.splitlines() if line.startswith("| endpoint error |"))
+    assert line.split(" | ")[column] == f"{mean:.2f}"
+
+
 def test_the_readme_has_the_markers():
     text = readme.README.read_text()
-    for name in ("measured", "recorded", "robustness", "coding", "coding-mean"):
+    for name in ("measured", "recorded", "robustness", "coding", "coding-mean", "ki"):
         assert readme.replace_between(text, name, "new") != text
 
 
