@@ -155,7 +155,8 @@ def draw_routing(path: Path) -> None:
     groups = list(next(iter(measured.values())).norms)
     figure, axes = plt.subplots(1, 2, figsize=(13, 5.5), sharey=True, layout="constrained")
     for panel, (loss, title) in zip(axes, {"ce": "cross-entropy", "flow": "flow matching"}.items(), strict=True):
-        norms = np.array([[r.norms[g][loss] or np.nan for r in measured.values()] for g in groups])
+        cells = [[r.norms[g][loss] for r in measured.values()] for g in groups]
+        norms = np.array([[np.nan if norm is None else norm for norm in row] for row in cells])
         panel.set_facecolor("0.9")
         image = panel.imshow(norms, norm=LogNorm(1e-2, 10), cmap="viridis", aspect="auto")
         panel.set_xticks(range(len(measured)), list(measured), rotation=30, ha="right")

@@ -272,6 +272,14 @@ def test_shapes_that_do_not_fit_a_model(tokenizer: FastTokenizer) -> None:
         KIBatchBuilder(LETTERS, vlm(300), tokenizer, model_shape=(8, 1))
     with pytest.raises(ValueError, match=r"model_shape needs chunk_shape=\(T, D\)"):
         KIBatchBuilder(LETTERS, vlm(64), Binning(64), model_shape=(8, 4))
+    with pytest.raises(ValueError, match=r"model_shape: expected \(steps, dimensions\), got \(8,\)"):
+        KIBatchBuilder(LETTERS, vlm(300), tokenizer, model_shape=(8,))
+    with pytest.raises(ValueError, match="chunk_shape must be positive, got 0"):
+        KIBatchBuilder(LETTERS, vlm(64), Binning(64), chunk_shape=(8, 0))
+    with pytest.raises(ValueError, match=r"chunk_shape \(7, 2\) is not that of the tokenizer, \(8, 2\)"):
+        KIBatchBuilder(LETTERS, vlm(300), tokenizer, chunk_shape=(7, 2))
+    with pytest.raises(ValueError, match=r"actions: expected \(B, 8, 2\), got \(1, 9, 2\)"):
+        KIBatchBuilder(LETTERS, vlm(300), tokenizer).denormalize(np.zeros((1, 9, 2)))
     with pytest.raises(ValueError, match="the tokenizer does not record it"):
         KIBatchBuilder(LETTERS, vlm(64), Binning(64)).action_mask(1)
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fast_tokenizer._arguments import as_array
+from fast_tokenizer._arguments import as_array, integer
 from fast_tokenizer.errors import EncodeLossWarning
 from fast_tokenizer.ki_model.batch import KIBatch, Prefix, Targets
 from fast_tokenizer.ki_model.targets import DiscreteTargets
@@ -98,12 +98,15 @@ class KIBatchBuilder:
         self._normalizer = own or normalizer
         self._tokenizer_normalizes = own is not None
         self._prefix_length, self._target_length = prefix_length, target_length
-        self._chunk_shape = _recorded_shape(tokenizer) if chunk_shape is None else chunk_shape
-        self._model_shape = model_shape
-        if model_shape is not None:
+        recorded = _recorded_shape(tokenizer)
+        self._chunk_shape = recorded if chunk_shape is None else _shape("chunk_shape", chunk_shape)
+        self._model_shape = None if model_shape is None else _shape("model_shape", model_shape)
+        if recorded is not None and self._chunk_shape != recorded:
+            raise ValueError(f"chunk_shape {chunk_shape} is not that of the tokenizer, {recorded}")
+        if self._model_shape is not None:
             if self._chunk_shape is None:
                 raise ValueError("model_shape needs chunk_shape=(T, D): the tokenizer does not record it")
-            if any(m < c for m, c in zip(model_shape, self._chunk_shape, strict=True)):
+            if any(m < c for m, c in zip(self._model_shape, self._chunk_shape, strict=True)):
                 raise ValueError(f"model_shape {model_shape} is smaller than the chunks, {self._chunk_shape}")
 
     def prefix(
@@ -241,8 +244,15 @@ class KIBatchBuilder:
         return KIBatch(self._prefix(prefix, images, image_mask), self._targets(targets))
 
     def denormalize(self, actions: Tensor | ArrayLike) -> NDArray[np.float64]:
-        """Sampled actions (B, H, A) as chunks (B, T, D) in raw units."""
+        """Sampled actions (B, H, A) as chunks (B, T, D) in raw units.
+
+        Raises:
+            ValueError: The actions are of another shape.
+        """
         values = as_array(actions).astype(np.float64)
+        shape = self._model_shape or self._chunk_shape
+        if shape is not None and values.shape[1:] != shape:
+            raise ValueError(f"actions: expected (B, {shape[0]}, {shape[1]}), got {values.shape}")
         if self._model_shape is not None:
             assert self._chunk_shape is not None
             values = values[:, : self._chunk_shape[0], : self._chunk_shape[1]]
@@ -271,6 +281,13 @@ class KIBatchBuilder:
         ids, mask = _padded(batch, self._target_length, "target")
         fast = torch.from_numpy(self._vlm.is_action(ids.numpy())) & mask
         return Targets(ids, mask, mask, fast)
+
+
+def _shape(name: str, given: tuple[int, int]) -> tuple[int, int]:
+    if len(given) != 2:
+        raise ValueError(f"{name}: expected (steps, dimensions), got {given}")
+    steps, dims = (integer(name, size, 1, 2**31 - 1, "positive") for size in given)
+    return steps, dims
 
 
 def _recorded_shape(tokenizer: DiscreteTargets) -> tuple[int, int] | None:

@@ -39,7 +39,7 @@ class Mode(Enum):
 
     @property
     def cross_entropy(self) -> bool:
-        """Text targets (answers, markers) are learned by cross-entropy."""
+        """Text is learned by cross-entropy: answers, and what stands around action tokens where those are learned."""
         return self not in (Mode.PI0, Mode.FROZEN)
 
     @property

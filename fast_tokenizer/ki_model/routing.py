@@ -133,7 +133,7 @@ def _group_of(name: str) -> str:
     for tower, group, pieces in GROUPS:
         if name.startswith(f"{tower}.") and any(p in name for p in pieces):
             return f"{tower}: {group}"
-    raise AssertionError(f"no group for {name}")
+    raise ValueError(f"{name} is in no group of the report; its modules are those of KIModel")
 
 
 def gates_closed(model: KIModel) -> bool:
