@@ -454,6 +454,7 @@ def test_nothing_that_can_be_used_is_an_error(tmp_path: Path):
         ({"fps": "fast"}, "is no LeRobot description: ValueError"),
         ({"data_path": "{video_key}.parquet"}, "asks for 'video_key'"),
         ({"data_path": "{episode_index.foo}"}, "info.json: data_path '{episode_index.foo}' asks for"),
+        ({"data_path": "{episode_index:>9999999999}.parquet"}, "asks for numbers of the form '>9999999999'"),
         ({"data_path": "../{episode_index}.parquet"}, "leaves the folder"),
     ],
 )

@@ -40,6 +40,8 @@ class Layout:
     def file(self, **numbers: int) -> Path:
         """The data file of an episode (v2.x) or of a chunk and file (v3.0)."""
         try:
+            if wide := [spec for _, _, spec, _ in string.Formatter().parse(self.data_path) if len(spec or "") > 4]:
+                raise ValueError(f"numbers of the form {wide[0]!r}, which no path has")
             relative = self.data_path.format(**numbers)
         except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"{self.root}/meta/info.json: data_path {self.data_path!r} asks for {error}") from None
