@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.ki import world
 from benchmarks.ki.arms import ARMS, Arm
 from benchmarks.ki.batches import Data, rows_of
-from benchmarks.ki.statistics import bootstrap_cosine, bootstrap_signal_to_noise
+from benchmarks.ki.statistics import bootstrap_signal_to_noise, cosine
 from fast_tokenizer.ki_model import KIBatch, KIModel, Mode, Objective
 
 VQA, TOKENS = "questions", "action tokens"
@@ -43,7 +43,7 @@ def per_sample(
 
 
 def measure_gradients(model: KIModel, arm: Arm, data: Data) -> dict[str, Any]:
-    """Signal-to-noise of each loss's gradient and its cosine with that of the questions, with bootstrap intervals.
+    """Signal-to-noise of each loss's gradient, with a bootstrap interval, and its cosine with that of the questions.
 
     Samples are training examples that are the same in every arm; an arm without action tokens is measured with FAST's.
     """
@@ -71,8 +71,7 @@ def measure_gradients(model: KIModel, arm: Arm, data: Data) -> dict[str, Any]:
             "ratio_high": ratio.high,
         }
         if name != VQA:
-            angle = bootstrap_cosine(own, within, _products(g, asked), settings.gradient_resamples, rng)
-            found[name] |= {"cosine": angle.mean, "cosine_low": angle.low, "cosine_high": angle.high}
+            found[name]["cosine"] = cosine(own, within, _products(g, asked))
     return {"losses": found}
 
 

@@ -1,4 +1,7 @@
-"""What the report says beside its figures: what was done and what the columns mean, never what came out."""
+"""What the report says beside its figures: what was done and what the columns mean, never what came out.
+
+`LOOKED_AT` is the exception: its figures come from runs before the settings were fixed, and were noted by hand.
+"""
 
 TASK = """\
 Pictures of {image} x {image} pixels show four objects and a gripper. A backbone is pretrained on questions about the
@@ -7,7 +10,7 @@ side that the gripper's look says, and ends beside the object on that side. No q
 object has a white edge, the *plate*: in training {on_plate:.0%} of the commands name it, in the tests a command names
 any of the four."""
 
-REFERENCES = "Endpoint errors of policies that know a part of the task, mean over the seeds:"
+REFERENCES = "Endpoint errors of policies that know a part of the task, mean over the reported seeds:"
 
 ARMS = """\
 - `pi0`: flow loss, into the backbone; no targets. `joint`: flow loss and cross-entropy of the action tokens, no cut.
@@ -24,7 +27,9 @@ ARMS = """\
 
 PREDICTIONS = """\
 Written down before the runs, in `benchmarks/ki/predictions.py`, which says how they are judged. "Said about the paper"
-are claims that the paper does not make."""
+are claims that the paper does not make. "Extension of the paper's" are those that carry a claim of the paper to arms or
+measures that it does not have, such as frozen with co-training, equal time, or FAST against binning arm by arm; these
+were labelled "paper" when the runs were made, and only the label has changed since."""
 
 MEASUREMENTS = """\
 - *Answers*: share of {test_questions} new questions whose answer has the highest logit of the whole vocabulary, or
@@ -50,9 +55,12 @@ prediction compares steps, a censored run counts as its last step."""
 GRADIENTS = """\
 Of {gradient_samples} single training examples, taken without a cut whatever the arm was trained with, so that `KI`
 and `frozen` show what the flow loss would do if it could. Signal to noise is the squared length of the mean over the
-variance summed over parameters, both unbiased: where there is no signal it scatters around 0. The cosine is that of the
-mean gradient with the questions' mean gradient; noise in both makes it smaller. Figures are means over the seeds with
-their interval; then the means of the ends of the seeds' own bootstrap intervals (over examples). t = 1 is noise."""
+variance summed over parameters, both unbiased: where there is no signal it scatters around 0. The *length of the mean*
+is the plain norm, with the noise that {gradient_samples} examples leave in it: at a low signal to noise it is mostly
+noise, and says little of the gradient. The cosine is that of the mean gradient with the questions' mean gradient. Noise
+in the two means shrinks it towards 0, the more the lower a loss's signal to noise: losses of different signal to noise
+cannot be compared by it. Figures are means over the seeds with their interval; of signal to noise then the means of the
+ends of the seeds' own bootstrap intervals (over examples). t = 1 is noise."""
 
 RATES = """\
 One run of each on seed {selection_seed}, which is not reported above. The rate with the smallest endpoint error after

@@ -74,7 +74,8 @@ def text(results: Results, runs: Runs, pictures: Sequence[str]) -> str:
 def _head(results: Results) -> str:
     settings = ", ".join(f"{name} {results['settings'][name]}" for name in SHOWN)
     return (
-        "Made by `python -m benchmarks.ki` from `ki.json`; every figure and verdict is computed.\n\n"
+        "Made by `python -m benchmarks.ki` from `ki.json`; every figure and verdict is computed,\n"
+        "but those of *What was looked at before*, which were noted by hand.\n\n"
         f"{results['machine']}. Settings {results['fingerprint']}: {settings}."
     )
 
@@ -91,8 +92,9 @@ def _names(runs: Runs) -> list[str]:
 
 
 def _references(results: Results) -> str:
-    names = list(results["pretraining"][0]["references"])
-    means = [mean_interval([p["references"][n] for p in results["pretraining"]]).mean for n in names]
+    reported = [p["references"] for p in results["pretraining"] if p["seed"] in results["settings"]["seeds"]]
+    names = list(reported[0])
+    means = [mean_interval([known[n] for known in reported]).mean for n in names]
     return markdown_table(["policy", "endpoint error"], [[n, f"{m:.3f}"] for n, m in zip(names, means, strict=True)])
 
 
@@ -170,22 +172,22 @@ def _thresholds(runs: Runs) -> str:
 
 
 def _gradients(runs: Runs) -> str:
-    lines = []
+    lines, measured = [], ("norm", "ratio", "cosine")
     for arm in _names(runs):
         for i, taken in enumerate(runs[arm][0].record["gradients"]):
             for loss in taken["losses"]:
                 each = [run.record["gradients"][i]["losses"][loss] for run in runs[arm]]
-                cosine = _gradient_cell(each, "cosine") if "cosine" in each[0] else ""
-                norm = spelled(mean_interval([e["norm"] for e in each]), 3)
-                lines.append([arm, str(taken["step"]), loss, norm, _gradient_cell(each, "ratio"), cosine])
+                cells = [spelled(mean_interval([e[n] for e in each]), 3) if n in each[0] else "" for n in measured]
+                cells[1] += f"; {_bootstrap(each)}"
+                lines.append([arm, str(taken["step"]), loss, *cells])
     return markdown_table(
         ["arm", "after step", "loss", "length of the mean", "signal to noise", "cosine with questions"], lines
     )
 
 
-def _gradient_cell(each: Sequence[Mapping[str, float]], name: str) -> str:
-    own = [mean_interval([e[f"{name}_{end}"] for e in each]).mean for end in ("low", "high")]
-    return f"{spelled(mean_interval([e[name] for e in each]), 3)}; {own[0]:.3f} to {own[1]:.3f}"
+def _bootstrap(each: Sequence[Mapping[str, float]]) -> str:
+    own = [mean_interval([e[f"ratio_{end}"] for e in each]).mean for end in ("low", "high")]
+    return f"{own[0]:.3f} to {own[1]:.3f}"
 
 
 def _sweep(results: Results) -> str:

@@ -105,7 +105,8 @@ def signal_to_noise(products: NDArray[np.float64], weights: NDArray[np.float64] 
 def cosine(a: NDArray[np.float64], b: NDArray[np.float64], ab: NDArray[np.float64]) -> float:
     """Of the mean gradients of two sets of samples, by the products within a (n, n), within b (m, m) and across (n, m).
 
-    Noise in the two means makes it smaller than that of the expected gradients.
+    Noise in the two means makes it smaller than that of the expected gradients. It has no bootstrap: copies of a sample
+    in both factors of a product would make noise look like signal.
     """
     return float(ab.mean() / math.sqrt(a.mean() * b.mean()))
 
@@ -116,17 +117,6 @@ def bootstrap_signal_to_noise(products: NDArray[np.float64], resamples: int, rng
     drawn = rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
     drawn = drawn[(drawn > 0).sum(axis=1) > 1]  # one sample alone has no pair
     return _percentiles(signal_to_noise(products), [signal_to_noise(products, w) for w in drawn])
-
-
-def bootstrap_cosine(
-    a: NDArray[np.float64], b: NDArray[np.float64], ab: NDArray[np.float64], resamples: int, rng: np.random.Generator
-) -> Interval:
-    """The same of `cosine`; both sets are resampled."""
-    values = []
-    for _ in range(resamples):
-        i, j = (rng.integers(len(x), size=len(x)) for x in (a, b))
-        values.append(cosine(a[np.ix_(i, i)], b[np.ix_(j, j)], ab[np.ix_(i, j)]))
-    return _percentiles(cosine(a, b, ab), values)
 
 
 def _percentiles(estimate: float, resampled: Sequence[float]) -> Interval:
