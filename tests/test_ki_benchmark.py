@@ -11,7 +11,7 @@ from scipy import stats
 
 from benchmarks.ki import notes, report, statistics, world
 from benchmarks.ki.arms import ARMS
-from benchmarks.ki.predictions import PREDICTIONS, outcomes
+from benchmarks.ki.predictions import PREDICTIONS, chance, outcomes
 from benchmarks.ki.records import Runs, choose_rate
 from benchmarks.ki.settings import SMOKE, Settings
 
@@ -247,8 +247,8 @@ def results():
         if arm.trains_backbone
         for rate, error in ((3e-4, 0.6), (1e-3, 0.4), (3e-3, 0.5))
     ]
-    references = {"any object, any side": 0.7, "right object, its centre": 0.18}
-    easier = dict.fromkeys(references, 0.1)  # of the seed that learning rates are chosen by
+    references = {"any object, any side": 0.7, "any object, right side": 0.6, "right object, its centre": 0.18}
+    easier = dict.fromkeys(references, 0.5)  # of the seed that learning rates are chosen by
     pretraining = [
         {"seed": s, "seconds": 30.0, "full": 1.0, "masked": 1.0, "references": references if s else easier}
         for s in range(6)
@@ -298,6 +298,85 @@ def test_what_the_paper_does_not_compare_is_not_called_the_papers():
         arms = {p.first, p.second}
         beyond = "frozen+VQA" in arms or "time" in p.measurement or any(f"{a}, binning" in arms for a in arms)
         assert (p.source == "extension of the paper's") is beyond, p.claim
+
+
+def outcome(made, measurement, first, second):
+    found = outcomes(Runs(made["runs"], 0.5))
+    return next(
+        o
+        for o in found
+        if (o.prediction.measurement, o.prediction.first, o.prediction.second) == (measurement, first, second)
+    )
+
+
+def answering(made, arm, full, masked):
+    """The arm's last answers, each seed a little off."""
+    for i, run in enumerate(r for r in made["runs"] if r["arm"] == arm):
+        run["curve"][-1] |= {"full": full, "masked": masked + (i - 2) / 1000}
+
+
+def test_chance_is_that_of_the_three_kinds_together():
+    assert chance() == pytest.approx((1 / 6 + 1 / 6 + 1 / 9) / 3)
+    text = report.text(results(), Runs(results()["runs"], 0.5), [])
+    assert "0.148 together" in text
+
+
+@pytest.mark.parametrize(
+    ("full", "masked", "lost"),
+    [(0.3, chance(), True), (0.3, 0.165, True), (0.3, 0.3, False), (0.01, 0.9, True), (0.03, 0.9, False)],
+)
+def test_an_arm_that_has_lost_the_answers_is_marked(full, masked, lost):
+    made = results()
+    answering(made, "KI", full, masked)
+    assert list(outcome(made, "full", "KI", "joint").notes) == ["KI at chance"] * lost
+    answering(made, "joint", full, masked)
+    found = outcome(made, "full", "KI", "joint")
+    assert list(found.notes) == ["both at chance"] * lost
+    assert found.both_at_chance is lost
+    assert f"Both arms at chance: {int(lost)} of these." in report.text(made, Runs(made["runs"], 0.5), [])
+    assert not outcome(made, "error", "KI", "joint").notes
+
+
+def test_censored_seeds_stand_beside_the_prediction():
+    made = results()
+    assert not outcome(made, "steps_to_threshold", "KI", "pi0").notes
+    next(r for r in made["runs"] if (r["arm"], r["seed"]) == ("KI", 2))["curve"][-1]["error"] = 0.6
+    note = "censored seeds: KI 1 of 5; interval of clipped values"
+    assert outcome(made, "steps_to_threshold", "KI", "pi0").notes == [note]
+
+
+def test_gradients_are_compared_in_every_arm_and_step():
+    made = results()
+    for run in made["runs"]:
+        later = json.loads(json.dumps(run["gradients"][0])) | {"step": 200}
+        if run["arm"] == "frozen":
+            later["losses"]["flow, t = 0.5"]["ratio"] = 0.0
+        run["gradients"].append(later)
+    text = report.text(made, Runs(made["runs"], 0.5), [])
+    assert "arm joint, mean of steps 100 and 200 |" in text
+    assert "| frozen | -0.170 [-0.190, -0.150] | +0.130 [+0.110, +0.150] |" in text
+    assert "Of 20 differences 1 have the whole interval above 0, 19 below." in text
+
+
+def test_a_choice_among_rates_that_have_learned_nothing_is_marked():
+    made = results()
+    assert "none has learned" not in report.text(made, Runs(made["runs"], 0.5), []).replace('"None has', "")
+    made["pretraining"][0]["references"]["any object, right side"] = 0.39
+    text = report.text(made, Runs(made["runs"], 0.5), [])
+    assert text.count("| chosen, none has learned |") == sum(arm.trains_backbone for arm in ARMS)
+
+
+def test_each_seed_is_printed_and_whether_the_error_still_falls():
+    made = results()
+    for run in made["runs"]:
+        if run["arm"] == "frozen":
+            run["curve"][0]["error"] = run["curve"][-1]["error"]
+    text = report.text(made, Runs(made["runs"], 0.5), [])
+    assert "| pi0 | 0.20 / 0.51 / 0.50 | 0.20 / 0.52 / 0.50 |" in text
+    assert "change of error in the last 100 steps" in text
+    falling = next(line for line in text.splitlines() if line.startswith("Arms whose error still falls"))
+    assert "`frozen+VQA`" in falling
+    assert "`frozen`" not in falling
 
 
 def test_arms_must_have_the_same_seeds():

@@ -12,11 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from benchmarks.ki import world
 from benchmarks.ki.records import Run, Runs
-from benchmarks.ki.statistics import Interval, Verdict, paired
+from benchmarks.ki.statistics import Interval, Verdict, mean_interval, paired
 
 #: Where a prediction comes from.
 PAPER, ARGUED, EXTENDED, SAID = "paper", "the paper's argument", "extension of the paper's", "said about the paper"
+
+#: The arm whose runs the predictions on gradients are judged by.
+GRADIENT_ARM = "joint"
+#: Measurements of answers, and what counts as having lost them: masked answers as near to chance as this, or a share of
+#: all ids below that.
+ANSWERS, NEAR_CHANCE, NO_ANSWERS = ("full", "masked"), 0.03, 0.02
 
 
 @dataclass(frozen=True)
@@ -26,11 +33,12 @@ class Prediction:
     Attributes:
         claim: In words.
         source: Who says so.
-        measurement: A method of `Run` without arguments, or a name with its loss for gradients.
+        measurement: A name that `Runs.value` knows, or that of a figure of a loss's gradients.
         first: Arm, or loss of the gradients.
         second: The same.
         sign: 1: the first is larger.
-        of_gradients: `first` and `second` are losses, compared within each run of the arm `joint`.
+        of_gradients: `first` and `second` are losses, compared within each run of the arm `joint`, by the mean of all
+            steps at which gradients were taken.
     """
 
     claim: str
@@ -73,11 +81,23 @@ PREDICTIONS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """A prediction beside its paired difference."""
+    """A prediction beside its paired difference.
+
+    Attributes:
+        prediction: What was expected.
+        difference: What was found.
+        seeds: Of how many.
+        compared: What was subtracted from what, and in which runs.
+        notes: What keeps the verdict from saying what it seems to.
+        both_at_chance: Neither arm knows answers any more: the difference says nothing of which keeps more.
+    """
 
     prediction: Prediction
     difference: Interval
     seeds: int
+    compared: str
+    notes: Sequence[str] = ()
+    both_at_chance: bool = False
 
     @property
     def verdict(self) -> Verdict:
@@ -90,24 +110,63 @@ def outcomes(runs: Runs, predictions: Sequence[Prediction] = PREDICTIONS) -> lis
     found = []
     for p in predictions:
         if p.of_gradients:
-            pairs = [
-                (_gradient(r, p.measurement, p.first), _gradient(r, p.measurement, p.second)) for r in runs["joint"]
-            ]
+            difference = gradient_difference(runs[GRADIENT_ARM], p.measurement, p.first, p.second)
+            steps = " and ".join(str(taken["step"]) for taken in runs[GRADIENT_ARM][0].record["gradients"])
+            compared = f"{p.measurement}: {p.first} - {p.second}; arm {GRADIENT_ARM}, mean of steps {steps}"
+            notes = ["losses of different signal to noise"] if p.measurement == "cosine" else []
+            found.append(Outcome(p, difference, len(runs[GRADIENT_ARM]), compared, notes))
         else:
             pairs = [
                 (runs.value(a, p.measurement), runs.value(b, p.measurement))
                 for a, b in zip(runs[p.first], runs[p.second], strict=True)
             ]
-        found.append(Outcome(p, paired(*zip(*pairs, strict=True)), len(pairs)))
+            compared = f"{p.measurement}: {p.first} - {p.second}"
+            floor = [arm for arm in (p.first, p.second) if p.measurement in ANSWERS and at_chance(runs, arm)]
+            notes = ["both at chance"] if len(floor) == 2 else [f"{arm} at chance" for arm in floor]
+            if p.measurement == "steps_to_threshold":
+                notes += _censored(runs, p.first, p.second)
+            difference = paired(*zip(*pairs, strict=True))
+            found.append(Outcome(p, difference, len(pairs), compared, notes, len(floor) == 2))
     return found
 
 
-def _gradient(run: Run, measurement: str, loss: str) -> float:
-    """Mean over the times at which gradients were taken, and over the flow times where the loss is the flow's."""
+def chance() -> float:
+    """Share of masked answers that a guess has right; kinds are asked equally often."""
+    return sum(1 / len(words) for words in world.ANSWERS.values()) / len(world.ANSWERS)
+
+
+def at_chance(runs: Runs, arm: str) -> bool:
+    """Whether an arm has lost the answers.
+
+    It has where the interval of masked answers contains chance or lies within `NEAR_CHANCE` of it, or where fewer than
+    `NO_ANSWERS` are right of the whole vocabulary.
+    """
+    masked = mean_interval(runs.values(arm, "masked"))
+    contains = masked.low <= chance() <= masked.high
+    near = max(abs(masked.low - chance()), abs(masked.high - chance())) <= NEAR_CHANCE
+    return contains or near or mean_interval(runs.values(arm, "full")).mean < NO_ANSWERS
+
+
+def _censored(runs: Runs, *arms: str) -> list[str]:
+    """How many seeds of the arms were stopped before the threshold, if any."""
+    reached = {arm: [run.reached(runs.threshold).censored for run in runs[arm]] for arm in arms}
+    counts = [f"{arm} {sum(c)} of {len(c)}" for arm, c in reached.items() if any(c)]
+    return [f"censored seeds: {', '.join(counts)}; interval of clipped values"] if counts else []
+
+
+def gradient_difference(
+    runs: Sequence[Run], measurement: str, first: str, second: str, step: int | None = None
+) -> Interval:
+    """Of a figure of two losses' gradients within each run, at one step, or of the mean of all steps."""
+    return paired(*([gradient(run, measurement, loss, step) for run in runs] for loss in (first, second)))
+
+
+def gradient(run: Run, measurement: str, loss: str, step: int | None = None) -> float:
+    """Mean over the steps at which gradients were taken, or of one of them; and over flow times if it is the flow's."""
     values: list[Any] = [
         losses[measurement]
         for taken in run.record["gradients"]
         for name, losses in taken["losses"].items()
-        if name == loss or (loss == "flow" and name.startswith("flow"))
+        if step in (None, taken["step"]) and (name == loss or (loss == "flow" and name.startswith("flow")))
     ]
     return sum(values) / len(values)

@@ -9,13 +9,15 @@ from typing import Any
 
 from benchmarks.ki import notes, plots
 from benchmarks.ki.arms import ARMS, BY_NAME
-from benchmarks.ki.predictions import outcomes
+from benchmarks.ki.predictions import NEAR_CHANCE, NO_ANSWERS, chance, gradient_difference, outcomes
 from benchmarks.ki.records import Run, Runs, choose_rate
 from benchmarks.ki.statistics import Interval, mean_interval, paired
 from benchmarks.report import markdown_table
 
 Results = Mapping[str, Any]
 REFERENCE = "KI"
+#: The measurement, from the end, that the last is compared with to say whether a curve has come to rest.
+LATE = 3
 #: Settings that the head prints; ki.json holds all.
 SHOWN = (
     *("steps", "robot_batch", "vqa_batch", "demonstrations", "pretraining_steps", "pretraining_batch"),
@@ -53,17 +55,20 @@ def write(results: Results, folder: Path) -> list[Path]:
 def text(results: Results, runs: Runs, pictures: Sequence[str]) -> str:
     """The report."""
     s = results["settings"] | results["world"] | {"seeds": len(results["settings"]["seeds"])}
+    s |= {"chance": chance(), "near_chance": NEAR_CHANCE, "no_answers": NO_ANSWERS}
     sections = [
         ("# What knowledge insulation does to a small model", _head(results)),
         ("## The task", notes.TASK.format(**s), notes.REFERENCES, _references(results)),
         ("## The arms", notes.ARMS.format(**s)),
         ("## What was looked at before", notes.LOOKED_AT),
-        ("## Predictions", notes.PREDICTIONS, _predictions(runs)),
+        ("## Predictions", notes.PREDICTIONS.format(**s), _predictions(runs)),
         ("## After equal steps", notes.MEASUREMENTS.format(**s), _figures(runs)),
         (f"### Paired differences to {REFERENCE}", _differences(runs)),
+        ("### Each seed", notes.SEEDS, _falling(runs), _seeds(runs)),
         ("## In equal time", notes.EQUAL_TIME, _equal_time(runs)),
         (f"## Steps to an endpoint error of {s['threshold']:g}", notes.THRESHOLD.format(**s), _thresholds(runs)),
         ("## Gradients in the backbone", notes.GRADIENTS.format(**s), _gradients(runs)),
+        ("### Action tokens less flow", notes.GRADIENT_DIFFERENCES, _gradient_differences(runs)),
         ("## The choice of learning rates", notes.RATES.format(**s), _sweep(results)),
         ("## Pretraining", _pretraining(results)),
         [part for name in pictures for part in (f"![{name}]({name})", notes.PICTURES[name])],
@@ -105,16 +110,18 @@ def _predictions(runs: Runs) -> str:
         [
             o.prediction.claim,
             o.prediction.source,
-            f"{o.prediction.measurement}: {o.prediction.first} - {o.prediction.second}",
+            o.compared,
             "> 0" if o.prediction.sign > 0 else "< 0",
             spelled(o.difference, _digits(o.difference), "+"),
             o.verdict,
+            "; ".join(o.notes),
         ]
         for o in found
     ]
     summary = ", ".join(f"{n} {v}" for v, n in counts.items())
-    header = ["prediction", "source", "difference", "predicted", "found", "verdict"]
-    return f"Of {len(found)}: {summary}.\n\n{markdown_table(header, lines)}"
+    floor = sum(o.both_at_chance for o in found)
+    header = ["prediction", "source", "difference", "predicted", "found", "verdict", "note"]
+    return f"Of {len(found)}: {summary}. Both arms at chance: {floor} of these.\n\n{markdown_table(header, lines)}"
 
 
 def _digits(interval: Interval) -> int:
@@ -140,6 +147,33 @@ def _differences(runs: Runs) -> str:
         if arm != REFERENCE
     ]
     return markdown_table([f"arm - {REFERENCE}", *(title for title, _, _ in MEASUREMENTS)], lines)
+
+
+def _seeds(runs: Runs) -> str:
+    shown = ("error", "swapped_follow", "full")
+    lines = []
+    for arm in _names(runs):
+        cells = [" / ".join(f"{runs.value(run, m):.2f}" for m in shown) for run in runs[arm]]
+        lines.append([arm, *cells, spelled(_late_change(runs, arm), 3, "+")])
+    seeds = [f"seed {run.seed}" for run in runs[_names(runs)[0]]]
+    return markdown_table(["arm", *seeds, f"change of error in the last {_late_steps(runs)} steps"], lines)
+
+
+def _falling(runs: Runs) -> str:
+    """Which curves had not come to rest."""
+    falling = [arm for arm in _names(runs) if _late_change(runs, arm).high < 0]
+    named = ", ".join(f"`{arm}`" for arm in falling) or "none"
+    return f"Arms whose error still falls at the end, with the whole interval below 0: {named}."
+
+
+def _late_change(runs: Runs, arm: str) -> Interval:
+    """Of the endpoint error, from the last measurement but two to the last."""
+    return paired(*([run.column("error")[i] for run in runs[arm]] for i in (-1, -LATE)))
+
+
+def _late_steps(runs: Runs) -> int:
+    steps = runs[_names(runs)[0]][0].column("step")
+    return int(steps[-1] - steps[-LATE])
 
 
 def _equal_time(runs: Runs) -> str:
@@ -190,7 +224,23 @@ def _bootstrap(each: Sequence[Mapping[str, float]]) -> str:
     return f"{own[0]:.3f} to {own[1]:.3f}"
 
 
+def _gradient_differences(runs: Runs) -> str:
+    steps = [taken["step"] for taken in runs[_names(runs)[0]][0].record["gradients"]]
+    found = {
+        arm: [gradient_difference(runs[arm], "ratio", "action tokens", "flow", step) for step in steps]
+        for arm in _names(runs)
+    }
+    every = [interval.verdict(1) for intervals in found.values() for interval in intervals]
+    summary = (
+        f"Of {len(every)} differences {every.count('held')} have the whole interval above 0, "
+        f"{every.count('contradicted')} below."
+    )
+    lines = [[arm, *(spelled(f, 3, "+") for f in intervals)] for arm, intervals in found.items()]
+    return f"{summary}\n\n{markdown_table(['arm', *(f'after step {step}' for step in steps)], lines)}"
+
+
 def _sweep(results: Results) -> str:
+    known = {p["seed"]: p["references"]["any object, right side"] for p in results["pretraining"]}
     lines = []
     for arm in ARMS:
         swept = [record for record in results["sweep"] if record["arm"] == arm.name]
@@ -201,7 +251,8 @@ def _sweep(results: Results) -> str:
         for record in swept:
             run = Run(record)
             cells = [run.last["error"], record["swapped"]["follow"], run.last["full"]]
-            mark = "" if record["rate"] != chosen else "chosen, at the edge" if chosen in edges else "chosen"
+            remarks = {"chosen": True, "at the edge": chosen in edges, "none has learned": cells[0] > known[run.seed]}
+            mark = ", ".join(r for r, holds in remarks.items() if holds) if record["rate"] == chosen else ""
             lines.append([arm.name, f"{record['rate']:g}", mark, *(f"{c:.3f}" for c in cells)])
     header = ["arm", "backbone's rate", "", "endpoint error", "follows swapped command", "answers, full vocabulary"]
     return markdown_table(header, lines)
