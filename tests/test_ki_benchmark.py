@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -255,6 +256,10 @@ def results():
     ]
     settings = json.loads(json.dumps(vars(Settings(threshold=0.5, steps=100))))
     about = {"fingerprint": "0", "settings": settings, "world": {"spacing": 0.5, "image": 15}, "machine": "a machine"}
+    asked = {
+        a.name: {"chunk": 5.5, "question": 2.0 * a.vqa, "questions_share": 0.25 * a.vqa} for a in ARMS if a.targets
+    }
+    about |= {"parameters": {"backbone": 1234567, "expert": 89}, "loss_tokens": asked}
     return {**about, "pretraining": pretraining, "sweep": sweep, "runs": runs}
 
 
@@ -379,6 +384,40 @@ def test_each_seed_is_printed_and_whether_the_error_still_falls():
     assert "`frozen`" not in falling
 
 
+def test_the_questions_share_of_the_cross_entropy_is_counted_and_printed():
+    from benchmarks.ki import train
+
+    settings = replace(SMOKE, demonstrations=64, pretraining_questions=48)
+    found = train.loss_tokens(settings)
+    assert set(found) == {arm.name for arm in ARMS if arm.targets or arm.vqa}
+    values = world.HORIZON * world.ACTION_DIM
+    assert found["KI+VQA, binning"] == {
+        "chunk": values + 2,  # and the mark and the end
+        "question": 2,
+        "questions_share": pytest.approx(12 * 2 / (12 * 2 + 24 * (values + 2))),
+    }
+    assert 3 < found["KI"]["chunk"] < values
+    assert found["KI"]["questions_share"] == 0
+    assert found["frozen+VQA"]["questions_share"] == 1
+    # The model's own count, of one batch.
+    arm = next(a for a in ARMS if a.name == "KI+VQA, binning")
+    batch, _, _ = train.Batches(settings, 1, arm, train.data_of(settings, 1)).next()
+    of_rows = batch.targets.loss_mask.sum(1)
+    assert of_rows[24:].sum() / of_rows.sum() == pytest.approx(found[arm.name]["questions_share"])
+
+    text = report.text(results(), Runs(results()["runs"], 0.5), [])
+    assert "| joint+VQA | 5.50 | 2.00 | 25.0% |" in text
+    assert "| joint | 5.50 |  | 0.0% |" in text
+
+
+def test_the_size_of_the_model_is_counted_and_printed():
+    from benchmarks.ki import train
+
+    model = train.new_model(SMOKE, 0, ARMS[0].mode)
+    assert sum(train.parameters(SMOKE).values()) == sum(p.numel() for p in model.parameters())
+    assert "1,234,567 parameters, the expert 89." in report.text(results(), Runs(results()["runs"], 0.5), [])
+
+
 def test_arms_must_have_the_same_seeds():
     with pytest.raises(ValueError, match="different seeds"):
         Runs([record("pi0", 1), record("KI", 2)], 0.5)
@@ -429,6 +468,65 @@ def test_a_saved_result_counts_only_under_its_own_settings(tmp_path):
     assert load(tmp_path, job, Settings()) is None
     assert load(tmp_path, Job(1, "KI, binning", 3e-4, False), SMOKE) is None
     assert load(tmp_path, Job(2, "KI, binning", 3e-4, True), SMOKE) is None
+
+
+def test_a_fingerprint_is_of_the_arms_and_the_world_too(monkeypatch):
+    from benchmarks.ki import settings
+
+    seen = {SMOKE.fingerprint(), Settings().fingerprint()}
+    monkeypatch.setattr(world, "BOW", 0.3)
+    seen.add(SMOKE.fingerprint())
+    monkeypatch.setattr(settings, "ARMS", ARMS[:-1])
+    seen.add(SMOKE.fingerprint())
+    assert len(seen) == 4
+
+
+def test_a_file_that_is_cut_short_is_made_again(tmp_path):
+    from benchmarks.ki.runs import Job, load, load_weights, perform
+
+    settings = replace(SMOKE, pretraining_steps=1, steps=1, gradient_steps=())
+    job, arm = Job(1), Job(1, "frozen")
+    assert load(tmp_path, job, settings) is None
+    perform(job, settings, tmp_path)
+    assert load(tmp_path, job, settings)["seed"] == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["pretrained-1.pt", "pretraining-1.json"]
+
+    result = tmp_path / "pretraining-1.json"
+    whole = result.read_text()
+    result.write_text(whole[:-20])
+    assert load(tmp_path, job, settings) is None
+    result.write_text(whole)
+
+    weights = tmp_path / "pretrained-1.pt"
+    assert load_weights(tmp_path, 1, replace(settings, steps=2)) is None
+    content = weights.read_bytes()
+    for size in (0, 10, len(content) // 2, len(content) - 10):
+        weights.write_bytes(content[:size])
+        assert load_weights(tmp_path, 1, settings) is None
+    assert load(tmp_path, job, settings) is None
+    with pytest.raises(ValueError, match=r"pretrained-1.pt: expected pretrained weights of these settings"):
+        perform(arm, settings, tmp_path)
+
+
+def test_a_job_that_fails_cancels_those_that_wait(tmp_path, monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from rich.progress import Progress
+
+    from benchmarks.ki import runs
+
+    done = []
+
+    def fails(job, settings, folder):
+        done.append(job)
+        time.sleep(0.02)
+        raise RuntimeError(f"seed {job.seed}")
+
+    monkeypatch.setattr(runs, "perform", fails)
+    monkeypatch.setattr(runs, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(n))
+    with pytest.raises(RuntimeError, match="seed"), Progress(disable=True) as progress:
+        runs._all([runs.Job(seed) for seed in range(50)], SMOKE, tmp_path, 1, progress, "all")
+    assert len(done) < 10
 
 
 def test_words_that_the_vocabulary_lacks_are_refused():

@@ -13,6 +13,7 @@ any of the four."""
 REFERENCES = "Endpoint errors of policies that know a part of the task, mean over the reported seeds:"
 
 ARMS = """\
+- The backbone has {backbone:,} parameters, the expert {expert:,}.
 - `pi0`: flow loss, into the backbone; no targets. `joint`: flow loss and cross-entropy of the action tokens, no cut.
   `KI`: the same with the cut at keys and values. `frozen`: flow loss, the backbone stays as pretrained.
 - `+VQA`: {vqa_batch} questions beside the {robot_batch} demonstrations of every batch. The others have the
@@ -22,8 +23,15 @@ ARMS = """\
 - Targets are FAST tokens (scale {fast_scale:g}, vocabulary {fast_vocabulary}, fitted on the demonstrations);
   `binning`: one of {bins} tokens for each of the 16 values of a chunk.
 - Paired: in a seed all arms have the same pretrained backbone, new expert, demonstrations, order, noise and times.
-- Each tower's gradient is clipped by its own norm. The expert's learning rate is {expert_rate:g} in all arms; the
-  backbone's is chosen for each arm."""
+- Each tower's gradient is clipped by its own norm. The backbone's learning rate is chosen for each arm, the expert's is
+  {expert_rate:g} in all. So insulated arms are tuned less than `pi0` and `joint`: there the chosen rate is of the flow
+  loss too, while behind a cut it moves only what the expert reads. `frozen` has no choice at all."""
+
+LOSS_TOKENS = """\
+The cross-entropy is a mean over all tokens of a batch that count (those of a chunk with its mark and end), so that
+questions weigh as much as their share of the tokens. Arms with FAST and with binning are thus not equal but for the
+target: beside the target with more tokens the questions of co-training weigh less, and so does each token. Counted on
+all examples of the reported seeds:"""
 
 PREDICTIONS = """\
 Written down before the runs, in `benchmarks/ki/predictions.py`, which says how they are judged. "Said about the paper"

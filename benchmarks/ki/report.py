@@ -59,7 +59,7 @@ def text(results: Results, runs: Runs, pictures: Sequence[str]) -> str:
     sections = [
         ("# What knowledge insulation does to a small model", _head(results)),
         ("## The task", notes.TASK.format(**s), notes.REFERENCES, _references(results)),
-        ("## The arms", notes.ARMS.format(**s)),
+        ("## The arms", notes.ARMS.format(**s, **results["parameters"]), notes.LOSS_TOKENS, _loss_tokens(results)),
         ("## What was looked at before", notes.LOOKED_AT),
         ("## Predictions", notes.PREDICTIONS.format(**s), _predictions(runs)),
         ("## After equal steps", notes.MEASUREMENTS.format(**s), _figures(runs)),
@@ -101,6 +101,15 @@ def _references(results: Results) -> str:
     names = list(reported[0])
     means = [mean_interval([known[n] for known in reported]).mean for n in names]
     return markdown_table(["policy", "endpoint error"], [[n, f"{m:.3f}"] for n, m in zip(names, means, strict=True)])
+
+
+def _loss_tokens(results: Results) -> str:
+    lines = [
+        [arm, f"{t['chunk']:.2f}", f"{t['question']:.2f}" if t["question"] else "", f"{t['questions_share']:.1%}"]
+        for arm, t in results["loss_tokens"].items()
+    ]
+    header = ["arm", "tokens of a chunk", "tokens of a question", "questions' share of the cross-entropy"]
+    return markdown_table(header, lines)
 
 
 def _predictions(runs: Runs) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Mapping, Sequence
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,11 +61,17 @@ def run(settings: Settings, folder: Path, processes: int) -> Record:
         "fingerprint": settings.fingerprint(),
         "settings": json.loads(json.dumps(asdict(settings))),
         "world": {"spacing": world.SPACING, "image": world.IMAGE_SIZE},
+        **computed(settings),
         "machine": _machine(processes),
         "pretraining": pretraining,
         "sweep": sweep,
         "runs": runs,
     }
+
+
+def computed(settings: Settings) -> Record:
+    """What follows from the settings without training."""
+    return {"parameters": train.parameters(settings), "loss_tokens": train.loss_tokens(settings)}
 
 
 def _all(
@@ -76,39 +84,77 @@ def _all(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(processes, len(missing)) or 1, mp_context=context) as pool:
         futures = {pool.submit(perform, job, settings, folder): job for job in missing}
-        for future in as_completed(futures):
-            job = futures[future]
-            found[job] = future.result()
-            progress.advance(task)
-            progress.console.print(f"{title}: {job.name} ({len(found)} of {len(jobs)})")
+        try:
+            for future in as_completed(futures):
+                job = futures[future]
+                found[job] = future.result()
+                progress.advance(task)
+                progress.console.print(f"{title}: {job.name} ({len(found)} of {len(jobs)})")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # else all that wait would be run before it is told
+            raise
     return [found[job] for job in jobs]
 
 
 def perform(job: Job, settings: Settings, folder: Path) -> Record:
-    """Runs a job in this process, and saves what it gives."""
-    weights = folder / f"pretrained-{job.seed}.pt"
+    """Runs a job in this process, and saves what it gives.
+
+    Raises:
+        ValueError: The seed was not pretrained under these settings.
+    """
     if job.arm is None:
         state, record = train.pretrain(settings, job.seed)
-        torch.save(state, weights)
+        with _whole(_weights(folder, job.seed)) as partial:
+            torch.save({"fingerprint": settings.fingerprint(), "weights": state}, partial)
         record["references"] = measure.references(train.data_of(settings, job.seed))
     else:
-        state = torch.load(weights, weights_only=True)
+        pretrained = load_weights(folder, job.seed, settings)
+        if pretrained is None:
+            raise ValueError(f"{_weights(folder, job.seed)}: expected pretrained weights of these settings")
+        state = pretrained
         record = train.train(settings, BY_NAME[job.arm], job.seed, job.rate, state, gradients=job.gradients)
-    text = json.dumps({"fingerprint": settings.fingerprint(), **asdict(job), "record": record})
-    partial = folder / f".{job.name}.partial"
-    partial.write_text(text)
-    partial.replace(folder / f"{job.name}.json")  # whole, or not there
+    with _whole(folder / f"{job.name}.json") as partial:
+        partial.write_text(json.dumps({"fingerprint": settings.fingerprint(), **asdict(job), "record": record}))
     return record
 
 
-def load(folder: Path, job: Job, settings: Settings) -> Record | None:
-    """The saved result of this very job under these very settings."""
-    file = folder / f"{job.name}.json"
-    if not file.exists():
+@contextmanager
+def _whole(file: Path) -> Iterator[Path]:
+    """A path to write to; the file has what was written there, whole, or is not touched."""
+    partial = file.with_name(f".{file.name}.partial")
+    yield partial
+    partial.replace(file)
+
+
+def _weights(folder: Path, seed: int) -> Path:
+    return folder / f"pretrained-{seed}.pt"
+
+
+def load_weights(folder: Path, seed: int, settings: Settings) -> train.Weights | None:
+    """The backbone of a seed that was pretrained under these very settings; None: there is none that can be read."""
+    try:
+        saved = torch.load(_weights(folder, seed), weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):  # what torch says of a file that is cut short
         return None
-    saved: Mapping[str, Any] = json.loads(file.read_text())
+    if saved.get("fingerprint") != settings.fingerprint():
+        return None
+    weights: train.Weights = saved["weights"]
+    return weights
+
+
+def load(folder: Path, job: Job, settings: Settings) -> Record | None:
+    """The saved result of this very job under these very settings; None: there is none that can be read.
+
+    A pretraining whose weights cannot be used is not done.
+    """
+    try:
+        saved: Mapping[str, Any] = json.loads((folder / f"{job.name}.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
     wanted = {"fingerprint": settings.fingerprint(), **asdict(job)}
     if any(saved.get(key) != value for key, value in wanted.items()):
+        return None
+    if job.arm is None and load_weights(folder, job.seed, settings) is None:
         return None
     record: Record = saved["record"]
     return record
@@ -116,5 +162,6 @@ def load(folder: Path, job: Job, settings: Settings) -> Record | None:
 
 def _machine(processes: int) -> str:
     found = describe()
-    where = f"{found['date'][:10]}, {found['cpu']}, {found['cores']} cores, {found['system']}"
+    system = found["system"].split()[0]  # the build of its kernel is of one machine alone
+    where = f"{found['date'][:10]}, {found['cpu']}, {found['cores']} cores, {system}"
     return f"{where}, Python {found['python']}, torch {torch.__version__}, {processes} processes of one thread"

@@ -6,8 +6,11 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-#: Raised when a change of the code changes results without changing a setting.
-REVISION = 1
+from benchmarks.ki import world
+from benchmarks.ki.arms import ARMS
+
+#: Raised when a change of the code changes results without changing a setting, an arm or a constant of the world.
+REVISION = 2
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,10 @@ class Settings:
     gradient_resamples: int = 400
 
     def fingerprint(self) -> str:
-        """Of the settings and the revision of the code."""
-        text = json.dumps({"revision": REVISION, **asdict(self)}, sort_keys=True)
+        """Of the settings, the arms, the world's constants and the revision of the code."""
+        constants = {name: repr(value) for name, value in vars(world).items() if name.isupper()}
+        about = {"revision": REVISION, "arms": repr(ARMS), "world": constants, "settings": asdict(self)}
+        text = json.dumps(about, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

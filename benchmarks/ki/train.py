@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.ki import measure, world
-from benchmarks.ki.arms import Arm
+from benchmarks.ki.arms import ARMS, Arm
 from benchmarks.ki.batches import ID, NEWLINE, Data, rows_of, vocabulary
 from benchmarks.ki.gradients import measure_gradients
 from benchmarks.ki.settings import Settings
@@ -38,6 +38,39 @@ def config(settings: Settings) -> KIConfig:
         image_size=world.IMAGE_SIZE,
         patch_size=world.CELL,
     )
+
+
+def parameters(settings: Settings) -> dict[str, int]:
+    """How many each tower has."""
+    model = KIModel(config(settings))
+    return {name: sum(p.numel() for p in tower.parameters()) for name, tower in model.named_children()}
+
+
+def loss_tokens(settings: Settings) -> dict[str, dict[str, float]]:
+    """Of each arm that has a cross-entropy: tokens of a chunk and of a question that count, and the questions' share.
+
+    The cross-entropy is a mean over the tokens of a batch, so that the share of tokens is the weight. Counted on all
+    examples of the reported seeds.
+    """
+    counted: dict[str, list[float]] = {}
+    for seed in settings.seeds:
+        data = Data(settings, seed)
+        counted.setdefault("question", []).append(_tokens_of(data.training_questions.batch))
+        for arm in (a for a in ARMS if a.targets and not a.vqa and a.mode is Mode.KI):
+            counted.setdefault(str(arm.targets), []).append(_tokens_of(data.demonstrations(arm)))
+    means = {name: sum(values) / len(values) for name, values in counted.items()}
+    found = {}
+    for arm in ARMS:
+        chunk, question = means[arm.targets] if arm.targets else 0.0, means["question"] if arm.vqa else 0.0
+        asked = settings.vqa_batch * question
+        if total := asked + settings.robot_batch * chunk:
+            found[arm.name] = {"chunk": chunk, "question": question, "questions_share": asked / total}
+    return found
+
+
+def _tokens_of(batch: KIBatch) -> float:
+    assert batch.targets is not None
+    return float(batch.targets.loss_mask.sum(1).double().mean())
 
 
 @lru_cache(maxsize=1)
