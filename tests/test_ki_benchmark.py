@@ -556,6 +556,37 @@ def test_a_run_repeats_itself_and_is_saved(tmp_path):
     assert saved["gradients"] == first["gradients"]
 
 
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        (
+            lambda data, purpose: (data.seed, 0),
+            "are in both the demonstrations of seed 1 and the test scenes of seed 1",
+        ),
+        (lambda data, purpose: (data.seed, min(purpose, 2)), "demonstrations of seed 1 and the test scenes of seed 1"),
+        (lambda data, purpose: (data.seed, max(purpose, 1)), "training questions of seed 1 and the test questions"),
+        (lambda data, purpose: (0, purpose), "demonstrations of seed 1 and the demonstrations of seed 0"),
+    ],
+)
+def test_streams_that_are_shared_are_found(monkeypatch, key, what):
+    from benchmarks.ki import batches, smoke
+
+    on = smoke.Subject(SMOKE, batches.Data(SMOKE, 1), {})
+    smoke.streams_are_apart(on)
+    monkeypatch.setattr(batches.Data, "rng", lambda data, purpose: np.random.default_rng(key(data, purpose)))
+    with pytest.raises(AssertionError, match=what):
+        smoke.streams_are_apart(on)
+
+
+def test_test_scenes_that_command_the_plate_are_found(monkeypatch):
+    from benchmarks.ki import batches, smoke
+
+    kept = batches.Data.test_scenes
+    monkeypatch.setattr(batches.Data, "test_scenes", lambda data, on_plate: kept(data, 0.4))
+    with pytest.raises(AssertionError, match="of the test commands name the object on the plate"):
+        smoke.streams_are_apart(smoke.Subject(SMOKE, batches.Data(SMOKE, 1), {}))
+
+
 def test_the_smoke_holds():
     from benchmarks.ki import smoke
 

@@ -115,7 +115,10 @@ PICTURES = {
 Large: mean of the reported seeds with 95 % intervals. Small, in the same colour: the rates tried for the arm, on the
 seed that chooses them.""",
     "ki-curves.png": """\
-Means over the seeds; shaded from the lowest seed to the highest. The line across is the threshold.""",
+Means over the seeds; shaded from the lowest seed to the highest. The line across is the threshold. The axis of errors
+ends at {highest_error:g}, below those of the untrained expert.""",
     "ki-threshold.png": "A mark for each seed. Open arrows: not reached (censored).",
-    "ki-gradients.png": "Means over the seeds with 95 % intervals; taken without a cut in every arm.",
+    "ki-gradients.png": """\
+Means over the seeds with 95 % intervals; taken without a cut in every arm. Arms are shifted sideways, so that their
+bars can be told apart. The cosines are shrunk towards 0 by noise, each by its own.""",
 }

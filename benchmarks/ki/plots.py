@@ -18,6 +18,9 @@ from benchmarks.ki.statistics import mean_interval
 
 mpl.use("Agg")
 
+#: Of the axis of curves: the untrained expert's error is far above all that matters.
+HIGHEST_ERROR = 0.9
+
 _FAMILIES = {"pi0": "tab:gray", "joint": "tab:red", "KI": "tab:blue", "frozen": "tab:green"}
 _MARKERS = {(False, False): "o", (True, False): "s", (False, True): "^", (True, True): "D"}
 
@@ -91,8 +94,14 @@ def curves(runs: Runs) -> Figure:
             panel.grid(alpha=0.3)
             if name == "error":
                 panel.axhline(runs.threshold, color="black", linewidth=0.7)
-    panels[0, 0].legend(fontsize=7)
+                panel.set_ylim(0, HIGHEST_ERROR)
+    _legend_outside(figure, panels[0, 0])
     return figure
+
+
+def _legend_outside(figure: Figure, panel: Axes) -> None:
+    handles, labels = panel.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=9)
 
 
 def thresholds(runs: Runs, steps: int) -> Figure:
@@ -120,6 +129,7 @@ def thresholds(runs: Runs, steps: int) -> Figure:
 def gradients(runs: Runs) -> Figure:
     """Signal to noise and cosine by flow time, and of the action tokens, for each time they were taken."""
     arms = _arms(runs)
+    shifts = dict(zip(arms, np.linspace(-0.035, 0.035, len(arms)), strict=True))  # else the bars cover each other
     stages = [taken["step"] for taken in runs[arms[0]][0].record["gradients"]]
     figure, panels = plt.subplots(
         2, max(1, len(stages)), figsize=(7 * max(1, len(stages)), 9), squeeze=False, layout="constrained"
@@ -127,23 +137,26 @@ def gradients(runs: Runs) -> Figure:
     for i, step in enumerate(stages):
         for row, (name, label) in enumerate((("ratio", "signal to noise"), ("cosine", "cosine with questions"))):
             for arm in arms:
-                _by_time(panels[row, i], [run.record["gradients"][i]["losses"] for run in runs[arm]], name, arm)
+                taken = [run.record["gradients"][i]["losses"] for run in runs[arm]]
+                _by_time(panels[row, i], taken, name, arm, shifts[arm])
             panels[row, i].set(
                 title=f"after step {step}", ylabel=label, xlabel="flow time t (1 is noise); right: action tokens"
             )
             panels[row, i].axhline(0, color="black", linewidth=0.7)
             panels[row, i].grid(alpha=0.3)
     if stages:
-        panels[0, 0].legend(fontsize=7)
+        _legend_outside(figure, panels[0, 0])
     return figure
 
 
-def _by_time(panel: Axes, losses: Sequence[Mapping[str, Any]], name: str, arm: str) -> None:
+def _by_time(panel: Axes, losses: Sequence[Mapping[str, Any]], name: str, arm: str, shift: float) -> None:
     times = [key for key in losses[0] if key.startswith("flow")]
-    at = [float(key.rsplit(" ", 1)[1]) for key in times]
+    at = [float(key.rsplit(" ", 1)[1]) + shift for key in times]
     intervals = [mean_interval([each[key][name] for each in losses]) for key in times]
     tokens = mean_interval([each["action tokens"][name] for each in losses])
     half = [v.high - v.mean if np.isfinite(v.high) else 0 for v in (*intervals, tokens)]
     look = style(arm)
     panel.errorbar(at, [v.mean for v in intervals], yerr=half[:-1], label=arm, markersize=4, capsize=2, **look)
-    panel.errorbar([1.15], [tokens.mean], yerr=half[-1:], markersize=4, capsize=2, **(look | {"linestyle": "none"}))
+    panel.errorbar(
+        [1.15 + shift], [tokens.mean], yerr=half[-1:], markersize=4, capsize=2, **(look | {"linestyle": "none"})
+    )

@@ -55,7 +55,12 @@ def write(results: Results, folder: Path) -> list[Path]:
 def text(results: Results, runs: Runs, pictures: Sequence[str]) -> str:
     """The report."""
     s = results["settings"] | results["world"] | {"seeds": len(results["settings"]["seeds"])}
-    s |= {"chance": chance(), "near_chance": NEAR_CHANCE, "no_answers": NO_ANSWERS}
+    s |= {
+        "highest_error": plots.HIGHEST_ERROR,
+        "chance": chance(),
+        "near_chance": NEAR_CHANCE,
+        "no_answers": NO_ANSWERS,
+    }
     sections = [
         ("# What knowledge insulation does to a small model", _head(results)),
         ("## The task", notes.TASK.format(**s), notes.REFERENCES, _references(results)),
@@ -71,7 +76,7 @@ def text(results: Results, runs: Runs, pictures: Sequence[str]) -> str:
         ("### Action tokens less flow", notes.GRADIENT_DIFFERENCES, _gradient_differences(runs)),
         ("## The choice of learning rates", notes.RATES.format(**s), _sweep(results)),
         ("## Pretraining", _pretraining(results)),
-        [part for name in pictures for part in (f"![{name}]({name})", notes.PICTURES[name])],
+        [part for name in pictures for part in (f"![{name}]({name})", notes.PICTURES[name].format(**s))],
     ]
     return "\n\n".join(part for section in sections for part in section) + "\n"
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.ki import measure, train, world
@@ -84,6 +86,31 @@ def shortcut(on: Subject) -> None:
     test, _ = on.data.test_scenes(1 / world.OBJECTS)
     trained, _ = on.data.test_scenes(on.settings.on_plate)
     require(bool((test.cells == trained.cells).all()), "the two sets of test scenes differ in more than the command")
+
+
+def streams_are_apart(on: Subject) -> None:
+    """No picture is in two sets of a seed or of the one that rates are chosen by; test commands name any object."""
+    # As many of each: only then would sets that are drawn from one stream be the same.
+    count = on.settings.demonstrations
+    settings = replace(on.settings, test_scenes=count, test_questions=count, pretraining_questions=count)
+    sets: dict[str, set[bytes]] = {}
+    for seed in (on.data.seed, settings.selection_seed):
+        data = Data(settings, seed)
+        test, images = data.test_scenes(1 / world.OBJECTS)
+        share, off = float((test.commanded == test.plate).mean()), 4 * (0.25 * 0.75 / count) ** 0.5
+        require(abs(share - 1 / world.OBJECTS) < off, f"{share} of the test commands name the object on the plate")
+        sets[f"demonstrations of seed {seed}"] = canonical(data.demonstrated[1])
+        sets[f"test scenes of seed {seed}"] = canonical(images)
+        for name, questions in (("training", data.training_questions), ("test", data.test_questions)):
+            assert questions.batch.prefix.images is not None
+            sets[f"{name} questions of seed {seed}"] = canonical(questions.batch.prefix.images.numpy())
+    for (a, of_a), (b, of_b) in combinations(sets.items(), 2):
+        require(not of_a & of_b, f"{len(of_a & of_b)} pictures are in both the {a} and the {b}")
+
+
+def canonical(images: NDArray[np.float32]) -> set[bytes]:
+    """Pictures without their noise: they tell all of a scene but the command, whatever the order of its objects."""
+    return {image.tobytes() for image in images > 0}
 
 
 def perturbed(on: Subject, mode: Mode) -> KIModel:
@@ -202,6 +229,7 @@ CHECKS = (
     round_trip,
     binned_round_trip,
     shortcut,
+    streams_are_apart,
     gradients_are_cut,
     frozen_is_frozen,
     flow_changes_no_weight_of_ki,
