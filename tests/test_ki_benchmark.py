@@ -449,6 +449,20 @@ def test_the_report_prints_every_arm_prediction_and_censored_run(tmp_path):
     assert "frozen | | no choice" in text.replace("|  |", "| |")
 
 
+def test_error_bars_stand_beside_each_other_and_the_untrained_error_does_not_stretch_the_axis():
+    from benchmarks.ki import plots
+
+    runs = Runs(results()["runs"], 0.5)
+    gradients, curves = plots.gradients(runs), plots.curves(runs)
+    try:
+        bars = [container.lines[0].get_xdata()[0] for container in gradients.axes[0].containers]
+        assert len(bars) == len(set(bars)) == 2 * len(ARMS)  # of the flow, and of the action tokens
+        errors = [panel for panel in curves.axes if panel.get_ylabel() == "endpoint error"]
+        assert [panel.get_ylim() for panel in errors] == [(0, plots.HIGHEST_ERROR)] * 2
+    finally:
+        plots.plt.close("all")
+
+
 def test_the_published_report_is_that_of_the_published_results():
     folder = Path(report.__file__).parents[1] / "results"
     published = json.loads((folder / "ki.json").read_text())
