@@ -342,6 +342,10 @@ def test_an_arm_that_has_lost_the_answers_is_marked(full, masked, lost):
     assert not outcome(made, "error", "KI", "joint").notes
 
 
+def test_one_seed_that_answers_is_not_at_chance():
+    assert not outcome({"runs": [r for r in results()["runs"] if r["seed"] == 1]}, "full", "KI", "joint").notes
+
+
 def test_censored_seeds_stand_beside_the_prediction():
     made = results()
     assert not outcome(made, "steps_to_threshold", "KI", "pi0").notes

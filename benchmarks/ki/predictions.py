@@ -8,6 +8,7 @@ that anybody believes them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -142,7 +143,7 @@ def at_chance(runs: Runs, arm: str) -> bool:
     `NO_ANSWERS` are right of the whole vocabulary.
     """
     masked = mean_interval(runs.values(arm, "masked"))
-    contains = masked.low <= chance() <= masked.high
+    contains = math.isfinite(masked.low) and masked.low <= chance() <= masked.high  # one seed's interval has no ends
     near = max(abs(masked.low - chance()), abs(masked.high - chance())) <= NEAR_CHANCE
     return contains or near or mean_interval(runs.values(arm, "full")).mean < NO_ANSWERS
 
