@@ -257,25 +257,30 @@ struct BoundCorpus {
   bool used_up = false;
 };
 
-using BoundShard = Shared<ft::CorpusShard>;
+using BoundShards = Shared<std::vector<ft::CorpusShard>>;
 using BoundDriver = Shared<ft::MergeDriver>;
 
-/// A MergeEffect as plain entries.
-struct EffectEntries {
-  explicit EffectEntries(const ft::MergeEffect& effect) {
-    effect.for_each_left([this](ft::TokenId p, int64_t n) {
-      left.push_back(p);
-      left_counts.push_back(n);
-    });
-    effect.for_each_right([this](ft::TokenId q, int64_t n) {
-      right.push_back(q);
-      right_counts.push_back(n);
-    });
-  }
+/// What merges did, as arrays: for each merge the entries on the left, those on the right, and how many these are.
+py::tuple to_arrays(const std::vector<ft::EffectEntries>& effects) {
+  std::vector<uint16_t> ids;
+  std::vector<int64_t> counts;
+  Array<int64_t> entries({static_cast<py::ssize_t>(effects.size()), py::ssize_t{2}});
+  int64_t* out = entries.mutable_data();
+  for (const ft::EffectEntries& e : effects)
+    for (const auto* side : {&e.left, &e.right}) {
+      *out++ = static_cast<int64_t>(side->size());
+      for (const auto& [id, n] : *side) {
+        ids.push_back(id);
+        counts.push_back(n);
+      }
+    }
+  return py::make_tuple(entries, to_array(std::move(ids)), to_array(std::move(counts)));
+}
 
-  std::vector<uint16_t> left, right;
-  std::vector<int64_t> left_counts, right_counts;
-};
+ft::CorpusCounts to_counts(size_t chunks, int64_t symbols, int64_t clipped, int64_t saturated) {
+  if (symbols < 0 || clipped < 0 || saturated < 0) throw py::value_error("a corpus counts nothing below 0");
+  return {chunks, symbols, clipped, saturated};
+}
 
 void register_codec(py::module_& m) {
   py::class_<ft::Codec>(m, "Codec")
@@ -383,28 +388,34 @@ void register_text_codec(py::module_& m) {
 }
 
 void register_distributed_training(py::module_& m) {
-  py::class_<BoundShard>(m, "CorpusShard")
-      .def("count_pairs",
-           [](BoundShard& shard) {
-             const auto counts = shard.alone([](const ft::CorpusShard& s) { return s.count_pairs(); });
-             Array<uint16_t> pairs({static_cast<py::ssize_t>(counts.size()), py::ssize_t{2}});
-             uint16_t* out = pairs.mutable_data();
-             std::vector<int64_t> found;
-             for (const auto& [pair, n] : counts) {
-               *out++ = static_cast<uint16_t>(ft::left_of(pair));
-               *out++ = static_cast<uint16_t>(ft::right_of(pair));
-               found.push_back(n);
-             }
-             return py::make_tuple(pairs, to_array(std::move(found)));
-           })
+  py::class_<BoundShards>(m, "CorpusShards")
+      .def(
+          "count_pairs",
+          [](BoundShards& shards, int num_threads) {
+            const auto counts =
+                shards.alone([&](std::vector<ft::CorpusShard>& s) { return ft::count_pairs(s, num_threads); });
+            Array<uint16_t> pairs({static_cast<py::ssize_t>(counts.size()), py::ssize_t{2}});
+            uint16_t* out = pairs.mutable_data();
+            std::vector<int64_t> found;
+            for (const auto& [pair, n] : counts) {
+              *out++ = static_cast<uint16_t>(ft::left_of(pair));
+              *out++ = static_cast<uint16_t>(ft::right_of(pair));
+              found.push_back(n);
+            }
+            return py::make_tuple(pairs, to_array(std::move(found)));
+          },
+          py::arg("num_threads") = 0)
       .def(
           "apply",
-          [](BoundShard& shard, uint16_t left, uint16_t right, uint16_t merged) {
-            auto e = shard.alone([&](ft::CorpusShard& s) { return EffectEntries(s.apply({left, right}, merged)); });
-            return py::make_tuple(to_array(std::move(e.left)), to_array(std::move(e.left_counts)),
-                                  to_array(std::move(e.right)), to_array(std::move(e.right_counts)));
+          [](BoundShards& shards, const Array<uint16_t>& merges, uint16_t first, int num_threads) {
+            if (merges.ndim() != 2 || merges.shape(1) != 2) throw py::value_error("merges must have shape (n, 2)");
+            std::vector<ft::Merge> pairs;
+            const auto ids = span_of(merges);
+            for (size_t i = 0; i < ids.size(); i += 2) pairs.push_back({ids[i], ids[i + 1]});
+            return to_arrays(shards.alone(
+                [&](std::vector<ft::CorpusShard>& s) { return ft::apply_merges(s, pairs, first, num_threads); }));
           },
-          py::arg("left"), py::arg("right"), py::arg("merged"));
+          py::arg("merges"), py::arg("first"), py::arg("num_threads") = 0);
 
   py::class_<BoundDriver>(m, "MergeDriver")
       .def(py::init([](int alphabet_size, int vocab_size, int64_t min_frequency, int max_token_symbols) {
@@ -425,24 +436,43 @@ void register_distributed_training(py::module_& m) {
             });
           },
           py::arg("pairs"), py::arg("counts"))
-      .def("next",
-           [](BoundDriver& driver) -> py::object {
-             const auto pick = driver.alone([](ft::MergeDriver& d) { return d.next(); });
-             if (!pick) return py::none();
-             return py::make_tuple(pick->merge.left, pick->merge.right, pick->merged);
-           })
       .def(
-          "add_effect",
-          [](BoundDriver& driver, const Array<uint16_t>& left, const Array<int64_t>& left_counts,
-             const Array<uint16_t>& right, const Array<int64_t>& right_counts) {
-            if (left.size() != left_counts.size() || right.size() != right_counts.size())
-              throw py::value_error("an effect has one count for each id");
+          "next",
+          [](BoundDriver& driver, size_t most) {
+            const auto picks = driver.alone([&](ft::MergeDriver& d) { return d.next(most); });
+            Array<uint16_t> merges({static_cast<py::ssize_t>(picks.size()), py::ssize_t{2}});
+            uint16_t* out = merges.mutable_data();
+            for (const ft::Pick& pick : picks) {
+              *out++ = pick.merge.left;
+              *out++ = pick.merge.right;
+            }
+            return merges;
+          },
+          py::arg("most") = 1)
+      .def(
+          "add_effects",
+          [](BoundDriver& driver, const Array<int64_t>& entries, const Array<uint16_t>& ids,
+             const Array<int64_t>& counts) {
+            if (entries.ndim() != 2 || entries.shape(1) != 2 || ids.ndim() != 1 || counts.ndim() != 1 ||
+                ids.shape(0) != counts.shape(0))
+              throw py::value_error("entries must have shape (n, 2), ids and counts (m,)");
+            int64_t left = ids.size();
+            for (const int64_t n : span_of(entries)) {
+              if (n < 0 || n > left) throw py::value_error("effects have as many entries as ids");
+              left -= n;
+            }
+            if (left != 0) throw py::value_error("effects have as many entries as ids");
+            const auto sizes = span_of(entries);
+            const uint16_t* id = ids.data();
+            const int64_t* n = counts.data();
             driver.alone([&](ft::MergeDriver& d) {
-              for (py::ssize_t i = 0; i < left.size(); ++i) d.add_left(left.data()[i], left_counts.data()[i]);
-              for (py::ssize_t i = 0; i < right.size(); ++i) d.add_right(right.data()[i], right_counts.data()[i]);
+              for (size_t pick = 0; 2 * pick < sizes.size(); ++pick) {
+                for (int64_t i = 0; i < sizes[2 * pick]; ++i) d.add_left(pick, *id++, *n++);
+                for (int64_t i = 0; i < sizes[2 * pick + 1]; ++i) d.add_right(pick, *id++, *n++);
+              }
             });
           },
-          py::arg("left"), py::arg("left_counts"), py::arg("right"), py::arg("right_counts"))
+          py::arg("entries"), py::arg("ids"), py::arg("counts"))
       .def_property_readonly("merges", [](BoundDriver& driver) {
         return merges_to_array(driver.alone([](const ft::MergeDriver& d) { return d.merges(); }));
       });
@@ -515,16 +545,27 @@ void register_corpus(py::module_& m) {
              }
              return py::make_tuple(to_array(std::move(values)), to_array(std::move(found)));
            })
+      .def("words", [](BoundCorpus& c) { return to_array(c.alone([](ft::Corpus& corpus) { return corpus.words(); })); })
       .def(
-          "into_shard",
-          [](BoundCorpus& c, int lowest, int highest, int num_threads, int levels_beyond) {
+          "add_words",
+          [](BoundCorpus& c, const Array<uint16_t>& words, size_t chunks, int64_t symbols, int64_t clipped,
+             int64_t saturated) {
+            const auto counts = to_counts(chunks, symbols, clipped, saturated);
+            c.alone([&](ft::Corpus& corpus) { corpus.add(span_of(words), counts); });
+          },
+          py::arg("words"), py::arg("chunks"), py::arg("symbols"), py::arg("clipped"), py::arg("saturated"))
+      .def(
+          "into_shards",
+          [](BoundCorpus& c, int lowest, int highest, int shards, int num_threads, int levels_beyond) {
+            if (shards < 1) throw py::value_error("there is at least one shard, got " + std::to_string(shards));
             return c.alone([&](ft::Corpus& corpus) {
-              auto shards = corpus.into_shards({lowest, highest, levels_beyond}, 1, num_threads);
+              auto made = corpus.into_shards({lowest, highest, levels_beyond}, shards, num_threads);
               c.used_up = true;
-              return std::make_unique<BoundShard>(std::move(shards[0]));
+              return std::make_unique<BoundShards>(std::move(made));
             });
           },
-          py::arg("lowest"), py::arg("highest"), py::arg("num_threads") = 0, py::arg("levels_beyond") = 0)
+          py::arg("lowest"), py::arg("highest"), py::arg("shards") = 1, py::arg("num_threads") = 0,
+          py::arg("levels_beyond") = 0)
       .def(
           "train",
           [](BoundCorpus& c, int lowest, int highest, int vocab_size, int64_t min_frequency, int max_token_symbols,
@@ -541,6 +582,22 @@ void register_corpus(py::module_& m) {
 }
 
 void register_functions(py::module_& m) {
+  m.def(
+      "fitted_range",
+      [](const Array<int32_t>& values, const Array<int64_t>& counts, double quantile, bool has_end) {
+        if (values.ndim() != 1 || counts.ndim() != 1 || values.size() != counts.size())
+          throw py::value_error("values and counts must have one length");
+        std::vector<int64_t> histogram(ft::Corpus::kValues);
+        for (py::ssize_t i = 0; i < values.size(); ++i) {
+          const int32_t v = values.data()[i];
+          if (v < -ft::kMaxCoefficient || v > ft::kMaxCoefficient)
+            throw py::value_error("no coefficient has the value " + std::to_string(v));
+          histogram[static_cast<size_t>(v + ft::kMaxCoefficient)] += counts.data()[i];
+        }
+        const ft::CoefficientRange r = ft::fitted_range(histogram, quantile, has_end);
+        return py::make_tuple(r.lowest, r.highest);
+      },
+      py::arg("values"), py::arg("counts"), py::arg("quantile"), py::arg("has_end"));
   m.def(
       "train_bpe",
       [](const Array<uint16_t>& symbols, const Array<int64_t>& offsets, int alphabet_size, int vocab_size,

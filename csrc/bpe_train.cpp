@@ -24,22 +24,20 @@ std::vector<Merge> train(MergeDriver driver, std::vector<CorpusShard>& shards, c
       for (size_t i = begin; i < end; ++i) body(i);
     });
   };
-  std::vector<std::vector<PairCount>> counts(shards.size());
-  for_each_shard(threads, [&](size_t i) { counts[i] = shards[i].count_pairs(); });
-  for (const auto& shard : counts)
-    for (const PairCount& found : shard) driver.add_count(found);
-  counts.clear();
+  for (const PairCount& found : count_pairs(shards, threads)) driver.add_count(found);
 
   std::vector<const MergeEffect*> effects(shards.size());
-  while (const std::optional<Pick> pick = driver.next()) {
+  for (;;) {
+    const std::vector<Pick>& picks = driver.next();
+    if (picks.empty()) return driver.merges();
+    const Pick& pick = picks[0];
     size_t words = 0;
     for (const CorpusShard& shard : shards) words += shard.words();
-    const bool threaded = words >= kThreadedWords || pick->count >= kThreadedPlaces;
-    for_each_shard(threaded ? threads : 1, [&](size_t i) { effects[i] = &shards[i].apply(pick->merge, pick->merged); });
-    for (const MergeEffect* e : effects) driver.add_effect(*e);
+    const bool threaded = words >= kThreadedWords || pick.count >= kThreadedPlaces;
+    for_each_shard(threaded ? threads : 1, [&](size_t i) { effects[i] = &shards[i].apply(pick.merge, pick.merged); });
+    for (const MergeEffect* e : effects) driver.add_effect(0, *e);
     if (options.progress) options.progress(static_cast<int>(driver.merges().size()), driver.most_merges());
   }
-  return driver.merges();
 }
 
 std::vector<Segment> coded(RaggedView<Symbol> corpus, size_t first, size_t last, int alphabet_size,

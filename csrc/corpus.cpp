@@ -49,8 +49,7 @@ void Corpus::add(const QuantizerSpec& spec, const ChunkBatch& batch, int num_thr
   if (batch.count == 0) return;
   const BatchPlans plans(batch);
   const auto threads = static_cast<size_t>(batch_threads(batch, num_threads));
-  while (parts_.size() < threads)
-    parts_.push_back({std::vector<int64_t>(kEndOfBlockWord + 1), WordWriter(memory_, segment_words_)});
+  need_parts(threads);
 
   std::vector<WordWriter::Mark> before;
   for (const Part& part : parts_) before.push_back(part.writer.mark());
@@ -86,12 +85,68 @@ void Corpus::add(const QuantizerSpec& spec, const ChunkBatch& batch, int num_thr
       });
     throw;
   }
-  chunks_ += batch.count;
-  symbols_ += batch.total_rows() * batch.action_dim;
-  for (const ChunkCounts& c : counts) {
-    clipped_ += c.clipped;
-    saturated_ += c.saturated;
+  add({batch.count, batch.total_rows() * batch.action_dim});
+  for (const ChunkCounts& c : counts) add({0, 0, c.clipped, c.saturated});
+}
+
+void Corpus::add(std::span<const Word> words, const CorpusCounts& counts) {
+  const auto require = [](bool ok, const char* message) {
+    if (!ok) throw std::invalid_argument(std::string("not the words of a corpus: ") + message);
+  };
+  std::vector<int64_t> found(kEndOfBlockWord + 1);
+  std::vector<size_t> ends;
+  Word value = kEndWord;  // of the run that is being read
+  int64_t spelled = 0;
+  for (size_t i = 0; i < words.size(); ++i) {
+    const Word w = words[i];
+    const bool is_end_of_block = layout_.has_end() && w == kEndOfBlockWord;
+    int64_t repeats = 1;
+    if (is_repeat(w)) {
+      require(value != kEndWord && w != kRepeat, "a repeat of nothing");
+      repeats = w & kMostRepeats;
+    } else if (w == kEndWord) {
+      ends.push_back(i + 1);
+      value = w;
+      continue;
+    } else {
+      require(w < kValues || is_end_of_block, "a value that no coefficient has");
+      require(w != value, "a run in two pieces");
+      value = w;
+    }
+    found[value] += repeats;
+    if (value < kValues) spelled += repeats;
   }
+  require(words.empty() || words.back() == kEndWord, "a chunk without an end");
+  require(ends.size() == counts.chunks, "another number of chunks");
+  require(counts.symbols >= spelled && (layout_.has_end() || counts.symbols == spelled), "another number of symbols");
+  need_parts(1);
+  size_t begin = 0;
+  for (const size_t end : ends) parts_[0].writer.append_coded(words.subspan(begin, end - begin)), begin = end;
+  for (size_t v = 0; v < found.size(); ++v) parts_[0].histogram[v] += found[v];
+  add(counts);
+}
+
+void Corpus::add(const CorpusCounts& more) {
+  counts_.chunks += more.chunks;
+  counts_.symbols += more.symbols;
+  counts_.clipped += more.clipped;
+  counts_.saturated += more.saturated;
+}
+
+void Corpus::need_parts(size_t parts) {
+  while (parts_.size() < parts)
+    parts_.push_back({std::vector<int64_t>(kEndOfBlockWord + 1), WordWriter(memory_, segment_words_)});
+}
+
+std::vector<Word> Corpus::words() const {
+  size_t size = 0;
+  for (const Part& part : parts_)
+    for (const Segment& s : part.writer.segments()) size += s.size;
+  std::vector<Word> words;
+  words.reserve(size);
+  for (const Part& part : parts_)
+    for (const Segment& s : part.writer.segments()) words.insert(words.end(), s.begin(), s.end());
+  return words;
 }
 
 std::vector<int64_t> Corpus::histogram() const {
@@ -99,23 +154,23 @@ std::vector<int64_t> Corpus::histogram() const {
   for (const Part& part : parts_)
     for (size_t v = 0; v < sum.size(); ++v) sum[v] += part.histogram[v];
   int64_t& zeros = sum[kMaxCoefficient];  // some may be implied by the end of a block
-  zeros += symbols_ - std::accumulate(sum.begin(), sum.end(), int64_t{0});
+  zeros += counts_.symbols - std::accumulate(sum.begin(), sum.end(), int64_t{0});
   return sum;
 }
 
-CoefficientRange Corpus::range(double quantile) const {
-  const std::vector<int64_t> counts = histogram();
-  const auto may_drop = static_cast<int64_t>((1.0 - quantile) * static_cast<double>(symbols()));
+CoefficientRange fitted_range(std::span<const int64_t> histogram, double quantile, bool has_end) {
+  const int64_t total = std::accumulate(histogram.begin(), histogram.end(), int64_t{0});
+  const auto may_drop = static_cast<int64_t>((1.0 - quantile) * static_cast<double>(total));
   auto end_of = [&](int from, int step) {
     int64_t dropped = 0;
     for (int v = from; v != kMaxCoefficient; v += step) {  // index kMaxCoefficient is coefficient 0
-      dropped += counts[static_cast<size_t>(v)];
+      dropped += histogram[static_cast<size_t>(v)];
       if (dropped > may_drop) return v - kMaxCoefficient;
     }
     return 0;
   };
-  const CoefficientRange range = {end_of(0, 1), end_of(kValues - 1, -1)};
-  return layout_.has_end() ? CoefficientRange{std::min(range.lowest, -1), std::max(range.highest, 1)} : range;
+  const CoefficientRange range = {end_of(0, 1), end_of(Corpus::kValues - 1, -1)};
+  return has_end ? CoefficientRange{std::min(range.lowest, -1), std::max(range.highest, 1)} : range;
 }
 
 int64_t Corpus::outside(CoefficientRange range) const {
@@ -163,8 +218,8 @@ std::vector<CorpusShard> Corpus::into_shards(const Levels& levels, int n_shards,
 std::vector<Merge> Corpus::train(const Levels& levels, const TrainOptions& options) {
   // More than one a thread when a shard could have more tokens than its index can number.
   constexpr int64_t kShardSymbols = int64_t{1} << 31;
-  const auto least = static_cast<int>((symbols() + static_cast<int64_t>(chunks())) / kShardSymbols + 1);
-  const int threads = thread_count(options.num_threads, chunks());
+  const auto least = static_cast<int>((counts_.symbols + static_cast<int64_t>(counts_.chunks)) / kShardSymbols + 1);
+  const int threads = thread_count(options.num_threads, counts_.chunks);
   std::vector<CorpusShard> shards = into_shards(levels, std::max(threads, least), threads);
   return train_bpe(shards, levels.symbols() + (layout_.has_end() ? 1 : 0), options);
 }

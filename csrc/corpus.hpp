@@ -16,6 +16,19 @@ struct CoefficientRange {
   int lowest, highest;
 };
 
+/// The range of a histogram of all coefficients from -kMaxCoefficient on. At most a share 1 - quantile of them lies
+/// below, and at most that share above. 1: none do. Of a layout with ends of blocks it has -1..1 at least: what
+/// saturates does not become 0 then, and no block ends earlier.
+CoefficientRange fitted_range(std::span<const int64_t> histogram, double quantile, bool has_end);
+
+/// How much a corpus holds.
+struct CorpusCounts {
+  size_t chunks = 0;
+  int64_t symbols = 0;    ///< coefficients, with the zeros that ends of blocks stand for
+  int64_t clipped = 0;    ///< values that the normaliser cut
+  int64_t saturated = 0;  ///< coefficients beyond +-kMaxCoefficient, which are kept at that bound
+};
+
 class Corpus {
  public:
   static constexpr int kValues = 2 * kMaxCoefficient + 1;
@@ -29,17 +42,20 @@ class Corpus {
   void add(const QuantizerSpec& spec, const ChunkBatch& batch, int num_threads,
            const Kernels& kernels = default_kernels());
 
-  size_t chunks() const { return chunks_; }
-  int64_t symbols() const { return symbols_; }
-  int64_t clipped() const { return clipped_; }
-  /// Coefficients beyond +-kMaxCoefficient, which are kept at that bound.
-  int64_t saturated() const { return saturated_; }
+  /// Takes in the words of another corpus of this layout. Throws std::invalid_argument for words that no corpus has, as
+  /// they may come from another process; the corpus is then as it was.
+  void add(std::span<const Word> words, const CorpusCounts& counts);
+
+  const CorpusCounts& counts() const { return counts_; }
+  size_t chunks() const { return counts_.chunks; }
+  int64_t symbols() const { return counts_.symbols; }
+  int64_t clipped() const { return counts_.clipped; }
+  int64_t saturated() const { return counts_.saturated; }
+  /// Everything that it holds besides counts().
+  std::vector<Word> words() const;
   /// How often each coefficient from -kMaxCoefficient on occurs.
   std::vector<int64_t> histogram() const;
-
-  /// At most a share 1 - quantile of the coefficients lies below, and at most that share above. 1: none do. Of a layout
-  /// with ends of blocks it has -1..1 at least: what saturates does not become 0 then, and no block ends earlier.
-  CoefficientRange range(double quantile) const;
+  CoefficientRange range(double quantile) const { return fitted_range(histogram(), quantile, layout_.has_end()); }
   /// Coefficients outside the range.
   int64_t outside(CoefficientRange range) const;
 
@@ -49,6 +65,9 @@ class Corpus {
   std::vector<Merge> train(const Levels& levels, const TrainOptions& options);
 
  private:
+  void add(const CorpusCounts& more);
+  void need_parts(size_t parts);
+
   /// What one thread adds to. It stays from call to call, so that small batches are cheap to add.
   struct Part {
     std::vector<int64_t> histogram;
@@ -59,8 +78,7 @@ class Corpus {
   std::shared_ptr<BudgetedMemory> memory_;
   size_t segment_words_;
   std::vector<Part> parts_;
-  size_t chunks_ = 0;
-  int64_t symbols_ = 0, clipped_ = 0, saturated_ = 0;
+  CorpusCounts counts_;
 };
 
 }  // namespace fast_tokenizer

@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "parallel.hpp"
+
 namespace fast_tokenizer {
 namespace {
 
@@ -402,6 +404,65 @@ void CorpusShard::file_events() {
   for (const Event& e : right_events_) *cursors_[e.partner]++ = e.place;
   left_events_.clear();
   right_events_.clear();
+}
+
+// ---- Several shards -------------------------------------------------------------------------------
+
+namespace {
+
+template <typename Body>
+void for_each_shard(size_t shards, int num_threads, Body body) {
+  parallel_for(shards, thread_count(num_threads, shards), [&](size_t begin, size_t end, int) {
+    for (size_t i = begin; i < end; ++i) body(i);
+  });
+}
+
+EffectEntries to_entries(const MergeEffect& effect) {
+  EffectEntries entries;
+  effect.for_each_left([&](TokenId p, int64_t n) { entries.left.emplace_back(p, n); });
+  effect.for_each_right([&](TokenId q, int64_t n) { entries.right.emplace_back(q, n); });
+  return entries;
+}
+
+}  // namespace
+
+std::vector<PairCount> count_pairs(const std::vector<CorpusShard>& shards, int num_threads) {
+  std::vector<std::vector<PairCount>> counts(shards.size());
+  for_each_shard(shards.size(), num_threads, [&](size_t i) { counts[i] = shards[i].count_pairs(); });
+  std::vector<PairCount> sum;
+  for (const std::vector<PairCount>& more : counts) {
+    std::vector<PairCount> both;
+    both.reserve(sum.size() + more.size());
+    auto a = sum.cbegin();
+    for (const PairCount& found : more) {
+      while (a != sum.cend() && a->pair < found.pair) both.push_back(*a++);
+      both.push_back(found);
+      if (a != sum.cend() && a->pair == found.pair) both.back().count += (a++)->count;
+    }
+    both.insert(both.end(), a, sum.cend());
+    sum = std::move(both);
+  }
+  return sum;
+}
+
+std::vector<EffectEntries> apply_merges(std::vector<CorpusShard>& shards, std::span<const Merge> merges, TokenId first,
+                                        int num_threads) {
+  std::vector<std::vector<EffectEntries>> effects(shards.size());
+  for_each_shard(shards.size(), num_threads, [&](size_t i) {
+    for (size_t m = 0; m < merges.size(); ++m)
+      effects[i].push_back(to_entries(shards[i].apply(merges[m], static_cast<TokenId>(first + m))));
+  });
+  std::vector<EffectEntries> sums;
+  MergeEffect sum;
+  for (size_t m = 0; m < merges.size(); ++m) {
+    sum.reset();
+    for (const std::vector<EffectEntries>& of_shard : effects) {
+      for (const auto& [p, n] : of_shard[m].left) sum.add_left(p, n);
+      for (const auto& [q, n] : of_shard[m].right) sum.add_right(q, n);
+    }
+    sums.push_back(to_entries(sum));
+  }
+  return sums;
 }
 
 }  // namespace fast_tokenizer

@@ -2,8 +2,8 @@
 //
 // Training is a sum over shards: the MergeDriver adds up what they count and how merges change it, and picks the
 // merges. So shards may live on threads or in other processes, and any split of the corpus gives the same merges.
-// What travels is one call of count_pairs() for each shard, then for every merge three ids out and one MergeEffect
-// back: as many entries as the merged pair has different neighbours, some hundreds, and not the places.
+// What travels is one count of pairs from each process, then for every merge two ids out and one MergeEffect back: as
+// many entries as the merged pair has different neighbours, some hundreds, and not the places.
 #pragma once
 
 #include "word_stream.hpp"
@@ -38,6 +38,11 @@ class MergeEffect {
   }
   std::vector<int64_t> left_ = std::vector<int64_t>(kMaxVocabSize), right_ = left_;
   std::vector<TokenId> touched_left_, touched_right_;
+};
+
+/// A MergeEffect as it travels.
+struct EffectEntries {
+  std::vector<std::pair<TokenId, int64_t>> left, right;
 };
 
 struct PairCount {
@@ -175,5 +180,12 @@ class CorpusShard {
   std::vector<Event> left_events_, right_events_;
   std::vector<Position*> cursors_;  ///< by partner: where its next event goes
 };
+
+/// What several shards count together; ascending by pair.
+std::vector<PairCount> count_pairs(const std::vector<CorpusShard>& shards, int num_threads);
+/// Applies merges, of which the first makes the id `first`, one after the other to every shard; the effect of each on
+/// all of them.
+std::vector<EffectEntries> apply_merges(std::vector<CorpusShard>& shards, std::span<const Merge> merges, TokenId first,
+                                        int num_threads);
 
 }  // namespace fast_tokenizer

@@ -27,47 +27,76 @@ MergeDriver::MergeDriver(int alphabet_size, int vocab_size, int64_t min_frequenc
   lengths_.assign(static_cast<size_t>(alphabet_size), 1);
 }
 
-void MergeDriver::require_id(TokenId id) const {
-  if (id >= vocab_size())
-    throw std::invalid_argument("id " + std::to_string(id) + " does not exist: there are " +
-                                std::to_string(vocab_size()));
+void MergeDriver::require_id(TokenId id, int ids) const {
+  if (id >= ids)
+    throw std::invalid_argument("id " + std::to_string(id) + " does not exist: there are " + std::to_string(ids));
 }
 
 void MergeDriver::add_count(PairCount found) {
-  require_id(static_cast<TokenId>(left_of(found.pair)));
-  require_id(static_cast<TokenId>(right_of(found.pair)));
+  require_id(static_cast<TokenId>(left_of(found.pair)), vocab_size());
+  require_id(static_cast<TokenId>(right_of(found.pair)), vocab_size());
   counts_[found.pair] += found.count;
 }
 
-void MergeDriver::add_left(TokenId p, int64_t n) {
-  require_id(p);
-  effect_.add_left(p, n);
+/// A pick's neighbours may be what it makes itself, but nothing later.
+void MergeDriver::add_left(size_t pick, TokenId p, int64_t n) {
+  MergeEffect& effect = effect_of(pick);
+  require_id(p, picks_[pick].merged + 1);
+  effect.add_left(p, n);
 }
 
-void MergeDriver::add_right(TokenId q, int64_t n) {
-  require_id(q);
-  effect_.add_right(q, n);
+void MergeDriver::add_right(size_t pick, TokenId q, int64_t n) {
+  MergeEffect& effect = effect_of(pick);
+  require_id(q, picks_[pick].merged + 1);
+  effect.add_right(q, n);
 }
 
-std::optional<Pick> MergeDriver::next() {
-  if (merges_.empty())
-    counts_.for_each([&](PairKey pair, int64_t n) { offer(pair, n); });
-  else
-    take_effect();
-  if (static_cast<int>(merges_.size()) == most_merges_) return {};
-  const Candidate best = pop_best();
-  if (best.count == 0) return {};
-  const Merge merge = {static_cast<TokenId>(left_of(best.pair)), static_cast<TokenId>(right_of(best.pair))};
-  lengths_.push_back(expansion_length(best.pair));
-  table_symbols_ += lengths_.back();
-  merges_.push_back(merge);
-  return Pick{merge, static_cast<TokenId>(vocab_size() - 1), best.count};
+MergeEffect& MergeDriver::effect_of(size_t pick) {
+  if (pick >= picks_.size())
+    throw std::invalid_argument("there is no pick " + std::to_string(pick) + ": there are " +
+                                std::to_string(picks_.size()));
+  while (effects_.size() <= pick) effects_.push_back(std::make_unique<MergeEffect>());
+  return *effects_[pick];
 }
 
-/// The changes that the last merge made to the counts.
-void MergeDriver::take_effect() {
-  const Merge merge = merges_.back();
-  const auto merged = static_cast<TokenId>(vocab_size() - 1);
+const std::vector<Pick>& MergeDriver::next(size_t most) {
+  if (merges_.empty()) counts_.for_each([&](PairKey pair, int64_t n) { offer(pair, n); });
+  for (size_t i = 0; i < picks_.size(); ++i) take_effect(picks_[i], effect_of(i));
+  picks_.clear();
+  find_picks(std::min<size_t>(most, static_cast<size_t>(most_merges_) - merges_.size()));
+  return picks_;
+}
+
+void MergeDriver::find_picks(size_t most) {
+  // Whether a pair still fits into the table is known only when all before it are in it.
+  if (table_symbols_ + static_cast<int64_t>(most) * max_token_symbols_ > kMaxTableSymbols)
+    most = std::min<size_t>(most, 1);
+  std::vector<Candidate> found;
+  while (found.size() < most) {
+    const Candidate best = pop_best();
+    if (best.count == 0) break;
+    const auto leaves_open = [&](const Candidate& earlier) {
+      return left_of(earlier.pair) == right_of(earlier.pair) || left_of(earlier.pair) == right_of(best.pair) ||
+             right_of(earlier.pair) == left_of(best.pair);
+    };
+    if (std::any_of(found.begin(), found.end(), leaves_open)) {
+      heap_.push(best);
+      break;
+    }
+    found.push_back(best);
+  }
+  for (const Candidate& best : found) {
+    lengths_.push_back(expansion_length(best.pair));
+    table_symbols_ += lengths_.back();
+    merges_.push_back({static_cast<TokenId>(left_of(best.pair)), static_cast<TokenId>(right_of(best.pair))});
+    picks_.push_back({merges_.back(), static_cast<TokenId>(vocab_size() - 1), best.count});
+  }
+}
+
+/// The changes that a merge made to the counts.
+void MergeDriver::take_effect(const Pick& pick, MergeEffect& effect) {
+  const Merge merge = pick.merge;
+  const TokenId merged = pick.merged;
   auto fall = [this](PairKey pair, int64_t n) {
     if (int64_t* const count = counts_.find(pair); count != nullptr) *count -= n;
   };
@@ -76,19 +105,19 @@ void MergeDriver::take_effect() {
     if (offer(pair, n)) counts_[pair] = n;
   };
   // The table is larger than the caches, and an effect has hundreds of entries: their misses overlap.
-  effect_.for_each_left([&](TokenId p, int64_t) { counts_.prefetch(pair_key(p, merge.left)); });
-  effect_.for_each_right([&](TokenId q, int64_t) { counts_.prefetch(pair_key(merge.right, q)); });
-  const int64_t touching = effect_.left(merged);  // merged tokens that follow one: (t, a) came and went
-  effect_.for_each_left([&](TokenId p, int64_t n) {
+  effect.for_each_left([&](TokenId p, int64_t) { counts_.prefetch(pair_key(p, merge.left)); });
+  effect.for_each_right([&](TokenId q, int64_t) { counts_.prefetch(pair_key(merge.right, q)); });
+  const int64_t touching = effect.left(merged);  // merged tokens that follow one: (t, a) came and went
+  effect.for_each_left([&](TokenId p, int64_t n) {
     if (p != merged) fall(pair_key(p, merge.left), n);
     rise(pair_key(p, merged), n);
   });
-  effect_.for_each_right([&](TokenId q, int64_t n) {
+  effect.for_each_right([&](TokenId q, int64_t n) {
     fall(pair_key(merge.right, q), n);
     rise(pair_key(merged, q), q == merge.left ? n - touching : n);
   });
   counts_[pair_key(merge.left, merge.right)] = 0;
-  effect_.reset();
+  effect.reset();
 }
 
 /// Whether the pair may be merged, some time.

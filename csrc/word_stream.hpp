@@ -115,6 +115,13 @@ class WordWriter {
     segments_.back().size = static_cast<size_t>(out - segments_.back().words.data());
   }
 
+  /// Appends a sequence that is coded already, with its end.
+  void append_coded(std::span<const Word> sequence) {
+    Word* const out = reserve(sequence.size());
+    std::copy(sequence.begin(), sequence.end(), out);
+    segments_.back().size += sequence.size();
+  }
+
   struct Mark {
     size_t segments, size;
   };
@@ -130,6 +137,7 @@ class WordWriter {
 
   /// Hands over what was written.
   std::vector<Segment> take() { return std::exchange(segments_, {}); }
+  const std::vector<Segment>& segments() const { return segments_; }
 
  private:
   Word* reserve(size_t words) {

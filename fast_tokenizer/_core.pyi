@@ -119,8 +119,13 @@ class Corpus:
     def outside(self, lowest: int, highest: int) -> int: ...
     def histogram(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """The coefficients that occur, ascending, and how often each does."""
-    def into_shard(self, lowest: int, highest: int, num_threads: int = 0, levels_beyond: int = 0) -> CorpusShard:
-        """A shard of the symbols that the range leaves. The corpus is used up."""
+    def words(self) -> NDArray[np.uint16]:
+        """Everything that it holds besides the counts, for `add_words` of a corpus in another process."""
+    def add_words(self, words: NDArray[np.uint16], chunks: int, symbols: int, clipped: int, saturated: int) -> None: ...
+    def into_shards(
+        self, lowest: int, highest: int, shards: int = 1, num_threads: int = 0, levels_beyond: int = 0
+    ) -> CorpusShards:
+        """Shards of the symbols that the range leaves. The corpus is used up."""
     def train(
         self,
         lowest: int,
@@ -133,35 +138,37 @@ class Corpus:
         levels_beyond: int = 0,
     ) -> NDArray[np.int32]: ...
 
-class CorpusShard:
-    """Some of the chunks that BPE is trained on, for instance those of one process."""
+class CorpusShards:
+    """Some of the chunks that BPE is trained on, for instance those of one process, for as many threads."""
 
-    def count_pairs(self) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+    def count_pairs(self, num_threads: int = 0) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
         """Pairs (n, 2) and how often each stands here, before the first merge."""
     def apply(
-        self, left: int, right: int, merged: int
-    ) -> tuple[NDArray[np.uint16], NDArray[np.int64], NDArray[np.uint16], NDArray[np.int64]]:
-        """Makes a merge; returns the ids left and right of it with counts, as `MergeDriver.add_effect` takes them."""
+        self, merges: NDArray[np.uint16], first: int, num_threads: int = 0
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.int64]]:
+        """Makes merges (n, 2), of which the first makes the id `first`.
+
+        Returns for each (n, 2) how many ids stood left and right of it, then all these ids and how often each did, as
+        `MergeDriver.add_effects` takes them.
+        """
 
 class MergeDriver:
     """Picks the merges for shards anywhere.
 
-    Add the counts of each; then, while `next` returns a merge, have each apply it and add the effect it returns.
+    Add the counts of each; then, while `next` returns merges, have each apply them and add the effects it returns.
     """
 
     def __init__(self, alphabet_size: int, vocab_size: int, min_frequency: int, max_token_symbols: int) -> None: ...
     def add_counts(self, pairs: NDArray[np.uint16], counts: NDArray[np.int64]) -> None: ...
-    def next(self) -> tuple[int, int, int] | None: ...
-    def add_effect(
-        self,
-        left: NDArray[np.uint16],
-        left_counts: NDArray[np.int64],
-        right: NDArray[np.uint16],
-        right_counts: NDArray[np.int64],
-    ) -> None: ...
+    def next(self, most: int = 1) -> NDArray[np.uint16]:
+        """The next merges (n, 2), n <= most: those that are certain before the first is made. None: n = 0."""
+    def add_effects(self, entries: NDArray[np.int64], ids: NDArray[np.uint16], counts: NDArray[np.int64]) -> None: ...
     @property
     def merges(self) -> NDArray[np.int32]: ...
 
+def fitted_range(
+    values: NDArray[np.int32], counts: NDArray[np.int64], quantile: float, has_end: bool
+) -> tuple[int, int]: ...
 def train_bpe(
     symbols: NDArray[np.uint16],
     offsets: _Offsets,

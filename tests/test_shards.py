@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fast_tokenizer import FastTokenizer, TokenizerSpec, _reference
-from fast_tokenizer._core import MAX_COEFFICIENT, Corpus, CorpusShard, MergeDriver
+from fast_tokenizer._core import MAX_COEFFICIENT, Corpus, CorpusShards, MergeDriver, fitted_range
 from fast_tokenizer.synthetic import ROBOTS, generate_trajectories
 
 SCALE, VOCAB_SIZE, MIN_FREQUENCY, MAX_TOKEN_SYMBOLS = 10.0, 512, 2, 1024
@@ -36,14 +36,17 @@ def filled(chunks, **options):
     return corpus
 
 
-def merges_of(shards, alphabet_size):
-    """What the driver and these shards learn. A shard may be a CorpusShard or whatever stands for one."""
+def merges_of(shards, alphabet_size, most=1, sizes=None):
+    """What the driver and these shards learn. A shard may be CorpusShards or whatever stands for them."""
     driver = MergeDriver(alphabet_size, *LIMITS)
     for shard in shards:
         driver.add_counts(*shard.count_pairs())
-    while (merge := driver.next()) is not None:
+    while len(merges := driver.next(most)):
+        first = alphabet_size + len(driver.merges) - len(merges)
         for shard in shards:
-            driver.add_effect(*shard.apply(*merge))
+            driver.add_effects(*shard.apply(merges, first))
+        if sizes is not None:
+            sizes.append(len(merges))
     return driver.merges
 
 
@@ -71,8 +74,12 @@ def fitted(request):
     budget=st.sampled_from([None, 0, 700_000]),
     end_of_block=st.sampled_from([None, "chunk"]),
     levels=st.sampled_from([0, 1, 3]),
+    most=st.sampled_from([1, 2, 16]),
+    threads=st.sampled_from([1, 3]),
 )
-def test_shards_and_a_driver_train_as_the_reference(seed, spread, reach, shards, budget, end_of_block, levels):
+def test_shards_and_a_driver_train_as_the_reference(
+    seed, spread, reach, shards, budget, end_of_block, levels, most, threads
+):
     """The range is often narrower than the coefficients, so that neighbours become equal."""
     rng = np.random.default_rng(seed)
     chunks = np.cumsum(rng.laplace(0, spread, (9, 16, 3)), axis=1)
@@ -85,7 +92,7 @@ def test_shards_and_a_driver_train_as_the_reference(seed, spread, reach, shards,
     coefficients = [_reference.quantized_coefficients(chunk, spec)[0].reshape(-1) for chunk in chunks]
     symbols = [_reference.arrange(_reference.quantize(chunk, spec).symbols, spec) for chunk in chunks]
     expected = _reference.train_bpe(symbols, alphabet, min(VOCAB_SIZE, alphabet + 40), MIN_FREQUENCY, MAX_TOKEN_SYMBOLS)
-    merges = merges_of([c.into_shard(-reach, reach, levels_beyond=levels) for c in share], alphabet)
+    merges = merges_of([c.into_shards(-reach, reach, threads, levels_beyond=levels) for c in share], alphabet, most)
     assert [tuple(m) for m in merges.tolist()][: len(expected)] == expected
     values, counts = (np.concatenate(x) for x in zip(*(c.histogram() for c in [filled(chunks)]), strict=True))
     all_values, all_counts = np.unique(np.concatenate(coefficients), return_counts=True)
@@ -128,12 +135,12 @@ def test_what_cannot_be_is_refused():
     corpus = filled(CHUNKS)
     for lowest, highest in [(3, 2), (-MAX_COEFFICIENT - 1, 0), (-MAX_COEFFICIENT, MAX_COEFFICIENT)]:
         with pytest.raises(ValueError, match="no alphabet has the coefficients"):
-            corpus.into_shard(lowest, highest)
-    shard = corpus.into_shard(-5, 5)
+            corpus.into_shards(lowest, highest)
+    shard = corpus.into_shards(-5, 5)
     with pytest.raises(ValueError, match="used up"):
         corpus.histogram()
     with pytest.raises(ValueError, match=r"expected one into 11, got \(0, 1\) into 12"):
-        shard.apply(0, 1, 12)
+        shard.apply(np.array([[0, 1]], np.uint16), 12)
     driver = MergeDriver(11, *LIMITS)
     with pytest.raises(ValueError, match="id 11 does not exist"):
         driver.add_counts(np.array([[0, 11]], np.uint16), np.array([5]))
@@ -141,17 +148,131 @@ def test_what_cannot_be_is_refused():
         driver.add_counts(np.array([[0, 1]], np.uint16), np.array([5, 6]))
     with pytest.raises(ValueError, match="smaller than the alphabet"):
         MergeDriver(11, 10, 2, 8)
+    driver.add_counts(np.array([[0, 1]], np.uint16), np.array([5]))
+    assert driver.next().tolist() == [[0, 1]]
+    ids, counts = np.array([3, 12], np.uint16), np.array([1, 1])
+    for entries, message in [
+        ([[1, 0]], "as many entries as ids"),
+        ([[1, -1]], "as many entries as ids"),
+        ([[3, 0]], "as many entries as ids"),
+        ([[1, 1]], "id 12 does not exist: there are 12"),
+        ([[0, 0], [1, 1]], "there is no pick 1: there are 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            driver.add_effects(np.array(entries), ids, counts)
+
+
+# ---- Merges that are certain before one is made ------------------------------------------------------
+
+
+@settings(max_examples=300)
+@given(
+    sequences=st.lists(st.lists(st.integers(-2, 2), min_size=1, max_size=60), min_size=1, max_size=8),
+    most=st.integers(2, 20),
+    min_frequency=st.sampled_from([1, 2]),
+    max_token_symbols=st.sampled_from([2, 3, 5, 64]),
+)
+def test_several_merges_at_a_time_are_those_of_one_at_a_time(sequences, most, min_frequency, max_token_symbols):
+    """Of five symbols, so that ties, runs, and pairs that share a token are everywhere."""
+    found = []
+    for at_a_time in (1, most):
+        corpus = Corpus([1.0])
+        for sequence in sequences:
+            corpus.add_words(*words_of(sequence))
+        shards = corpus.into_shards(-2, 2)
+        driver = MergeDriver(5, 60, min_frequency, max_token_symbols)
+        driver.add_counts(*shards.count_pairs())
+        while len(merges := driver.next(at_a_time)):
+            driver.add_effects(*shards.apply(merges, 5 + len(driver.merges) - len(merges)))
+        found.append(driver.merges.tolist())
+    assert found[0] == found[1]
+    symbols = [[s + 2 for s in sequence] for sequence in sequences]
+    assert [tuple(m) for m in found[0]] == _reference.train_bpe(symbols, 5, 60, min_frequency, max_token_symbols)
+
+
+def words_of(sequence):
+    """The words and counts of one chunk of these coefficients."""
+    words, values = [], np.array(sequence) + MAX_COEFFICIENT
+    for run in np.split(values, 1 + np.flatnonzero(np.diff(values))):
+        words += [int(run[0]), *([0x8000 + len(run) - 1] if len(run) > 1 else [])]
+    return np.array([*words, 0x7FFF], np.uint16), 1, len(sequence), 0, 0
+
+
+def test_several_merges_at_a_time_are_several(fitted):
+    sizes = []
+    corpus = filled(CHUNKS, end_of_block=fitted.end_of_block)
+    span = fitted.min_coefficient, fitted.max_coefficient
+    shards = [corpus.into_shards(*span, levels_beyond=fitted.levels_beyond)]
+    merges = merges_of(shards, fitted.alphabet_size, 16, sizes)
+    assert merges.tobytes() == fitted.merges.tobytes()
+    assert sum(sizes) == len(merges)
+    assert np.mean(sizes) > 1.5
+
+
+# ---- What goes from one process to another -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("end_of_block", [None, "chunk"])
+def test_a_corpus_goes_in_pieces(end_of_block):
+    whole = filled(CHUNKS, end_of_block=end_of_block)
+    merged = Corpus([1.0], end_of_block=end_of_block)
+    for block in np.array_split(CHUNKS, 4):
+        part = filled(block, end_of_block=end_of_block)
+        merged.add_words(part.words(), part.chunks, part.symbols, part.clipped, part.saturated)
+    for name in ("chunks", "symbols", "clipped", "saturated"):
+        assert getattr(merged, name) == getattr(whole, name)
+    assert [x.tolist() for x in merged.histogram()] == [x.tolist() for x in whole.histogram()]
+    for quantile in (1.0, 0.999):
+        assert fitted_range(*merged.histogram(), quantile, end_of_block is not None) == whole.range(quantile)
+    span = whole.range(1.0)
+    assert merged.train(*span, *LIMITS).tobytes() == whole.train(*span, *LIMITS).tobytes()
+
+
+ZERO = MAX_COEFFICIENT
+END_OF_BLOCK = 2 * MAX_COEFFICIENT + 1
+END = 0x7FFF
+
+
+@pytest.mark.parametrize(
+    ("words", "counts", "message"),
+    [
+        ([0x8001, END], (1, 1, 0, 0), "a repeat of nothing"),
+        ([ZERO, 0x8000, END], (1, 1, 0, 0), "a repeat of nothing"),
+        ([ZERO, END, 0x8001, END], (2, 2, 0, 0), "a repeat of nothing"),
+        ([END_OF_BLOCK, END], (1, 1, 0, 0), "a value that no coefficient has"),
+        ([END_OF_BLOCK + 1, END], (1, 1, 0, 0), "a value that no coefficient has"),
+        ([ZERO, ZERO, END], (1, 2, 0, 0), "a run in two pieces"),
+        ([ZERO], (1, 1, 0, 0), "a chunk without an end"),
+        ([ZERO, END], (2, 1, 0, 0), "another number of chunks"),
+        ([ZERO, 0x8002, END], (1, 2, 0, 0), "another number of symbols"),
+        ([ZERO, END], (1, 2, 0, 0), "another number of symbols"),
+        ([ZERO, END], (1, 1, -1, 0), "nothing below 0"),
+    ],
+)
+def test_words_that_no_corpus_has_are_refused(words, counts, message):
+    corpus = filled(CHUNKS)
+    before = corpus.words().tobytes()
+    with pytest.raises(ValueError, match=message):
+        corpus.add_words(np.array([*words_of([1, 2])[0], *words], np.uint16), counts[0] + 1, counts[1] + 2, *counts[2:])
+    assert corpus.words().tobytes() == before
+    assert corpus.chunks == len(CHUNKS)
+
+
+def test_an_end_of_a_block_may_stand_for_zeros():
+    corpus = Corpus([1.0], end_of_block="chunk")
+    corpus.add_words(np.array([ZERO + 1, END_OF_BLOCK, END], np.uint16), 1, 10, 0, 0)
+    assert [x.tolist() for x in corpus.histogram()] == [[0, 1], [9, 1]]
 
 
 # ---- Several processes -------------------------------------------------------------------------------
 
 
 def serve_shard(pipe, chunks, end_of_block, budget, directory):
-    """A worker: fills its corpus, says what it holds, then answers as a CorpusShard would."""
+    """A worker: fills its corpus, says what it holds, then answers as CorpusShards would."""
     corpus = filled(chunks, end_of_block=end_of_block, memory_budget=budget, spill_directory=directory)
     pipe.send(corpus.histogram())
     lowest, highest, levels_beyond = pipe.recv()
-    shard: CorpusShard = corpus.into_shard(lowest, highest, levels_beyond=levels_beyond)
+    shard: CorpusShards = corpus.into_shards(lowest, highest, levels_beyond=levels_beyond)
     while (call := pipe.recv()) is not None:
         method, *arguments = call
         pipe.send(getattr(shard, method)(*arguments))
@@ -177,8 +298,8 @@ class RemoteShard:
         self.pipe.send(("count_pairs",))
         return self.pipe.recv()
 
-    def apply(self, left, right, merged):
-        self.pipe.send(("apply", left, right, merged))
+    def apply(self, merges, first):
+        self.pipe.send(("apply", merges, first))
         return self.pipe.recv()
 
 

@@ -509,10 +509,11 @@ void a_driver_takes_ids_that_exist(Random&, int) {
   MergeDriver driver(2, 9, 1, 8);
   CHECK_CONTAINS(refusal([&] { driver.add_count({pair_key(0, 2), 1}); }), "id 2 does not exist: there are 2");
   driver.add_count({pair_key(0, 1), 3});
-  CHECK_EQUAL(driver.next()->merged, TokenId{2});
-  CHECK_CONTAINS(refusal([&] { driver.add_left(3, 1); }), "id 3 does not exist: there are 3");
-  CHECK_CONTAINS(refusal([&] { driver.add_right(kEndWord, 1); }), "id 32767 does not exist");
-  CHECK(!driver.next());
+  CHECK_EQUAL(driver.next()[0].merged, TokenId{2});
+  CHECK_CONTAINS(refusal([&] { driver.add_left(0, 3, 1); }), "id 3 does not exist: there are 3");
+  CHECK_CONTAINS(refusal([&] { driver.add_right(0, kEndWord, 1); }), "id 32767 does not exist");
+  CHECK_CONTAINS(refusal([&] { driver.add_left(1, 0, 1); }), "there is no pick 1: there are 1");
+  CHECK(driver.next().empty());
 }
 
 // ---- Memory ---------------------------------------------------------------------------------------
