@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,6 +20,12 @@ from fast_tokenizer.relative import Relative, RelativeLike
 from fast_tokenizer.scales import SAMPLE_VALUES, ErrorTargets, check_target, excess, fit_scales, safe_scales
 from fast_tokenizer.spec import EndOfBlock, Order, Parsing, TokenizerSpec
 from fast_tokenizer.statistics import NormalizerStatistics
+
+if TYPE_CHECKING:
+    from fast_tokenizer.distributed import RayCorpus
+
+#: What quantizes and trains: the threads of this process, or a Ray cluster. The result is the same.
+Engine: TypeAlias = Literal["threads", "ray"]
 
 #: Where neither a scale nor an error is asked for.
 DEFAULT_SCALE = 10.0
@@ -148,8 +154,11 @@ class FitOptions:
     memory_budget: int | None = None
     spill_directory: str | os.PathLike[str] | None = None
     num_threads: int | None = None
+    engine: Engine = "threads"
 
     def __post_init__(self) -> None:
+        if self.engine not in get_args(Engine):
+            raise ValueError(f"engine must be one of {get_args(Engine)}, got {self.engine!r}")
         self.vocab_size = integer("vocab_size", self.vocab_size, 1, MAX_VOCAB_SIZE, f"in 1..{MAX_VOCAB_SIZE}")
         self.min_frequency = integer("min_frequency", self.min_frequency, 1, 2**62, "at least 1")
         self.max_token_symbols = integer(
@@ -221,7 +230,8 @@ class FitOptions:
             if self.memory_budget is None:
                 raise ValueError("spill_directory goes with memory_budget: without one, nothing is spilled")
             try:
-                tempfile.TemporaryFile(dir=self.spill_directory).close()
+                if self.engine == "threads":  # else it is on other machines
+                    tempfile.TemporaryFile(dir=self.spill_directory).close()
             except OSError as error:
                 raise ValueError(f"spill_directory: cannot write in {self.spill_directory}: {error.strerror}") from None
 
@@ -253,12 +263,28 @@ class FitOptions:
         scale = DEFAULT_SCALE if self.scale is None else self.scale
         return [scale] if isinstance(scale, float) else list(scale)
 
-    def native_corpus(self) -> Corpus:
-        """An empty corpus."""
+    def empty_corpus(self) -> AnyCorpus:
+        """An empty corpus of the engine."""
         directory = None
         if self.memory_budget is not None:
             directory = tempfile.gettempdir() if self.spill_directory is None else os.fspath(self.spill_directory)
-        return Corpus(self.scales, **self.coding, memory_budget=self.memory_budget, spill_directory=directory)
+        storage: dict[str, Any] = {"memory_budget": self.memory_budget, "spill_directory": directory}
+        if self.engine == "threads":
+            return Corpus(self.scales, **self.coding, **storage)
+        from fast_tokenizer.distributed import RayCorpus
+
+        return RayCorpus(self.scales, **self.coding, **storage)
+
+
+#: The coefficients of chunks, wherever they lie.
+AnyCorpus: TypeAlias = "Corpus | RayCorpus"
+
+
+class ChunksOnWorkers(Protocol):
+    """Chunks that an engine's workers read themselves."""
+
+    def collect(self, corpus: RayCorpus, options: FitOptions, report: Progress) -> Collected:
+        """Quantizes them into the corpus."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -272,7 +298,7 @@ class FitPart:
         left_out: Chunks that are not among them since whoever made the part sampled them.
     """
 
-    chunks: ChunksLike
+    chunks: ChunksLike | ChunksOnWorkers
     options: FitOptions
     embodiment: str | None = None
     left_out: int = 0
@@ -291,7 +317,7 @@ def fit_parts(parts: Sequence[FitPart], report: Progress) -> tuple[list[Tokenize
     """One vocabulary for all parts: a spec of each, and what was counted."""
     start = time.perf_counter()
     options = parts[0].options
-    corpus = options.native_corpus()
+    corpus = options.empty_corpus()
     collected = [_collect(part, corpus, report) for part in parts]
     lowest, highest, levels_beyond = _fitted_range(corpus, options)
     left_out = sum(c.left_out for c in collected)
@@ -405,8 +431,20 @@ def check_weights(weights: Sequence[float | None]) -> bool:
 
 
 @dataclass(slots=True, eq=False)
-class _Collected:
-    """What a part brought to the corpus."""
+class Collected:
+    """What a part brought to the corpus.
+
+    Attributes:
+        normalizer: That its chunks went through, or None.
+        scale: That they were quantized at.
+        left_out: Chunks that the sample leaves out.
+        horizons: Distinct T.
+        action_dim: Dimensions D.
+        chunks: Chunks quantized.
+        coefficients: Coefficients in them.
+        clipped: Values that the normaliser cut.
+        histogram: How often each coefficient occurs.
+    """
 
     normalizer: Normalizer | None
     scale: float | tuple[float, ...]
@@ -423,32 +461,65 @@ class _Collected:
         return sum(n for value, n in self.histogram.items() if not lowest <= value <= highest)
 
 
-def _collect(part: FitPart, corpus: Corpus, report: Progress) -> _Collected:
+def _collect(part: FitPart, corpus: AnyCorpus, report: Progress) -> Collected:
     """Quantizes a part's chunks into the corpus."""
     try:
-        options = part.options
-        blocks, normalizer, left_out = _blocks_to_fit(part.chunks, options, report)
-        if options.has_target:
-            blocks, scales = _fitted_scales(part.chunks, blocks, normalizer, options, report)
-            options = replace(options, scale=scales, target_rmse=None, target_max_error=None)
-        before = corpus.chunks, corpus.symbols, corpus.clipped, _histogram(corpus)
-        horizons, dims = _add(blocks, normalizer, options, corpus, report)
+        if hasattr(part.chunks, "collect"):
+            collected = part.chunks.collect(corpus, part.options, report)
+        else:
+            collected = _collect_here(part.chunks, part.options, corpus, report)
     except ValueError as error:
         if part.embodiment is None:
             raise
         raise ValueError(f"embodiment {part.embodiment!r}: {error}") from None
-    chunks, symbols, clipped, histogram = before
+    collected.left_out += part.left_out
+    return collected
+
+
+def _collect_here(chunks: ChunksLike, options: FitOptions, corpus: AnyCorpus, report: Progress) -> Collected:
+    """Of chunks that this process reads."""
+    blocks, normalizer, left_out = _blocks_to_fit(chunks, options, report)
+    if options.has_target:
+        blocks, scales = _fitted_scales(chunks, blocks, normalizer, options, report)
+        options = replace(options, scale=scales, target_rmse=None, target_max_error=None)
+    before = counts_of(corpus)
+    horizons, dims = _add(blocks, normalizer, options, corpus, report)
     assert isinstance(options.scale, float | tuple)
-    return _Collected(
+    return collected_since(before, corpus, normalizer, options.scale, left_out, horizons, dims)
+
+
+#: Chunks, coefficients, clipped values and the histogram of a corpus.
+Counts: TypeAlias = tuple[int, int, int, dict[int, int]]
+
+
+def counts_of(corpus: AnyCorpus) -> Counts:
+    """What a corpus counts now."""
+    values, counts = corpus.histogram()
+    histogram = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    return corpus.chunks, corpus.symbols, corpus.clipped, histogram
+
+
+def collected_since(
+    before: Counts,
+    corpus: AnyCorpus,
+    normalizer: Normalizer | None,
+    scale: float | tuple[float, ...],
+    left_out: int,
+    horizons: set[int],
+    action_dim: int,
+) -> Collected:
+    """What a corpus has now and had not `before`."""
+    chunks, symbols, clipped, histogram = counts_of(corpus)
+    return Collected(
         normalizer,
-        options.scale,
-        left_out + part.left_out,
+        scale,
+        left_out,
         horizons,
-        dims,
-        corpus.chunks - chunks,
-        corpus.symbols - symbols,
-        corpus.clipped - clipped,
-        {value: n - histogram.get(value, 0) for value, n in _histogram(corpus).items()},
+        action_dim,
+        chunks - before[0],
+        symbols - before[1],
+        clipped - before[2],
+        {value: n - before[3].get(value, 0) for value, n in histogram.items()},
     )
 
 
@@ -490,11 +561,6 @@ def _fitted_scales(
         raised = safe if attempt == _RAISES - 1 else np.minimum(safe, scales * np.maximum(too_large, 1.005))
         scales = np.where(too_large > 1, raised, scales)
     return blocks if held is None else _drained(held), tuple(scales.tolist())
-
-
-def _histogram(corpus: Corpus) -> dict[int, int]:
-    values, counts = corpus.histogram()
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def _sample(chunks: ChunksLike, options: FitOptions) -> ChunkSample | None:
@@ -554,24 +620,28 @@ def _drained(blocks: list[ChunkBlock]) -> Iterator[ChunkBlock]:
 
 
 def _add(
-    blocks: Iterable[ChunkBlock], normalizer: Normalizer | None, options: FitOptions, corpus: Corpus, report: Progress
+    blocks: Iterable[ChunkBlock],
+    normalizer: Normalizer | None,
+    options: FitOptions,
+    corpus: AnyCorpus,
+    report: Progress,
 ) -> tuple[set[int], int]:
     """Quantizes the blocks into the corpus; returns their horizons and their dimensions."""
     quantizer: dict[str, Any] = {"scale": options.scales, **native_normalizer(normalizer)}
     threads = thread_count(options.num_threads)
     horizons: set[int] = set()
-    dims = 0
+    dims, seen = 0, corpus.chunks
     for block in blocks:
         corpus.add(block.values, block.row_offsets, block.first, threads, **quantizer)
         horizons |= block.horizons
-        dims = block.action_dim
-        report("quantize", corpus.chunks, None)
+        dims, seen = block.action_dim, seen + len(block)
+        report("quantize", seen, None)
     if not horizons:
         raise ValueError("got no chunks to fit on")
     return horizons, dims
 
 
-def _fitted_range(corpus: Corpus, options: FitOptions) -> tuple[int, int, int]:
+def _fitted_range(corpus: AnyCorpus, options: FitOptions) -> tuple[int, int, int]:
     """Lowest and highest coefficient, and levels beyond each; by default as many as the vocabulary can well spare."""
     lowest, highest = corpus.range(options.range_quantile)
     alphabet = highest - lowest + (1 if options.end_of_block is None else 2)

@@ -107,6 +107,17 @@ class NormalizerStatistics:
             return Normalizer.from_rows(self._pending, kind, clip=clip)
         return Normalizer.from_summaries((d.summary() for d in self._with_pending()), kind, clip=clip)
 
+    def sketched(self) -> NormalizerStatistics:
+        """The same with its rows sketched, as they will be when it is merged: smaller, and merged with the same result.
+
+        Only for statistics of `EXACT_ROWS` rows or fewer, where more rows are to come from others.
+        """
+        if self._dimensions:
+            raise ValueError("these statistics have more rows than one sketch takes")
+        new = NormalizerStatistics()
+        new._dimensions = [_Dimension.of(ordered) for ordered in columns(self._pending)]
+        return new
+
     @property
     def _action_dim(self) -> int:
         return len(self._dimensions) or int(self._pending[0].shape[1])

@@ -20,6 +20,7 @@ from fast_tokenizer.chunk import ChunksLike, one_block
 from fast_tokenizer.decode_status import DecodeStatus
 from fast_tokenizer.errors import ArtefactError, DecodeError, DecodeRepairWarning
 from fast_tokenizer.fitting import (
+    Engine,
     EmbodimentData,
     FitOptions,
     FitPart,
@@ -120,6 +121,7 @@ class FastTokenizer:
         memory_budget: int | None = None,
         spill_directory: str | os.PathLike[str] | None = None,
         num_threads: int | None = None,
+        engine: Engine = "threads",
         progress: Progress | None = None,
         compat: Literal["published"] | None = None,
     ) -> FastTokenizer:
@@ -193,6 +195,9 @@ class FastTokenizer:
             spill_directory: Folder of these files; None: the system's folder for temporary files, which on some
                 systems is memory.
             num_threads: Threads; None: all cores.
+            engine: "ray" quantizes and trains on the Ray cluster that this process is connected to, or that
+                `ray.init()` finds or starts, with the result of "threads" (extra `ray`). Chunks are still read here:
+                it is `fast-tokenizer fit --engine ray` that reads files on the workers.
             progress: See `Progress`.
             compat: "published" gives the very merges that the published FAST code fits, over bytes of text: for results
                 that must stay comparable. It has no option but `vocab_size` and `scale`, holds all chunks in memory,
@@ -239,6 +244,7 @@ class FastTokenizer:
             memory_budget=memory_budget,
             spill_directory=spill_directory,
             num_threads=num_threads,
+            engine=engine,
         )
         report: Progress = progress or (lambda *_: None)
         if compat is None:
@@ -267,6 +273,7 @@ class FastTokenizer:
         memory_budget: int | None = None,
         spill_directory: str | os.PathLike[str] | None = None,
         num_threads: int | None = None,
+        engine: Engine = "threads",
         progress: Progress | None = None,
     ) -> FastTokenizer:
         """Fits one vocabulary for several embodiments: normaliser, scale, T, D and relative rule are each one's own.
@@ -291,6 +298,7 @@ class FastTokenizer:
             memory_budget: As for `fit`.
             spill_directory: As for `fit`.
             num_threads: As for `fit`.
+            engine: As for `fit`.
             progress: As for `fit`.
 
         Raises:
@@ -323,6 +331,7 @@ class FastTokenizer:
             "memory_budget": memory_budget,
             "spill_directory": spill_directory,
             "num_threads": num_threads,
+            "engine": engine,
         }
         report: Progress = progress or (lambda *_: None)
         parts: list[FitPart] = []

@@ -66,6 +66,11 @@ class Source:
 
     def part(self, count: int, report: Report) -> FitPart:
         """So many of the chunks, with the statistics of all. Reads the trajectories for statistics or a sample."""
+        if self.options.engine == "ray":
+            from fast_tokenizer.distributed import TrajectoryChunks
+
+            options = replace(self.options, max_chunks=None, sample_fraction=None)
+            return FitPart(TrajectoryChunks(self.fitted, self.cut, count), options, self.name)
         kind = self.options.statistics
         statistics = None if kind is None else NormalizerStatistics()
         chunks: Iterable[NDArray[np.floating]]

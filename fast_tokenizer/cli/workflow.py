@@ -334,6 +334,31 @@ def split_holdout(trajectories: Trajectories, share: float) -> tuple[Trajectorie
     return trajectories.select(~is_held), trajectories.select(is_held)
 
 
+#: Chunks that a fit on a cluster measures on, at most: they are read on one machine.
+MEASURED_CHUNKS = 200_000
+
+
+def thinned(trajectories: Trajectories, cut: Cut, most: int) -> Trajectories:
+    """Every so manieth trajectory, so that there are at most so many chunks, or one trajectory."""
+    counts = cut.count(trajectories.lengths)
+    every = 1
+    while counts[::every].sum() > most and every < len(counts):
+        every += 1
+    chosen = np.zeros(len(counts), np.bool_)
+    chosen[::every] = True
+    return trajectories.select(chosen)
+
+
+def use_engine(engine: str, address: str | None) -> None:
+    """Connects to the cluster, before any work, where there is one to be."""
+    if engine == "ray":
+        from fast_tokenizer.distributed import connect
+
+        connect(address)
+    elif address is not None:
+        raise ValueError("--address goes with --engine ray")
+
+
 def take_statistics(trajectories: Trajectories, cut: Cut, statistics: NormalizerStatistics, report: Report) -> None:
     """Of every step once, however many chunks it is in.
 

@@ -209,6 +209,11 @@ class Trajectories:
         """(E,) int64: steps of each trajectory, known without reading them."""
         return self._all_lengths[self._chosen]
 
+    @property
+    def action_dim(self) -> int:
+        """Dimensions D, of those that are kept."""
+        return self._datasets[0].action_dim if self._dimensions is None else len(self._dimensions)
+
     def select(self, chosen: NDArray[np.bool_]) -> Trajectories:
         """Some of these, (E,) bool."""
         among_all = self._chosen.copy()

@@ -1,0 +1,98 @@
+"""The connection to a Ray cluster, and its errors as ours."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+
+class ClusterError(RuntimeError):
+    """The cluster lost more than could be made again, or runs another version of this package."""
+
+
+def import_ray() -> Any:
+    """The package. Raises ImportError that says how to install it."""
+    try:
+        import ray
+    except ImportError:
+        raise ImportError("engine=\"ray\" needs the package ray: pip install 'fast-tokenizer[ray]'") from None
+    return ray
+
+
+def connect(address: str | None = None) -> None:
+    """Connects this process to a cluster, unless it is connected to one.
+
+    Args:
+        address: "auto", "host:port" or "ray://host:port", as for `ray.init`. None: what the environment variable
+            RAY_ADDRESS or a cluster started on this machine says; else a cluster of this machine's cores is started,
+            for this process.
+
+    Raises:
+        ImportError: Ray is not installed.
+        ClusterError: There is no cluster at this address.
+    """
+    ray = import_ray()
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"no Ray cluster at {address or 'the usual places'}: {error}") from None
+
+
+def nodes() -> list[tuple[str, int]]:
+    """The id and the whole CPUs of each node that has one, the largest first."""
+    alive = [n for n in import_ray().nodes() if n["Alive"]]
+    found = [(str(n["NodeID"]), int(n["Resources"].get("CPU", 0))) for n in alive]
+    return sorted((n for n in found if n[1] > 0), key=lambda n: (-n[1], n[0]))
+
+
+@contextlib.contextmanager
+def plain_errors(doing: str, *passed_on: type[Exception]) -> Iterator[None]:
+    """What was raised in a task is raised here as it was; what the cluster itself raises, as a ClusterError.
+
+    Errors of the cluster that are `passed_on` come as they are.
+    """
+    exceptions = import_ray().exceptions
+    try:
+        yield
+    except passed_on:
+        raise
+    except exceptions.RayError as error:
+        cause = _cause(error, exceptions)
+        if not isinstance(cause, exceptions.RayError):
+            raise cause from None
+        first_line = next((line for line in str(cause).splitlines() if line.strip()), "")
+        raise ClusterError(f"{doing}: {type(cause).__name__}: {first_line.strip()}; nothing was written") from None
+
+
+def _cause(error: BaseException, exceptions: Any) -> BaseException:
+    """What a task raised, out of the errors that Ray wraps it in."""
+    while True:
+        inner = error.cause if isinstance(error, exceptions.RayTaskError) else None
+        if inner is None and isinstance(error, exceptions.UserCodeException):
+            inner = error.__cause__
+        if not isinstance(inner, BaseException) or inner is error:
+            return error
+        error = inner
+
+
+@contextlib.contextmanager
+def quiet_data() -> Iterator[None]:
+    """Ray Data without its own progress bars and messages, in this context only."""
+    import_ray()
+    from ray.data import DataContext
+
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with DataContext.current(context):
+            yield
+    finally:
+        logger.setLevel(level)
