@@ -36,3 +36,7 @@ class DecodeRepairWarning(UserWarning):
 
 class EncodeLossWarning(UserWarning):
     """A call that returns no counts lost something on the way to tokens. The message says what, and how much."""
+
+
+class ClusterError(RuntimeError):
+    """A Ray cluster is not there, lost more than could be made again, or runs another version of this package."""

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -280,8 +280,13 @@ class FitOptions:
 AnyCorpus: TypeAlias = "Corpus | RayCorpus"
 
 
+@runtime_checkable
 class ChunksOnWorkers(Protocol):
     """Chunks that an engine's workers read themselves."""
+
+    @property
+    def relative(self) -> Relative | None:
+        """The rule of relative actions, which these are."""
 
     def collect(self, corpus: RayCorpus, options: FitOptions, report: Progress) -> Collected:
         """Quantizes them into the corpus."""
@@ -304,7 +309,9 @@ class FitPart:
     left_out: int = 0
 
 
-def fit_spec(chunks: ChunksLike, options: FitOptions, report: Progress) -> tuple[TokenizerSpec, FitSummary]:
+def fit_spec(
+    chunks: ChunksLike | ChunksOnWorkers, options: FitOptions, report: Progress
+) -> tuple[TokenizerSpec, FitSummary]:
     """What `FastTokenizer.fit` does: the vocabulary, with all that decides the tokens, and what was counted.
 
     The chunks are relative already, where the options have a rule for it.
@@ -393,6 +400,8 @@ def weighted(parts: Sequence[FitPart], weights: Sequence[float], report: Progres
     a_chunk: list[float] = []
     for part in parts:
         chunks = part.chunks
+        if isinstance(chunks, ChunksOnWorkers):
+            raise ValueError(f"embodiment {part.embodiment!r}: weights go with chunks that this process reads")
         if isinstance(chunks, Iterator):  # which may fill one buffer again and again
             chunks = [array for block in chunk_blocks(chunks) for array in block.rectangles()]
         count = coefficients = 0
@@ -464,7 +473,8 @@ class Collected:
 def _collect(part: FitPart, corpus: AnyCorpus, report: Progress) -> Collected:
     """Quantizes a part's chunks into the corpus."""
     try:
-        if hasattr(part.chunks, "collect"):
+        if isinstance(part.chunks, ChunksOnWorkers):
+            assert not isinstance(corpus, Corpus)
             collected = part.chunks.collect(corpus, part.options, report)
         else:
             collected = _collect_here(part.chunks, part.options, corpus, report)

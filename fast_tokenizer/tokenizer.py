@@ -20,8 +20,9 @@ from fast_tokenizer.chunk import ChunksLike, one_block
 from fast_tokenizer.decode_status import DecodeStatus
 from fast_tokenizer.errors import ArtefactError, DecodeError, DecodeRepairWarning
 from fast_tokenizer.fitting import (
-    Engine,
+    ChunksOnWorkers,
     EmbodimentData,
+    Engine,
     FitOptions,
     FitPart,
     FitSummary,
@@ -95,7 +96,7 @@ class FastTokenizer:
     @classmethod
     def fit(
         cls,
-        chunks: ChunksLike,
+        chunks: ChunksLike | ChunksOnWorkers,
         vocab_size: int = 1024,
         scale: float | Sequence[float] | None = None,
         *,
@@ -195,9 +196,9 @@ class FastTokenizer:
             spill_directory: Folder of these files; None: the system's folder for temporary files, which on some
                 systems is memory.
             num_threads: Threads; None: all cores.
-            engine: "ray" quantizes and trains on the Ray cluster that this process is connected to, or that
-                `ray.init()` finds or starts, with the result of "threads" (extra `ray`). Chunks are still read here:
-                it is `fast-tokenizer fit --engine ray` that reads files on the workers.
+            engine: "threads" of this process; or "ray", the cluster that this process is connected to, or that
+                `ray.init()` finds or starts, with the same result (extra `ray`). Chunks in memory are sent there;
+                `fast_tokenizer.distributed.TrajectoryChunks` are read there.
             progress: See `Progress`.
             compat: "published" gives the very merges that the published FAST code fits, over bytes of text: for results
                 that must stay comparable. It has no option but `vocab_size` and `scale`, holds all chunks in memory,
@@ -240,7 +241,7 @@ class FastTokenizer:
             max_chunks=max_chunks,
             sample_fraction=sample_fraction,
             seed=seed,
-            relative=_fit_rule(relative, state),
+            relative=_fit_rule(chunks, relative, state),
             memory_budget=memory_budget,
             spill_directory=spill_directory,
             num_threads=num_threads,
@@ -251,6 +252,8 @@ class FastTokenizer:
             return cls(*fit_spec(_fit_chunks(chunks, options, state), options, report))
         if compat != "published":
             raise ValueError(f"compat must be 'published' or None, got {compat!r}")
+        if isinstance(chunks, ChunksOnWorkers) or engine != "threads":
+            raise ValueError("compat='published' fits on one machine: give chunks, and engine='threads'")
         from fast_tokenizer.compat.fitting import fit_published
 
         return cls(*fit_published(chunks, options, report))
@@ -346,7 +349,7 @@ class FastTokenizer:
                     dimension_names=data.dimension_names,
                     hz=data.hz,
                     max_chunks=data.max_chunks,
-                    relative=_fit_rule(data.relative, data.state),
+                    relative=_fit_rule(data.chunks, data.relative, data.state),
                     **shared,  # type: ignore[arg-type]
                 )
                 parts.append(FitPart(_fit_chunks(data.chunks, options, data.state), options, name))
@@ -1055,8 +1058,14 @@ def _in_group(decode: Callable[[Sequence[int]], _Decoded], group: Group) -> _Dec
         raise
 
 
-def _fit_rule(relative: RelativeLike | None, state: ArrayLike | None) -> Relative | None:
-    """The rule of a fit, which comes with a state, as the state comes with it."""
+def _fit_rule(
+    chunks: ChunksLike | ChunksOnWorkers, relative: RelativeLike | None, state: ArrayLike | None
+) -> Relative | None:
+    """The rule of a fit, which comes with a state, as the state comes with it; or with chunks that have read theirs."""
+    if isinstance(chunks, ChunksOnWorkers):
+        if relative is not None or state is not None:
+            raise ValueError("these chunks are read with their states: give the rule of relative actions to their Cut")
+        return chunks.relative
     if relative is None:
         if state is not None:
             raise ValueError("state goes with relative=...: which dimensions are relative to it?")
@@ -1066,8 +1075,14 @@ def _fit_rule(relative: RelativeLike | None, state: ArrayLike | None) -> Relativ
     return to_rule(relative, state)
 
 
-def _fit_chunks(chunks: ChunksLike, options: FitOptions, state: ArrayLike | None) -> ChunksLike:
+def _fit_chunks(
+    chunks: ChunksLike | ChunksOnWorkers, options: FitOptions, state: ArrayLike | None
+) -> ChunksLike | ChunksOnWorkers:
     """The chunks as they are fitted on."""
+    if isinstance(chunks, ChunksOnWorkers):
+        if options.engine != "ray":
+            raise ValueError("these chunks are read by the workers of a cluster: give engine='ray'")
+        return chunks
     if options.relative is None:
         return chunks
     assert state is not None

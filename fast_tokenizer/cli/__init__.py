@@ -10,11 +10,13 @@ def main() -> None:
 
     Exit codes: 1 for bad input or a missing package, 2 for bad usage, 130 for an interruption.
     """
+    from fast_tokenizer.errors import ClusterError
+
     try:
         from fast_tokenizer.cli.app import app
 
         code = app(standalone_mode=False)
-    except (ValueError, OSError, MemoryError, OverflowError, ImportError) as error:
+    except (ValueError, OSError, MemoryError, OverflowError, ImportError, ClusterError) as error:
         _fail(str(error) or type(error).__name__, 1)
     except KeyboardInterrupt:
         _fail("interrupted", 130)

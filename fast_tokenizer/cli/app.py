@@ -27,11 +27,12 @@ from fast_tokenizer.cli.mixture import read_mixture
 from fast_tokenizer.cli.picture import chunk_picture
 from fast_tokenizer.cli.tables import Result, relative_line, result_table, target_line
 from fast_tokenizer.cli.workflow import (
+    MEASURED_CHUNKS,
     Recording,
     Report,
+    encode_here,
     horizon_steps,
     iterate_windows,
-    MEASURED_CHUNKS,
     open_recording,
     parse_bytes,
     parse_numbers,
@@ -48,7 +49,6 @@ from fast_tokenizer.metrics import evaluate
 from fast_tokenizer.normalize import Normalizer
 from fast_tokenizer.synthetic import ROBOTS, generate_trajectories
 from fast_tokenizer.tokenizer import FastTokenizer
-from fast_tokenizer.tokens import TokenBatch
 
 app = typer.Typer(
     name="fast-tokenizer",
@@ -396,13 +396,17 @@ def encode(
     episodes: EpisodesOption = None,
     on_broken: OnBrokenOption = OnBrokenChoice.error,
     threads: ThreadsOption = None,
+    engine: EngineOption = EngineChoice.threads,
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Turn trajectories into token ids (npz: ids, offsets, time_horizon, action_dim, fingerprint, counts).
 
     Where actions are relative, the states at the chunks' starts are read and kept beside the ids, for decode.
+    With --engine ray the workers of a cluster read and encode: DATA must lead to the same files on all nodes.
     """
     check_output_file(output)
+    use_engine(engine.value, address)
     saved = FastTokenizer.load(model)
     tokenizer = _of_embodiment(saved, embodiment)
     with _progress() as report:
@@ -425,14 +429,13 @@ def encode(
         counts = cut.count(lengths)
         if not counts.any():
             raise ValueError(f"none of the {len(lengths)} episodes has {steps} steps")
-        batches, states, done = [], [], 0
-        for part in cut.gathered(recording.trajectories.select(counts > 0)):
-            batches.append(tokenizer.encode(part.chunks, num_threads=threads, state=part.state))
-            if part.state is not None:
-                states.append(part.state)
-            done += len(part.chunks)
-            report("encode", done, int(counts.sum()))
-    tokens = TokenBatch.concatenate(batches)
+        chosen = recording.trajectories.select(counts > 0)
+        if engine is EngineChoice.ray:
+            from fast_tokenizer.distributed import encode_trajectories
+
+            tokens, state = encode_trajectories(tokenizer, chosen, cut, report)
+        else:
+            tokens, state = encode_here(tokenizer, chosen, cut, report, threads)
     save_npz(
         output,
         ids=tokens.ids,
@@ -444,7 +447,7 @@ def encode(
         action_dim=np.int64(recording.action_dim),
         fingerprint=np.array(saved.fingerprint()),
         episode_end=np.array(cut.episode_end),
-        **({"state": np.concatenate(states)} if states else {}),
+        **({} if state is None else {"state": state}),
         **({} if embodiment is None else {"embodiment": np.array(embodiment)}),
     )
     rows = int(lengths.sum())

@@ -69,8 +69,7 @@ class Source:
         if self.options.engine == "ray":
             from fast_tokenizer.distributed import TrajectoryChunks
 
-            options = replace(self.options, max_chunks=None, sample_fraction=None)
-            return FitPart(TrajectoryChunks(self.fitted, self.cut, count), options, self.name)
+            return FitPart(TrajectoryChunks(self.fitted, self.cut), self.options, self.name)
         kind = self.options.statistics
         statistics = None if kind is None else NormalizerStatistics()
         chunks: Iterable[NDArray[np.floating]]

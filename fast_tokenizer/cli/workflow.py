@@ -19,6 +19,8 @@ from fast_tokenizer.cutting import Cut
 from fast_tokenizer.io import BrokenDataError, Dataset, Trajectories, read
 from fast_tokenizer.relative import Relative
 from fast_tokenizer.statistics import NormalizerStatistics
+from fast_tokenizer.tokenizer import FastTokenizer
+from fast_tokenizer.tokens import TokenBatch
 
 #: Told of a stage, the work done and the work to do (None: not known).
 Report = Callable[[str, int, int | None], None]
@@ -347,6 +349,21 @@ def thinned(trajectories: Trajectories, cut: Cut, most: int) -> Trajectories:
     chosen = np.zeros(len(counts), np.bool_)
     chosen[::every] = True
     return trajectories.select(chosen)
+
+
+def encode_here(
+    tokenizer: FastTokenizer, trajectories: Trajectories, cut: Cut, report: Report, threads: int | None
+) -> tuple[TokenBatch, NDArray[np.floating] | None]:
+    """The tokens of all chunks, and the states at their starts where actions are relative."""
+    total = int(cut.count(trajectories.lengths).sum())
+    batches, states, done = [], [], 0
+    for part in cut.gathered(trajectories):
+        batches.append(tokenizer.encode(part.chunks, num_threads=threads, state=part.state))
+        if part.state is not None:
+            states.append(part.state)
+        done += len(part.chunks)
+        report("encode", done, total)
+    return TokenBatch.concatenate(batches), np.concatenate(states) if states else None
 
 
 def use_engine(engine: str, address: str | None) -> None:

@@ -12,8 +12,9 @@ What is done where:
 `docs/scaling.md` has the figures.
 """
 
-from fast_tokenizer.distributed.cluster import ClusterError, connect
+from fast_tokenizer.distributed.cluster import connect
 from fast_tokenizer.distributed.corpus import RayCorpus
+from fast_tokenizer.distributed.encoding import encode_trajectories
 from fast_tokenizer.distributed.trajectories import TrajectoryChunks
 
-__all__ = ["ClusterError", "RayCorpus", "TrajectoryChunks", "connect"]
+__all__ = ["RayCorpus", "TrajectoryChunks", "connect", "encode_trajectories"]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
-
-class ClusterError(RuntimeError):
-    """The cluster lost more than could be made again, or runs another version of this package."""
+from fast_tokenizer.errors import ClusterError
 
 
 def import_ray() -> Any:
@@ -85,7 +84,9 @@ def quiet_data() -> Iterator[None]:
     import_ray()
     from ray.data import DataContext
 
-    context = DataContext.get_current().copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of options that Ray copies itself
+        context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logger = logging.getLogger("ray.data")

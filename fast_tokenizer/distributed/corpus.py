@@ -52,7 +52,7 @@ class RayCorpus:
         chunks: NDArray[np.floating],
         row_offsets: NDArray[np.int64] | None = None,
         first_chunk: int = 0,
-        num_threads: int = 0,  # noqa: ARG002: tasks have one each
+        num_threads: int = 0,  # noqa: ARG002  (tasks have one each)
         *,
         scale: list[float] | None = None,
         **normalizer: Any,
@@ -129,8 +129,8 @@ class RayCorpus:
         vocab_size: int,
         min_frequency: int,
         max_token_symbols: int,
-        num_threads: int = 0,  # noqa: ARG002: a shard has the CPUs of its node
-        progress: Callable[[int, int], object] = lambda done, total: None,
+        num_threads: int = 0,  # noqa: ARG002  (a shard has the CPUs of its node)
+        progress: Callable[[int, int], object] | None = None,
         levels_beyond: int = 0,
     ) -> NDArray[np.int32]:
         """As `_core.Corpus.train`; the same merges."""
@@ -141,7 +141,7 @@ class RayCorpus:
         )
         shards = ClusterShards(plan, self._pieces)
         try:
-            merges = shards.train(vocab_size, min_frequency, max_token_symbols, progress)
+            merges = shards.train(vocab_size, min_frequency, max_token_symbols, progress or (lambda *_: None))
             if self._memory_budget is not None:
                 self.spilled_bytes = shards.spilled_bytes()
         finally:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fast_tokenizer import _core
 from fast_tokenizer.chunk import ChunkBlock
-from fast_tokenizer.distributed.cluster import ClusterError
+from fast_tokenizer.errors import ClusterError
 
 #: The column that is large; the driver never reads it.
 WORDS = "words"
@@ -62,7 +62,7 @@ def make_piece(blocks: Iterable[ChunkBlock], quantizer: Quantizer, item: int) ->
     words = corpus.words()
     row["words_bytes"] = words.nbytes
     table = pa.Table.from_pylist([row])
-    return table.append_column(WORDS, pa.array([memoryview(words).cast("B")], pa.large_binary()))
+    return table.append_column(WORDS, pa.array([words.view(np.uint8).data], pa.large_binary()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

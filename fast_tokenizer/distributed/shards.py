@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_tokenizer import _core
-from fast_tokenizer.distributed.cluster import ClusterError, import_ray, nodes, plain_errors
+from fast_tokenizer.distributed.cluster import import_ray, nodes, plain_errors
 from fast_tokenizer.distributed.pieces import PieceSummary, add_to
+from fast_tokenizer.errors import ClusterError
 
 #: Merges that the driver asks for at a time. Some six to eight are certain at once; more never were.
 MERGES_A_TRIP = 16
@@ -48,9 +49,7 @@ class ShardPlan:
 class Shard:
     """What an actor does: holds the symbols of some pieces, and applies merges to them."""
 
-    def fill(
-        self, plan: ShardPlan, pieces: Sequence[Any], threads: int, merges: NDArray[np.uint16]
-    ) -> tuple[int, int]:
+    def fill(self, plan: ShardPlan, pieces: Sequence[Any], threads: int, merges: NDArray[np.uint16]) -> tuple[int, int]:
         """Holds pieces (references to Arrow tables) for so many threads, with these merges made.
 
         Not done where the actor is made: an error there would look as if its node were lost.
@@ -59,7 +58,7 @@ class Shard:
             The chunks and the coefficients that it holds.
         """
         ray = import_ray()
-        spill = {"memory_budget": plan.memory_budget, "spill_directory": plan.spill_directory}
+        spill: dict[str, Any] = {"memory_budget": plan.memory_budget, "spill_directory": plan.spill_directory}
         self._corpus = _core.Corpus([1.0], **plan.coding, **spill)
         for piece in pieces:  # one in memory at a time
             add_to(self._corpus, ray.get(piece))

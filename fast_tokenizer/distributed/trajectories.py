@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import functools
 import pickle
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,39 +17,50 @@ from numpy.typing import NDArray
 from fast_tokenizer._arguments import native_normalizer
 from fast_tokenizer.chunk import ChunkBlock, chunk_blocks
 from fast_tokenizer.cutting import Cut
-from fast_tokenizer.distributed.cluster import connect, import_ray, plain_errors, quiet_data
 from fast_tokenizer.distributed.corpus import RayCorpus
 from fast_tokenizer.distributed.pieces import Quantizer, make_piece
+from fast_tokenizer.distributed.tasks import Row, running, shared, spans, trajectories_of
+from fast_tokenizer.errors import ClusterError
 from fast_tokenizer.fitting import Collected, FitOptions, Progress, collected_since, counts_of
 from fast_tokenizer.io import Trajectories
+from fast_tokenizer.relative import Relative
 from fast_tokenizer.statistics import EXACT_ROWS, NormalizerStatistics
 
-#: Coefficients that a task makes, at most, unless one trajectory has more: a second's work or less, and 10 to 60 MB of
-#: words. A task opens the files of its trajectories itself, so that smaller tasks would read large files more often.
+#: Coefficients that a task quantizes, at most, unless one trajectory has more: a second's work or less, and 10 to 60 MB
+#: of words.
 TASK_COEFFICIENTS = 1 << 26
-
-#: What tasks are told, and what they return: rows of plain values.
-_Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrajectoryChunks:
-    """The chunks of trajectories, as `FitPart` takes them.
+    """The chunks of trajectories, which the workers of a cluster read: `FastTokenizer.fit(chunks, engine="ray")`.
+
+    Statistics are of the recorded steps, once each, or of every chunk's steps where actions are relative. Of
+    `max_chunks` or `sample_fraction` the sample is that of one machine.
 
     Attributes:
-        trajectories: Those to fit on.
-        cut: How they are cut.
-        count: Chunks to take: all, or a uniform sample of so many, the one that `ChunkSample` draws.
+        trajectories: Those to fit on; their files must be there on every node, under the same path.
+        cut: How they are cut; with the rule of relative actions, whose states are read too.
+
+    Example:
+        >>> from fast_tokenizer.io import read
+        >>> np.savez("demo.npz", actions=np.zeros((200, 2)), episode_ends=[80, 200])
+        >>> TrajectoryChunks(read("demo.npz").trajectories, Cut(horizon=50, stride=10)).available
+        12
     """
 
     trajectories: Trajectories
     cut: Cut
-    count: int
 
     @property
     def available(self) -> int:
         """Chunks that there are."""
         return int(self.cut.count(self.trajectories.lengths).sum())
+
+    @property
+    def relative(self) -> Relative | None:
+        """The rule of relative actions."""
+        return self.cut.relative
 
     def collect(self, corpus: RayCorpus, options: FitOptions, report: Progress) -> Collected:
         """Takes the statistics that the options ask for, then quantizes.
@@ -58,38 +68,48 @@ class TrajectoryChunks:
         Raises:
             BrokenDataError: An episode cannot be used.
             ClusterError: Something was lost with a node and cannot be made again.
-            ValueError: Options that need one machine; or the data changed while it was read.
+            ValueError: Options that need one machine; no chunks; or the data changed while it was read.
         """
         if options.has_target:
             raise ValueError(
                 "target_rmse and target_max_error are fitted on one machine: fit a sample there (engine='threads', "
                 "max_chunks=...), and give the scale that it finds"
             )
-        connect()
-        data = import_ray().put((self.trajectories, self.cut))
+        count = self._count(options)
+        data = shared((self.trajectories, self.cut))
         kind, normalizer = options.statistics, options.normalize
         if kind is not None:
             normalizer = self._statistics(data, report).normalizer(kind, clip=options.clip)
         assert not isinstance(normalizer, str)
         assert isinstance(options.scale, float | tuple)
-        before = counts_of(corpus)
+        before, pieces_before = counts_of(corpus), len(corpus.settle())
         quantizer = Quantizer(options.scales, options.coding, native_normalizer(normalizer))
-        tasks = self._tasks(options.seed)
-        with _running(functools.partial(_quantize, data, quantizer), tasks, "quantizing") as dataset:
+        tasks = self._tasks(count, options.seed)
+        with running(functools.partial(_quantize, data, quantizer), tasks, "quantizing") as dataset:
             for done, bundle in enumerate(dataset.iter_internal_ref_bundles(), 1):
                 for piece in bundle.block_refs:
                     corpus.add_piece(piece)
-                report("quantize", self.count * done // max(done, len(tasks)), self.count)
-        summaries = corpus.settle()
-        left_out = self.available - self.count
+                report("quantize", count * done // max(done, len(tasks)), count)
+        summaries = corpus.settle()[pieces_before:]
+        made = sorted(s.item for s in summaries)
+        if made != [task["item"] for task in tasks]:
+            raise ClusterError(f"expected one piece of each of {len(tasks)} tasks, got those of {made}")
         horizons = {t for s in summaries for t in s.horizons}
         dims = max(s.action_dim for s in summaries)
+        left_out = self.available - count
         collected = collected_since(before, corpus, normalizer, options.scale, left_out, horizons, dims)
-        if collected.chunks != self.count:
-            raise ValueError(
-                f"the data has {self.count} chunks by its outline, but {collected.chunks} were read: it changed meanwhile"
-            )
+        if collected.chunks != count:
+            raise ValueError(f"the data has {count} chunks by its outline, but {collected.chunks} were read")
         return collected
+
+    def _count(self, options: FitOptions) -> int:
+        """Chunks to fit on."""
+        available = self.available
+        if not available:
+            raise ValueError("got no chunks to fit on")
+        if options.sample_fraction is not None:
+            return max(1, round(options.sample_fraction * available))
+        return available if options.max_chunks is None else min(available, options.max_chunks)
 
     def _statistics(self, data: Any, report: Progress) -> NormalizerStatistics:
         """Of every step once, or, of relative actions, of every step of every chunk.
@@ -103,7 +123,7 @@ class TrajectoryChunks:
             rows = self.cut.count(rows) * self.cut.horizon
         ends = np.cumsum(rows)
         total = int(ends[-1])
-        tasks: list[_Row] = []
+        tasks: list[Row] = []
         for begin in range(0, total, EXACT_ROWS):
             end = min(begin + EXACT_ROWS, total)
             first, last = (int(i) for i in np.searchsorted(ends, [begin, end - 1], side="right"))
@@ -112,7 +132,7 @@ class TrajectoryChunks:
         statistics = NormalizerStatistics()
         waiting: dict[int, NormalizerStatistics] = {}
         merged = 0
-        with _running(functools.partial(_take_statistics, data, len(tasks) > 1), tasks, "statistics") as dataset:
+        with running(functools.partial(_take_statistics, data, len(tasks) > 1), tasks, "statistics") as dataset:
             for done, row in enumerate(dataset.iter_rows(), 1):
                 waiting[row["item"]] = pickle.loads(row["statistics"])
                 while merged in waiting:
@@ -123,24 +143,16 @@ class TrajectoryChunks:
             raise ValueError(f"the data has {total} steps by its outline, but {statistics.rows} were read")
         return statistics
 
-    def _tasks(self, seed: int) -> list[_Row]:
+    def _tasks(self, count: int, seed: int) -> list[Row]:
         """Consecutive trajectories, and which of their chunks are in the sample; without those that have none."""
         counts = self.cut.count(self.trajectories.lengths)
-        chosen = _sample(int(counts.sum()), self.count, seed)
+        tasks = spans(counts, TASK_COEFFICIENTS // (self.cut.horizon * self.trajectories.action_dim))
+        chosen = _sample(int(counts.sum()), count, seed)
+        if chosen is None:
+            return tasks
         firsts = np.concatenate([[0], np.cumsum(counts)])
-        a_chunk = self.cut.horizon * self.trajectories.action_dim
-        tasks: list[_Row] = []
-        first = 0
-        while first < len(counts):
-            last = int(np.searchsorted(firsts, firsts[first] + TASK_COEFFICIENTS // a_chunk, side="right")) - 1
-            last = min(max(last, first + 1), len(counts))
-            row: _Row = {"item": len(tasks), "first": first, "last": last, "chosen": b""}
-            if chosen is not None:
-                here = chosen[firsts[first] : firsts[last]]
-                row["chosen"] = np.packbits(here).tobytes()
-            if firsts[last] > firsts[first] and (chosen is None or here.any()):
-                tasks.append(row)
-            first = last
+        for task in tasks:
+            task["chosen"] = np.packbits(chosen[firsts[task["first"]] : firsts[task["last"]]]).tobytes()
         return tasks
 
 
@@ -152,33 +164,7 @@ def _sample(available: int, count: int, seed: int) -> NDArray[np.bool_] | None:
     return np.asarray(keys <= np.partition(keys, count - 1)[count - 1])
 
 
-@contextmanager
-def _running(task: Callable[[Any], Any], rows: list[_Row], doing: str) -> Iterator[Any]:
-    """A Ray Data dataset of what the task makes of each row, a block each; and its errors as ours."""
-    import_ray()
-    from ray.data import from_items
-
-    with quiet_data(), plain_errors(doing):
-        dataset = from_items(rows, override_num_blocks=len(rows))
-        yield dataset.map_batches(task, batch_size=1, batch_format="pyarrow")
-
-
 # ---- In a task -----------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=1)
-def _opened(data: Any) -> tuple[Trajectories, Cut]:
-    """What the tasks of a process share. It is large where there are many episodes, and takes time to unpack."""
-    trajectories, cut = import_ray().get(data)
-    return trajectories, cut
-
-
-def _trajectories(data: Any, row: _Row) -> tuple[Trajectories, Cut]:
-    """Those of a task."""
-    trajectories, cut = _opened(data)
-    mine = np.zeros(len(trajectories), np.bool_)
-    mine[row["first"] : row["last"]] = True
-    return trajectories.select(mine), cut
 
 
 def _take_statistics(data: Any, sketch: bool, table: Any) -> Any:
@@ -186,7 +172,7 @@ def _take_statistics(data: Any, sketch: bool, table: Any) -> Any:
     import pyarrow as pa
 
     (row,) = table.to_pylist()
-    trajectories, cut = _trajectories(data, row)
+    trajectories, cut = trajectories_of(data, row)
     statistics = NormalizerStatistics()
     skip, left = row["skip"], row["rows"]
     parts = (t.actions for t in trajectories) if cut.relative is None else cut.model_chunks(trajectories)
@@ -206,9 +192,9 @@ def _take_statistics(data: Any, sketch: bool, table: Any) -> Any:
 def _quantize(data: Any, quantizer: Quantizer, table: Any) -> Any:
     """A piece of the chunks that a task is told to take."""
     (row,) = table.to_pylist()
-    trajectories, cut = _trajectories(data, row)
+    trajectories, cut = trajectories_of(data, row)
     chosen = None
-    if row["chosen"]:
+    if row.get("chosen"):
         count = int(cut.count(trajectories.lengths).sum())
         chosen = np.unpackbits(np.frombuffer(row["chosen"], np.uint8), count=count).astype(np.bool_)
     return make_piece(_chosen(chunk_blocks(cut.model_chunks(trajectories)), chosen), quantizer, row["item"])

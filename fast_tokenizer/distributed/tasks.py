@@ -1,0 +1,77 @@
+"""Tasks of Ray Data that read trajectories: what they are told, and how they run.
+
+A task is told of consecutive trajectories and opens their files itself: every path must lead to the same data on every
+node, as on a shared file system. Small tasks would read large files again and again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fast_tokenizer.cutting import Cut
+from fast_tokenizer.distributed.cluster import import_ray, plain_errors, quiet_data
+from fast_tokenizer.io import Trajectories
+
+#: What tasks are told, and what they return: plain values. `first` and `last` are the trajectories, `last` excluded.
+Row: TypeAlias = dict[str, Any]
+
+
+def shared(value: Any) -> Any:
+    """A reference to what all tasks need."""
+    return import_ray().put(value)
+
+
+@functools.lru_cache(maxsize=4)
+def unpacked(reference: Any) -> Any:
+    """In a task: what a reference to a `shared` value leads to. A process unpacks it once."""
+    return import_ray().get(reference)
+
+
+def spans(counts: NDArray[np.int64], most: int) -> list[Row]:
+    """Tasks of so many chunks, at most, unless one trajectory has more; without those that would have none.
+
+    Args:
+        counts: (E,) chunks of each trajectory.
+        most: Chunks of a task.
+    """
+    firsts = np.concatenate([[0], np.cumsum(counts)])
+    tasks: list[Row] = []
+    first = 0
+    while first < len(counts):
+        last = int(np.searchsorted(firsts, firsts[first] + most, side="right")) - 1
+        last = min(max(last, first + 1), len(counts))
+        if firsts[last] > firsts[first]:
+            tasks.append({"item": len(tasks), "first": first, "last": last})
+        first = last
+    return tasks
+
+
+@contextmanager
+def running(task: Callable[[Any], Any], rows: list[Row], doing: str) -> Iterator[Any]:
+    """A Ray Data dataset of what a task makes of each row, in no order; and its errors as ours.
+
+    Args:
+        task: Takes an Arrow table of one row, and returns one.
+        rows: What each is told.
+        doing: What is done, for errors.
+    """
+    import_ray()
+    from ray.data import from_items
+
+    with quiet_data(), plain_errors(doing):
+        dataset = from_items(rows, override_num_blocks=len(rows))
+        yield dataset.map_batches(task, batch_size=1, batch_format="pyarrow")
+
+
+def trajectories_of(reference: Any, row: Row) -> tuple[Trajectories, Cut]:
+    """In a task: the trajectories that it is told of, and how they are cut."""
+    trajectories, cut = unpacked(reference)
+    mine = np.zeros(len(trajectories), np.bool_)
+    mine[row["first"] : row["last"]] = True
+    return trajectories.select(mine), cut

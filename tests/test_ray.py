@@ -1,0 +1,427 @@
+"""Fitting and encoding on a real Ray cluster: the artefact of one machine, on whatever nodes, whichever dies."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fast_tokenizer import FastTokenizer, windows
+from fast_tokenizer.chunk import ChunkSample, chunk_blocks
+from fast_tokenizer.cutting import Cut
+from fast_tokenizer.distributed import TrajectoryChunks, connect, encode_trajectories
+from fast_tokenizer.distributed import cluster as ray_cluster
+from fast_tokenizer.distributed import shards as ray_shards
+from fast_tokenizer.distributed import trajectories as ray_trajectories
+from fast_tokenizer.distributed.pieces import Quantizer, make_piece, summary_rows, to_summary
+from fast_tokenizer.distributed.tasks import spans
+from fast_tokenizer.errors import ClusterError
+from fast_tokenizer.fitting import EmbodimentData
+from fast_tokenizer.io import BrokenDataError, Trajectories, read
+from fast_tokenizer.io.dataset import Dataset, Steps
+from fast_tokenizer.normalize import Normalizer
+from fast_tokenizer.relative import Relative
+from fast_tokenizer.statistics import EXACT_ROWS, NormalizerStatistics
+from fast_tokenizer.synthetic import ROBOTS, generate_trajectories
+
+ray = pytest.importorskip("ray")
+# Ray itself leaves files and sockets open, and warns of its own future.
+pytestmark = pytest.mark.filterwarnings("default")
+
+HORIZON = 50
+CUT = Cut(HORIZON, stride=5)
+EPISODES = [a.astype(np.float32) for a in generate_trajectories(ROBOTS["aloha"], 24, seed=3, seconds=(6.0, 12.0))]
+CHUNKS = np.concatenate([windows(a, HORIZON, 5) for a in EPISODES])
+OPTIONS = {"vocab_size": 512, "normalize": "quantile"}
+
+
+class Nodes:
+    """A cluster whose head runs the driver's calls only; workers come, go, and are killed."""
+
+    def __init__(self):
+        from ray.cluster_utils import Cluster
+
+        # What is dead is to be noticed within a second or two, not half a minute.
+        health = {
+            "health_check_initial_delay_ms": 0,
+            "health_check_period_ms": 200,
+            "health_check_timeout_ms": 2000,
+            "health_check_failure_threshold": 3,
+        }
+        head = {"num_cpus": 0, "object_store_memory": 200 << 20, "include_dashboard": False, "_system_config": health}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.workers = []
+
+    def be(self, count):
+        """So many workers of one CPU."""
+        while len(self.workers) < count:
+            self.workers.append(self.cluster.add_node(num_cpus=1, object_store_memory=200 << 20))
+        while len(self.workers) > count:
+            self.cluster.remove_node(self.workers.pop())
+        self.settle()
+
+    def settle(self):
+        deadline = time.monotonic() + 60
+        while len(ray_cluster.nodes()) != len(self.workers):
+            assert time.monotonic() < deadline, "the cluster does not notice its nodes"
+            time.sleep(0.1)
+
+    def kill(self, node_id=None):
+        """As a power cut would: this worker, or the last."""
+        worker = next((w for w in self.workers if w.node_id == node_id), self.workers[-1])
+        self.workers.remove(worker)
+        self.cluster.remove_node(worker, allow_graceful=False)
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    found = Nodes()
+    os.environ["RAY_ADDRESS"] = found.cluster.address
+    connect(found.cluster.address)
+    yield found
+    del os.environ["RAY_ADDRESS"]
+    ray.shutdown()
+    found.cluster.shutdown()
+
+
+@pytest.fixture
+def small_tasks(monkeypatch):
+    """A dozen tasks, as larger data would make."""
+    monkeypatch.setattr(ray_trajectories, "TASK_COEFFICIENTS", 200 * CHUNKS[0].size)
+    monkeypatch.setattr("fast_tokenizer.distributed.encoding.TASK_VALUES", 200 * CHUNKS[0].size)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "episodes.npz"
+    state = np.concatenate([np.roll(a, 1, axis=0) for a in EPISODES])
+    ends = np.cumsum([len(a) for a in EPISODES])
+    np.savez(path, actions=np.concatenate(EPISODES), state=state, episode_ends=ends, hz=50.0)
+    return path
+
+
+def run_cli(*arguments):
+    program = [sys.executable, "-m", "fast_tokenizer", *map(str, arguments)]
+    return subprocess.run(program, capture_output=True, text=True, check=False)
+
+
+def same(fitted, expected):
+    """The artefact to the byte, and the counts."""
+    a, b = fitted.fit_summary, expected.fit_summary
+    counts = ("chunks", "chunks_left_out", "coefficients", "clipped", "saturated", "alphabet_size", "merges")
+    return fitted.spec.to_json() == expected.spec.to_json() and all(getattr(a, c) == getattr(b, c) for c in counts)
+
+
+@pytest.fixture(scope="module")
+def expected(recording):
+    """What one machine fits on the recording: statistics are of its steps."""
+    normalizer = Normalizer.fit(np.concatenate(EPISODES), "quantile")
+    return FastTokenizer.fit(CHUNKS, **(OPTIONS | {"normalize": normalizer}), hz=50.0)
+
+
+# ---- The artefact of one machine -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_nodes_do_not_matter(nodes, recording, expected, small_tasks, count):
+    nodes.be(count)
+    stages = []
+    chunks = TrajectoryChunks(read(recording).trajectories, CUT)
+    told = lambda *told: stages.append(told)  # noqa: E731
+    fitted = FastTokenizer.fit(chunks, **OPTIONS, hz=50.0, engine="ray", progress=told)
+    assert same(fitted, expected)
+    assert {s for s, _, _ in stages} == {"statistics", "quantize", "merge"}
+    assert all(done <= total for _, done, total in stages)
+    assert len([s for s, _, _ in stages if s == "quantize"]) > 5, "there are several tasks"
+
+
+def test_the_command_line_fits_and_encodes_the_same(nodes, recording, tmp_path):
+    nodes.be(2)
+    common = [recording, "--stride", "5", "--vocab-size", "512", "--max-chunks", "900", "--json"]
+    found = {}
+    for engine in ("threads", "ray"):
+        done = run_cli("fit", *common, "-o", tmp_path / engine, "--engine", engine)
+        assert done.returncode == 0, done.stderr
+        found[engine] = json.loads(done.stdout)
+        output = tmp_path / f"{engine}.npz"
+        done = run_cli("encode", tmp_path / "threads", recording, "-o", output, "--engine", engine, "--json")
+        assert done.returncode == 0, done.stderr
+        with np.load(output) as file:
+            found[engine]["tokens"] = {name: file[name].tolist() for name in file.files}
+    for key in ("fingerprint", "fit_chunks", "fit_chunks_left_out", "chunks", "mean_token_length", "tokens"):
+        assert found["ray"][key] == found["threads"][key], key
+    files = [(tmp_path / engine / "fast_tokenizer.json").read_bytes() for engine in found]
+    assert files[0] == files[1]
+
+
+def test_chunks_in_memory_are_sent(nodes):
+    nodes.be(2)
+    options = OPTIONS | {"order": "dimension-first", "end_of_block": "dimension", "dead_zone": 0.6, "clip": 1.5}
+    for more in ({}, {"max_chunks": 300, "seed": 4}, {"scale": None, "target_rmse": 0.02}):
+        here, there = (FastTokenizer.fit(CHUNKS, **options, **more, engine=e) for e in ("threads", "ray"))
+        assert same(there, here)
+    ragged = [CHUNKS[i, : 10 + i % 7] for i in range(200)]
+    here, there = (FastTokenizer.fit(ragged, 512, engine=e) for e in ("threads", "ray"))
+    assert same(there, here)
+
+
+def test_mixtures_are_fitted_too(nodes, recording):
+    nodes.be(2)
+    parts = {
+        "a": EmbodimentData(CHUNKS[:, :15, :7], weight=1, normalize="quantile"),
+        "b": EmbodimentData(CHUNKS, weight=3, normalize="min-max"),
+    }
+    here, there = (FastTokenizer.fit_mixture(parts, 512, engine=e) for e in ("threads", "ray"))
+    assert same(there, here)
+    assert there.fit_summary.embodiments == here.fit_summary.embodiments
+    chunks = TrajectoryChunks(read(recording).trajectories, CUT)
+    both = {"a": parts["a"], "c": EmbodimentData(chunks, normalize="quantile")}
+    with pytest.raises(ValueError, match="give every embodiment a weight, or none"):
+        FastTokenizer.fit_mixture(both, 512, engine="ray")
+    both["c"] = EmbodimentData(chunks, weight=1, normalize="quantile")
+    with pytest.raises(ValueError, match="embodiment 'c': weights go with chunks that this process reads"):
+        FastTokenizer.fit_mixture(both, 512, engine="ray")
+
+
+def test_relative_actions_and_their_states(nodes, recording, small_tasks):
+    nodes.be(2)
+    dataset = read(recording)
+    rule = Relative((0, 3), (1, 3), 14)
+    cut = Cut(HORIZON, 7, "repeat-last", rule)
+    parts = list(cut.windows(dataset.trajectories))
+    chunks = np.concatenate([w.chunks for w in parts])
+    state = np.concatenate([w.state for w in parts])
+    here = FastTokenizer.fit(chunks, **OPTIONS, relative=rule, state=state)
+    there = FastTokenizer.fit(TrajectoryChunks(dataset.trajectories, cut), **OPTIONS, engine="ray")
+    assert same(there, here)
+    tokens, states = encode_trajectories(there, dataset.trajectories, cut, lambda *_: None)
+    alone = here.encode(chunks, state=state)
+    assert (tokens.ids.tolist(), tokens.offsets.tolist()) == (alone.ids.tolist(), alone.offsets.tolist())
+    assert np.array_equal(states, state)
+
+
+def test_a_budget_goes_to_the_workers(nodes, recording, expected, small_tasks, tmp_path):
+    nodes.be(2)
+    chunks = TrajectoryChunks(read(recording).trajectories, CUT)
+    storage = {"memory_budget": 0, "spill_directory": tmp_path}
+    fitted = FastTokenizer.fit(chunks, **OPTIONS, hz=50.0, engine="ray", **storage)
+    assert same(fitted, expected)
+    assert fitted.fit_summary.spilled_bytes > 0
+    assert [*tmp_path.iterdir()] == []
+
+
+# ---- What must be the same as on one machine, without a cluster ------------------------------------------
+
+
+def test_a_sample_is_that_of_one_machine():
+    for count, seed in [(1, 0), (50, 0), (50, 1), (len(CHUNKS) - 1, 2)]:
+        sample = ChunkSample(count, seed)
+        for block in chunk_blocks(np.array_split(CHUNKS, 7)):
+            sample.add(block)
+        kept = np.concatenate([block.values for block in sample.drain()])
+        assert np.array_equal(CHUNKS[ray_trajectories._sample(len(CHUNKS), count, seed)], kept)
+    assert ray_trajectories._sample(10, 10, 0) is None
+
+
+@pytest.mark.parametrize("rows", [1000, EXACT_ROWS, EXACT_ROWS + 1, 3 * EXACT_ROWS, 3 * EXACT_ROWS + 17])
+def test_statistics_of_parts_are_those_of_the_whole_to_the_bit(rows):
+    values = np.random.default_rng(rows).lognormal(size=(rows, 1))
+    whole, merged = NormalizerStatistics(), NormalizerStatistics()
+    for part in np.array_split(values, 5):
+        whole.update(part)
+    firsts = range(0, rows, EXACT_ROWS)
+    for first in firsts:
+        part = NormalizerStatistics()
+        part.update(values[first : first + EXACT_ROWS])
+        merged.merge(part.sketched() if len(firsts) > 1 else part)
+    assert merged.rows == rows
+    for kind in ("quantile", "min-max", "mean-std"):
+        a, b = whole.normalizer(kind), merged.normalizer(kind)
+        assert (a.center.tobytes(), a.half_range.tobytes()) == (b.center.tobytes(), b.half_range.tobytes())
+
+
+def test_spans_cover_each_chunk_once():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        counts = rng.integers(0, 9, rng.integers(1, 30)) * rng.integers(0, 2)
+        tasks = spans(counts, int(rng.integers(1, 40)))
+        covered = np.concatenate([np.zeros(0, int), *(np.arange(t["first"], t["last"]) for t in tasks)])
+        assert len(set(covered.tolist())) == len(covered)
+        assert counts[covered].sum() == counts.sum()
+        assert [t["item"] for t in tasks] == list(range(len(tasks)))
+
+
+# ---- What dies -----------------------------------------------------------------------------------------
+
+
+def gated(folder, episodes):
+    """Trajectories at which a task waits: it leaves its node's name in the folder, and goes on when there is "go"."""
+
+    def load(chosen):
+        for i in np.flatnonzero(chosen):
+            mark = folder / f"{ray.get_runtime_context().get_node_id()}-{os.getpid()}"
+            mark.touch()
+            while not (folder / "go").exists():
+                time.sleep(0.02)
+            yield Steps(episodes[i])
+
+    lengths = np.array([len(a) for a in episodes], np.int64)
+    return Trajectories([Dataset(Path("gated"), lengths, episodes[0].shape[1], load, 50.0)])
+
+
+def kill_a_reader(nodes, folder):
+    """Waits until two nodes read, kills one in the middle of it, and lets the others go on."""
+    deadline = time.monotonic() + 60
+    while len(reading := {m.name.split("-")[0] for m in folder.iterdir()}) < 2:
+        assert time.monotonic() < deadline, f"only {reading} read"
+        time.sleep(0.02)
+    nodes.kill(sorted(reading)[0])
+    (folder / "go").touch()
+
+
+@pytest.fixture
+def beside():
+    """Runs a function in a thread, and raises what it raises."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit
+
+
+def test_a_node_killed_while_it_reads(nodes, expected, small_tasks, tmp_path, beside):
+    nodes.be(3)
+    normalizer = expected.spec.normalizer
+    chunks = TrajectoryChunks(gated(tmp_path, EPISODES), CUT)
+    killed = beside(kill_a_reader, nodes, tmp_path)
+    fitted = FastTokenizer.fit(chunks, **(OPTIONS | {"normalize": normalizer}), hz=50.0, engine="ray")
+    killed.result()
+    assert same(fitted, expected)
+    assert len(nodes.workers) == 2
+
+
+def test_a_node_killed_while_it_merges(nodes, recording, expected, small_tasks):
+    """Its symbols are read, quantized and merged again on another, and no pair is counted twice."""
+    nodes.be(3)
+    seen = []
+
+    def progress(stage, done, total):
+        if stage == "merge":
+            seen.append(done)
+            if done > 100 and len(nodes.workers) == 3:
+                nodes.kill()
+
+    chunks = TrajectoryChunks(read(recording).trajectories, CUT)
+    fitted = FastTokenizer.fit(chunks, **OPTIONS, hz=50.0, engine="ray", progress=progress)
+    assert len(nodes.workers) == 2
+    assert 1 < sum(n <= 100 for n in seen) < len(seen) - 1
+    assert same(fitted, expected)
+
+
+def test_a_node_killed_while_it_encodes(nodes, expected, small_tasks, tmp_path, beside):
+    nodes.be(3)
+    trajectories = gated(tmp_path, EPISODES)
+    killed = beside(kill_a_reader, nodes, tmp_path)
+    tokens, state = encode_trajectories(expected, trajectories, CUT, lambda *_: None)
+    killed.result()
+    alone = expected.encode(CHUNKS)
+    assert (tokens.ids.tolist(), tokens.offsets.tolist()) == (alone.ids.tolist(), alone.offsets.tolist())
+    assert (len(tokens), state) == (len(CHUNKS), None)
+
+
+def test_an_actor_lost_again_and_again_ends_with_one_error(nodes, recording, small_tasks, monkeypatch, tmp_path):
+    nodes.be(2)
+    monkeypatch.setattr(ray_shards, "_ATTEMPTS", 1)
+    monkeypatch.setattr(ray_shards, "_SECONDS_BETWEEN", 0.0)
+    original = ray_shards.ClusterShards._start
+
+    def killed_at_once(self, share, node):
+        original(self, share, node)
+        ray.kill(share.actor)
+
+    monkeypatch.setattr(ray_shards.ClusterShards, "_start", killed_at_once)
+    chunks = TrajectoryChunks(read(recording).trajectories, CUT)
+    with pytest.raises(ClusterError, match=r"share 0 of 2 was lost 2 times, last: .*; nothing was written"):
+        FastTokenizer.fit(chunks, **OPTIONS, engine="ray")
+
+
+def test_counts_that_do_not_add_up_are_an_error(nodes, recording, small_tasks, monkeypatch):
+    nodes.be(2)
+    original = ray_shards._deal
+
+    def one_twice(pieces):
+        shares = original(pieces)
+        shares[1].pieces.append(shares[1].pieces[0])
+        return shares
+
+    monkeypatch.setattr(ray_shards, "_deal", one_twice)
+    chunks = TrajectoryChunks(read(recording).trajectories, CUT)
+    with pytest.raises(ClusterError, match=r"share 1 holds \d+ chunks of \d+ coefficients, expected"):
+        FastTokenizer.fit(chunks, **OPTIONS, engine="ray")
+
+
+# ---- What is refused -----------------------------------------------------------------------------------
+
+
+def test_an_error_of_a_task_is_raised_as_it_was(nodes, recording, tmp_path, small_tasks):
+    nodes.be(1)
+    with np.load(recording) as file:
+        arrays = dict(file)
+    arrays["actions"][700, 3] = np.nan
+    broken = tmp_path / "broken.npz"
+    np.savez(broken, **arrays)
+    chunks = TrajectoryChunks(read(broken).trajectories, CUT)
+    with pytest.raises(BrokenDataError, match=r"broken.npz episode \d+: actions\[\d+, 3\] is nan") as caught:
+        FastTokenizer.fit(chunks, **OPTIONS, engine="ray")
+    assert caught.value.reason == "not finite"
+    bad = CHUNKS.copy()
+    bad[250, 3, 1] = np.nan
+    with pytest.raises(ValueError, match="chunk 250: value at time step 3, dimension 1 is NaN"):
+        FastTokenizer.fit(bad, 512, engine="ray")
+    done = run_cli("fit", broken, "-o", tmp_path / "tok", "--engine", "ray")
+    assert (done.returncode, (tmp_path / "tok").exists()) == (1, False)
+    assert done.stderr.count("\n") == 1
+    assert "is nan; actions must be finite" in done.stderr
+
+
+def test_options_that_make_no_sense(recording):
+    chunks = TrajectoryChunks(read(recording).trajectories, CUT)
+    for options, message in [
+        ({"engine": "dask"}, "engine must be one of"),
+        ({}, "give engine='ray'"),
+        ({"engine": "ray", "relative": [0]}, "give the rule of relative actions to their Cut"),
+        ({"engine": "ray", "compat": "published"}, "fits on one machine"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            FastTokenizer.fit(chunks, 512, **options)
+
+
+def test_targets_need_one_machine(nodes, recording):
+    chunks = TrajectoryChunks(read(recording).trajectories, CUT)
+    with pytest.raises(ValueError, match="target_rmse and target_max_error are fitted on one machine"):
+        FastTokenizer.fit(chunks, 512, target_rmse=0.01, engine="ray")
+    with pytest.raises(ValueError, match="got no chunks to fit on"):
+        FastTokenizer.fit(TrajectoryChunks(read(recording).trajectories, Cut(10_000)), 512, engine="ray")
+
+
+def test_another_version_on_a_node_is_refused():
+    piece = make_piece(chunk_blocks(CHUNKS[:3]), Quantizer([10.0], {}, {}), 0)
+    (row,) = summary_rows(piece)
+    assert to_summary(row).chunks == 3
+    with pytest.raises(ClusterError, match=r"a node of the cluster runs fast_tokenizer 0\.0\.1, this process"):
+        to_summary(row | {"version": "0.0.1"})
+
+
+def test_a_cluster_that_is_not_there(tmp_path, recording):
+    done = run_cli("fit", recording, "-o", tmp_path / "tok", "--engine", "threads", "--address", "auto")
+    assert done.returncode == 1
+    assert done.stderr == "fast-tokenizer: --address goes with --engine ray\n"
+
+
+def test_without_ray_one_line_says_how_to_install_it(monkeypatch, recording, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"needs the package ray: pip install 'fast-tokenizer\[ray\]'"):
+        FastTokenizer.fit(CHUNKS, 512, engine="ray")
