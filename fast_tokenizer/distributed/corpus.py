@@ -15,6 +15,7 @@ from fast_tokenizer.chunk import ChunkBlock
 from fast_tokenizer.distributed.cluster import connect, import_ray, plain_errors
 from fast_tokenizer.distributed.pieces import PieceSummary, Quantizer, make_piece, summary_rows, to_summary
 from fast_tokenizer.distributed.shards import ClusterShards, ShardPlan
+from fast_tokenizer.distributed.tasks import checked
 
 #: Blocks of the driver's own that wait in the object store to be quantized, at most.
 _WAITING = 8
@@ -65,8 +66,13 @@ class RayCorpus:
             self._take_first()
 
     def add_piece(self, piece: Any) -> None:
-        """Takes pieces (a reference to their table) that a task is making. Their counts are known after `settle`."""
+        """Takes pieces (a reference to their table) that a task is making. Their counts are known after `settle`.
+
+        Raises what the task of an earlier one is known to have raised.
+        """
         self._waiting.append((piece, _task(summary_rows).remote(piece)))
+        while self._waiting and import_ray().wait([self._waiting[0][1]], timeout=0)[0]:
+            self._take_first()
 
     def settle(self) -> list[PieceSummary]:
         """Waits for all pieces; what each counts, in the order in which they were added.
@@ -82,7 +88,7 @@ class RayCorpus:
     def _take_first(self) -> None:
         piece, reference = self._waiting.popleft()
         with plain_errors("quantizing"):
-            summaries = [to_summary(row) for row in import_ray().get(reference)]
+            summaries = [to_summary(checked(row)) for row in import_ray().get(reference)]
         self._pieces.append((piece, summaries))
         for summary in summaries:
             self._histogram[summary.values + _core.MAX_COEFFICIENT] += summary.counts

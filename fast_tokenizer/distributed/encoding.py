@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fast_tokenizer.cutting import Cut
 from fast_tokenizer.distributed.cluster import connect
-from fast_tokenizer.distributed.tasks import Row, running, shared, spans, trajectories_of, unpacked
+from fast_tokenizer.distributed.tasks import Row, checked, running, shared, spans, trajectories_of, unpacked
 from fast_tokenizer.fitting import Progress
 from fast_tokenizer.io import Trajectories
 from fast_tokenizer.tokenizer import FastTokenizer
@@ -43,7 +43,7 @@ def encode_trajectories(
     done = 0
     encode = functools.partial(_encode, shared(tokenizer), shared((trajectories, cut)))
     with running(encode, tasks, "encoding") as dataset:
-        for row in dataset.iter_rows():
+        for row in map(checked, dataset.iter_rows()):
             if row["item"] in found:
                 raise ValueError(f"task {row['item']} of {len(tasks)} came twice")
             found[row["item"]] = row

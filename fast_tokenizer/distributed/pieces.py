@@ -83,7 +83,7 @@ class PieceSummary:
 
 def summary_rows(pieces: Any) -> list[dict[str, Any]]:
     """All of pieces (an Arrow table) but their words, as plain values."""
-    rows: list[dict[str, Any]] = pieces.drop_columns([WORDS]).to_pylist()
+    rows: list[dict[str, Any]] = pieces.select([c for c in pieces.column_names if c != WORDS]).to_pylist()
     return rows
 
 

@@ -7,6 +7,7 @@ node, as on a shared file system. Small tasks would read large files again and a
 from __future__ import annotations
 
 import functools
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -25,6 +26,23 @@ Row: TypeAlias = dict[str, Any]
 def shared(value: Any) -> Any:
     """A reference to what all tasks need."""
     return import_ray().put(value)
+
+
+def checked(row: Row) -> Row:
+    """A row of what tasks made; raises what one of them raised."""
+    if row.get("error") is not None:
+        raise pickle.loads(row["error"])
+    return row
+
+
+def _guarded(task: Callable[[Any], Any], table: Any) -> Any:
+    """What the task makes of the table, or the row of its error."""
+    import pyarrow as pa
+
+    try:
+        return task(table)
+    except Exception as error:
+        return pa.table({"error": [pickle.dumps(error)]})
 
 
 @functools.lru_cache(maxsize=4)
@@ -54,7 +72,9 @@ def spans(counts: NDArray[np.int64], most: int) -> list[Row]:
 
 @contextmanager
 def running(task: Callable[[Any], Any], rows: list[Row], doing: str) -> Iterator[Any]:
-    """A Ray Data dataset of what a task makes of each row, in no order; and its errors as ours.
+    """A Ray Data dataset of what a task makes of each row, in no order.
+
+    What a task raises is a row too, for `checked`: Ray Data would log it, and keep its text alone.
 
     Args:
         task: Takes an Arrow table of one row, and returns one.
@@ -66,7 +86,7 @@ def running(task: Callable[[Any], Any], rows: list[Row], doing: str) -> Iterator
 
     with quiet_data(), plain_errors(doing):
         dataset = from_items(rows, override_num_blocks=len(rows))
-        yield dataset.map_batches(task, batch_size=1, batch_format="pyarrow")
+        yield dataset.map_batches(functools.partial(_guarded, task), batch_size=1, batch_format="pyarrow")
 
 
 def trajectories_of(reference: Any, row: Row) -> tuple[Trajectories, Cut]:

@@ -19,7 +19,7 @@ from fast_tokenizer.chunk import ChunkBlock, chunk_blocks
 from fast_tokenizer.cutting import Cut
 from fast_tokenizer.distributed.corpus import RayCorpus
 from fast_tokenizer.distributed.pieces import Quantizer, make_piece
-from fast_tokenizer.distributed.tasks import Row, running, shared, spans, trajectories_of
+from fast_tokenizer.distributed.tasks import Row, checked, running, shared, spans, trajectories_of
 from fast_tokenizer.errors import ClusterError
 from fast_tokenizer.fitting import Collected, FitOptions, Progress, collected_since, counts_of
 from fast_tokenizer.io import Trajectories
@@ -133,7 +133,7 @@ class TrajectoryChunks:
         waiting: dict[int, NormalizerStatistics] = {}
         merged = 0
         with running(functools.partial(_take_statistics, data, len(tasks) > 1), tasks, "statistics") as dataset:
-            for done, row in enumerate(dataset.iter_rows(), 1):
+            for done, row in enumerate(map(checked, dataset.iter_rows()), 1):
                 waiting[row["item"]] = pickle.loads(row["statistics"])
                 while merged in waiting:
                     statistics.merge(waiting.pop(merged))
