@@ -62,6 +62,7 @@ class Steps:
         frame_index: (L,) integers that rise by one where no frame was lost, or None.
         timestamps: (L,) seconds, or None.
         tasks: What was to be done, where only the steps say it.
+        index: (L,) the frames' numbers in the whole dataset, where they were asked for.
     """
 
     actions: NDArray[np.floating]
@@ -69,6 +70,7 @@ class Steps:
     frame_index: NDArray[Any] | None = None
     timestamps: NDArray[Any] | None = None
     tasks: tuple[str, ...] = ()
+    index: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,64 @@ _STATE_KEYS = ("observation.state", "state")
 _OPTIONAL = ("frame_index", "timestamp", "episode_index", "task_index")
 
 
+@dataclass(frozen=True, slots=True)
+class LerobotFiles:
+    """The data files of a LeRobot folder, of which each can be read by itself: plain values, also for other processes.
+
+    Attributes:
+        root: The folder.
+        version: "v2.0", "v2.1" or "v3.0".
+        outlines: What is listed of each file, in the order of episodes.
+        action_keys: Columns of the actions, which are joined.
+        state_keys: Columns of the state; none where it is not read.
+        action_dim: Dimensions D.
+        state_dim: Columns S, or None.
+        hz: Control rate, or None.
+        dimension_names: D names, or None.
+        state_names: S names, or None.
+        tasks: Task texts by number, for episodes that are listed without.
+    """
+
+    root: Path
+    version: str
+    outlines: tuple[Outline, ...]
+    action_keys: tuple[str, ...]
+    state_keys: tuple[str, ...]
+    action_dim: int
+    state_dim: int | None
+    hz: float | None
+    dimension_names: tuple[str, ...] | None
+    state_names: tuple[str, ...] | None
+    tasks: Mapping[int, str]
+
+    def load(
+        self, outline: Outline, wanted: Sequence[int], *, index: bool = False
+    ) -> Iterator[Steps | BrokenDataError]:
+        """Reads episodes of a file; with `index`, their frames' numbers in the whole dataset, too."""
+        parquet = require("pyarrow.parquet", "lerobot", self.root)
+        return _load(parquet, outline, wanted, self.action_keys, self.state_keys, self.tasks, index=index)
+
+    def dataset(self, source: Source, *, index: bool = False) -> Dataset:
+        """All files as one dataset."""
+        return of_files(
+            source,
+            self.outlines,
+            lambda outline, wanted: self.load(outline, wanted, index=index),
+            self.action_dim,
+            hz=self.hz,
+            dimension_names=self.dimension_names,
+            state_dim=self.state_dim,
+            state_names=self.state_names,
+        )
+
+
 def read_lerobot(source: Source) -> Dataset:
-    """Opens a LeRobot folder.
+    """Opens a LeRobot folder; errors are those of `lerobot_files`."""
+    return lerobot_files(source).dataset(source)
+
+
+def lerobot_files(source: Source) -> LerobotFiles:
+    """The files of a LeRobot folder, by `meta/`.
 
     Raises:
         BrokenDataError: A file of `meta/` is missing, a Git LFS pointer, or damaged.
@@ -56,20 +112,18 @@ def read_lerobot(source: Source) -> Dataset:
         source.left_out.append(BrokenDataError("missing file", message, lost))
     outlines = [o.failed(problem) if (problem := missing(o.file)) else o for o in listed]
     outlines, columns = _columns(source, layout, outlines, parquet)
-    tasks = task_texts(layout, parquet)
-
-    def load_file(outline: Outline, wanted: Sequence[int]) -> Iterator[Steps | BrokenDataError]:
-        yield from _load(parquet, outline, wanted, columns.actions, columns.state, tasks)
-
-    return of_files(
-        source,
-        outlines,
-        load_file,
+    return LerobotFiles(
+        source.path,
+        layout.version,
+        tuple(outlines),
+        columns.actions,
+        columns.state,
         sum(columns.widths[k] for k in columns.actions),
-        hz=layout.fps,
-        dimension_names=names_of(layout.features, columns.actions, columns.widths),
-        state_dim=sum(columns.widths[k] for k in columns.state) or None,
-        state_names=names_of(layout.features, columns.state, columns.widths),
+        sum(columns.widths[k] for k in columns.state) or None,
+        layout.fps,
+        names_of(layout.features, columns.actions, columns.widths),
+        names_of(layout.features, columns.state, columns.widths),
+        task_texts(layout, parquet),
     )
 
 
@@ -192,6 +246,8 @@ def _load(
     action_keys: Sequence[str],
     state_keys: Sequence[str],
     tasks: Mapping[int, str],
+    *,
+    index: bool,
 ) -> Iterator[Steps | BrokenDataError]:
     """The wanted episodes of a file, of which only the columns that matter are read."""
     file = outline.file
@@ -201,7 +257,10 @@ def _load(
         present = opened.schema_arrow.names
         if lacking := [k for k in (*action_keys, *state_keys) if k not in present]:
             raise BrokenDataError("missing column", f"{file}: has no column {lacking[0]!r}, only {present}")
-        columns = dict.fromkeys([*action_keys, *state_keys, *(n for n in _OPTIONAL if n in present)])
+        if index and "index" not in present:
+            raise BrokenDataError("missing column", f"{file}: has no column 'index', the frames' numbers")
+        optional = [n for n in _OPTIONAL if n in present] + ["index"] * index
+        columns = dict.fromkeys([*action_keys, *state_keys, *optional])
         table = opened.read(columns=list(columns))
     if not table.num_rows:
         raise BrokenDataError("other length", f"{file}: holds no rows")
@@ -222,6 +281,7 @@ def _load(
                 frame_index=_numbers(part.column("frame_index"), "frame_index") if "frame_index" in columns else None,
                 timestamps=_numbers(part.column("timestamp"), "timestamp") if "timestamp" in columns else None,
                 tasks=() if info.tasks or "task_index" not in columns else _seen(part, tasks),
+                index=_numbers(part.column("index"), "index") if index else None,
             )
         except BrokenDataError as error:
             yield BrokenDataError(error.reason, f"{file} {info.name}: {error}")
