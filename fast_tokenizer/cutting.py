@@ -11,9 +11,27 @@ from numpy.typing import NDArray
 
 from fast_tokenizer.chunk import EpisodeEnd, Trajectory, count_windows, windows
 from fast_tokenizer.relative import Relative
+from fast_tokenizer.tokenizer import Spec
 
 #: Values in the windows that are cut from a trajectory at a time.
 WINDOW_VALUES = 1 << 22
+
+
+def check_same_robot(spec: Spec, hz: float | None, dimension_names: tuple[str, ...] | None) -> None:
+    """What an artefact records of its data must agree with what is to be encoded.
+
+    Raises:
+        ValueError: Another control rate, or other names of dimensions.
+    """
+    if spec.hz is not None and hz is not None and not np.isclose(spec.hz, hz):
+        raise ValueError(
+            f"the data is at {hz:g} Hz, the tokenizer was fitted at {spec.hz:g} Hz; "
+            f"resample the data, or give --hz {spec.hz:g} if it says its rate wrongly"
+        )
+    if spec.dimension_names is not None and dimension_names is not None and spec.dimension_names != dimension_names:
+        raise ValueError(
+            f"the data's dimensions are {list(dimension_names)}, the tokenizer's {list(spec.dimension_names)}"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -42,7 +42,7 @@ from fast_tokenizer.cli.workflow import (
     to_cut,
     use_engine,
 )
-from fast_tokenizer.cutting import Cut
+from fast_tokenizer.cutting import Cut, check_same_robot
 from fast_tokenizer.fitting import weighted_counts
 from fast_tokenizer.io import of_arrays
 from fast_tokenizer.metrics import evaluate
@@ -421,7 +421,7 @@ def encode(
             on_broken=on_broken.value,
             relative=tokenizer.spec.relative,
         )
-        _check_same_robot(tokenizer, recording)
+        check_same_robot(tokenizer.spec, recording.hz, recording.dimension_names)
         recorded = tokenizer.spec.time_horizon
         steps = recorded if recorded is not None and horizon is None else horizon_steps(horizon, recording)
         cut = to_cut(recording, steps, steps if stride is None else stride, episode_end.value)
@@ -641,7 +641,7 @@ def quality_report(
             on_broken=on_broken.value,
             relative=tokenizer.spec.relative,
         )
-        _check_same_robot(tokenizer, recording)
+        check_same_robot(tokenizer.spec, recording.hz, recording.dimension_names)
         recorded = tokenizer.spec.time_horizon
         steps = recorded if recorded is not None and horizon is None else horizon_steps(horizon, recording)
         cut = to_cut(recording, steps, stride, episode_end.value)
@@ -811,19 +811,6 @@ def _of_embodiment(tokenizer: FastTokenizer, name: str | None) -> FastTokenizer:
 
 def _measured_on(result: Result) -> str:
     return "held-out episodes" if result.held_out else "the fitted episodes: none were held out"
-
-
-def _check_same_robot(tokenizer: FastTokenizer, recording: Recording) -> None:
-    """What the artefact records of its data must agree with what is to be encoded."""
-    spec = tokenizer.spec
-    if spec.hz is not None and recording.hz is not None and not np.isclose(spec.hz, recording.hz):
-        raise ValueError(
-            f"the data is at {recording.hz:g} Hz, the tokenizer was fitted at {spec.hz:g} Hz; "
-            f"resample the data, or give --hz {spec.hz:g} if it says its rate wrongly"
-        )
-    names = recording.dimension_names
-    if spec.dimension_names is not None and names is not None and spec.dimension_names != names:
-        raise ValueError(f"the data's dimensions are {list(names)}, the tokenizer's {list(spec.dimension_names)}")
 
 
 def _print_relative(result: Result) -> None:

@@ -23,6 +23,7 @@ Reason: TypeAlias = Literal[
     "not finite",
     "gap in time",
     "other control rate",
+    "frame numbers",
     "not listed",
     "not chosen",
 ]

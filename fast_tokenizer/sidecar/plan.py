@@ -1,0 +1,387 @@
+"""Which parts a sidecar has, and how they become one."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from fast_tokenizer._arguments import integer, thread_count
+from fast_tokenizer._core import MAX_HORIZON, build_info
+from fast_tokenizer.cutting import check_same_robot
+from fast_tokenizer.io.dataset import BrokenDataError, EpisodeInfo
+from fast_tokenizer.io.lerobot import LerobotFiles, lerobot_files
+from fast_tokenizer.io.source import Outline, Source, fetch, require
+from fast_tokenizer.sidecar.manifest import DATA, MANIFEST, PARTS, UNFINISHED, Manifest, written_whole
+from fast_tokenizer.sidecar.parts import PartCounts, PartJob, PartRules, write_part
+from fast_tokenizer.tokenizer import FastTokenizer
+
+#: Told of the frames that are done and of those to do.
+Report: TypeAlias = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SidecarPlan:
+    """The parts of a sidecar that is to be written.
+
+    `begin` first, then `write_part` for each of the jobs, wherever and in whatever order, then `finish`.
+
+    Attributes:
+        output: Folder of the sidecar.
+        jobs: One for each data file of which episodes are wanted.
+        left_out: Episodes of the source that no job has, and why.
+        head: What the manifest says before anything is counted.
+    """
+
+    output: Path
+    jobs: tuple[PartJob, ...]
+    left_out: tuple[BrokenDataError, ...]
+    head: dict[str, Any]
+
+    @property
+    def frames(self) -> int:
+        """Frames that the jobs are to write."""
+        return sum(job.frames for job in self.jobs)
+
+    def begin(self) -> None:
+        """Makes the folder ready; a sidecar that stands there is gone from now on, finished or not.
+
+        Raises:
+            ValueError: There is something else in the folder, which is not touched.
+        """
+        if self.output.exists():
+            if not self.output.is_dir():
+                raise ValueError(f"{self.output}: is a file; name a folder")
+            present = {p.name for p in self.output.iterdir()}
+            if present and not present & {MANIFEST, UNFINISHED}:
+                raise ValueError(f"{self.output}: is not empty, and no sidecar; name another folder")
+        # In this order no moment has a manifest beside parts that are not its own.
+        written_whole(self.output / UNFINISHED, lambda file: file.write(json.dumps(self.head, indent=2).encode()))
+        (self.output / MANIFEST).unlink(missing_ok=True)
+        (self.output / PARTS).unlink(missing_ok=True)
+        if (self.output / DATA).exists():
+            shutil.rmtree(self.output / DATA)
+
+    def finish(self, counts: Iterable[PartCounts]) -> Manifest:
+        """Writes the table of the parts, and then the manifest, which makes the folder a sidecar.
+
+        Args:
+            counts: What `write_part` returned, of every job once, in any order.
+
+        Raises:
+            ValueError: A job is missing or counted twice; a part is not there; frames are lost; the numbers of frames
+                do not rise from part to part. The folder is then no sidecar.
+        """
+        by_part = self._of_all_jobs(counts)
+        written = sorted((c for c in by_part.values() if c.frames), key=lambda c: c.first_index)
+        for a, b in pairwise(written):
+            if b.first_index <= a.last_index:
+                raise ValueError(
+                    f"the column index must number all frames once, but {b.part} begins at {b.first_index}, and "
+                    f"{a.part} ends at {a.last_index}"
+                )
+        lost = [c.part for c in written if not (self.output / c.part).is_file()]
+        if lost:
+            raise ValueError(
+                f"{self.output}: {len(lost)} of {len(written)} parts are not there, the first is {lost[0]}; was it "
+                "written on a disk that is not shared?"
+            )
+        left_out = Counter[str]()
+        for error in (*self.left_out, *(e for c in by_part.values() for e in c.left_out)):
+            left_out[error.reason] += error.episodes
+        content = _parts_table(written)
+        names = ("episodes", "frames", "tokens", "saturated", "clipped", "dropped", "filled_frames")
+        manifest = Manifest(
+            **self.head,
+            **{name: sum(getattr(c, name) for c in written) for name in names},
+            longest=max((c.longest for c in written), default=0),
+            episodes_left_out=dict(left_out),
+            parts=len(written),
+            parts_digest=hashlib.sha256(content).hexdigest(),
+        )
+        if not manifest.frames:
+            raise ValueError(f"{self.head['source']}: holds no episode that can be used: {dict(left_out)}")
+        written_whole(self.output / PARTS, lambda file: file.write(content))
+        manifest.save(self.output)
+        (self.output / UNFINISHED).unlink(missing_ok=True)
+        return manifest
+
+    def _of_all_jobs(self, counts: Iterable[PartCounts]) -> dict[str, PartCounts]:
+        """Counts by part, each of which accounts for all that its job was to do."""
+        jobs = {job.part: job for job in self.jobs}
+        by_part: dict[str, PartCounts] = {}
+        for c in counts:
+            if c.part not in jobs:
+                raise ValueError(f"{c.part}: is none of the {len(jobs)} parts of this sidecar")
+            if c.part in by_part:
+                raise ValueError(f"{c.part}: is counted twice")
+            by_part[c.part] = c
+            got, wanted = c.episodes + len(c.left_out), len(jobs[c.part].wanted)
+            whole = c.frames == jobs[c.part].frames if not c.left_out else c.frames <= jobs[c.part].frames
+            if got != wanted or not whole:
+                raise ValueError(
+                    f"{c.part}: has {c.frames} frames of {c.episodes} episodes, with {len(c.left_out)} left out; "
+                    f"expected {jobs[c.part].frames} frames of {wanted}"
+                )
+        if missing := [part for part in jobs if part not in by_part]:
+            raise ValueError(f"{len(missing)} of {len(jobs)} parts are not written, the first is {missing[0]}")
+        return by_part
+
+
+def plan_sidecar(
+    tokenizer: FastTokenizer,
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    horizon: int | None = None,
+    embodiment: str | None = None,
+    dimensions: Sequence[int] | None = None,
+    action_key: str | Sequence[str] | None = None,
+    state_key: str | Sequence[str] | None = None,
+    episodes: Collection[int] | None = None,
+    on_broken: Literal["raise", "skip"] = "raise",
+    hz: float | None = None,
+) -> SidecarPlan:
+    """Finds the parts of a sidecar by the source's `meta/`; writes nothing.
+
+    Args:
+        tokenizer: The one to encode with.
+        source: LeRobot folder (v2.0, v2.1, v3.0), or the id of one on the hub.
+        output: Folder of the sidecar. None: beside the source, under its name and `.tokens`. It may not lie within
+            the source, which stays as it is, to the byte and to the list of its files; nor the source within it.
+        horizon: Steps T of a chunk. Not needed where the tokenizer records it.
+        embodiment: Name of the embodiment, where the tokenizer has several.
+        dimensions: Which dimensions of the actions to encode. None: all.
+        action_key: As for `fast_tokenizer.io.read`.
+        state_key: As for `read`; the state is read where actions are relative to it, and nowhere else.
+        episodes: As for `read`.
+        on_broken: "raise": an episode that cannot be used stops the work when it is met. "skip": it is left out, and
+            counted by reason.
+        hz: As for `read`.
+
+    Raises:
+        FileNotFoundError: There is no such source.
+        ImportError: `pyarrow` is not installed.
+        BrokenDataError: An episode cannot be used, as `meta/` shows.
+        ValueError: It is no LeRobot folder; the tokenizer does not fit it; there are no such episodes; or the output
+            is in the way of the source.
+    """
+    one = tokenizer if embodiment is None else tokenizer.embodiment(embodiment)
+    spec = one.one_spec
+    root = fetch(source)
+    if not (root / "meta" / "info.json").is_file():
+        raise ValueError(f"{root}: is no LeRobot folder: it has no meta/info.json")
+    target = _output(root, output, is_local=Path(source).exists())
+    opened = Source(
+        root,
+        _keys(action_key),
+        _keys(state_key),
+        state=spec.relative is not None,
+        skip=on_broken == "skip",
+        hz=hz,
+        episodes=None if episodes is None else frozenset(episodes),
+    )
+    files = lerobot_files(opened)
+    chosen = None if dimensions is None else _dimensions(dimensions, files.action_dim)
+    names = files.dimension_names
+    if names is not None and chosen is not None:
+        names = tuple(names[d] for d in chosen)
+    check_same_robot(spec, hz or files.hz, names)
+    action_dim = files.action_dim if chosen is None else len(chosen)
+    if spec.action_dim not in (None, action_dim):
+        raise ValueError(
+            f"{root}: has actions of {action_dim} dimensions, the tokenizer was fitted for {spec.action_dim}"
+        )
+    if spec.relative is not None and files.state_dim is None:
+        raise ValueError(f"{root}: has no state, which relative actions need; name it with state_key (--state-key)")
+    rules = PartRules(
+        tokenizer.fingerprint(), embodiment, _horizon(horizon, spec.time_horizon), chosen, opened.skip, hz
+    )
+    jobs, left_out = _jobs(target, rules, files, opened)
+    return SidecarPlan(
+        target,
+        tuple(jobs),
+        (*opened.left_out, *left_out),
+        {
+            "fingerprint": rules.fingerprint,
+            "embodiment": embodiment,
+            "vocab_size": tokenizer.vocab_size,
+            "horizon": rules.horizon,
+            "action_dim": action_dim,
+            "episode_end": "repeat-last",
+            "action_keys": list(files.action_keys),
+            "state_keys": list(files.state_keys),
+            "dimensions": None if chosen is None else list(chosen),
+            **source_facts(files),
+        },
+    )
+
+
+def source_facts(files: LerobotFiles) -> dict[str, Any]:
+    """What a manifest says of its source, by which it is known again."""
+    listed = [
+        [o.file.relative_to(files.root).as_posix(), [[e.index, n] for e, n in zip(o.episodes, o.lengths, strict=True)]]
+        for o in files.outlines
+    ]
+    return {
+        "source": files.root.name,
+        "source_version": files.version,
+        "source_episodes": sum(len(o.episodes) for o in files.outlines),
+        "source_frames": sum(n for o in files.outlines for n in o.lengths),
+        "source_digest": hashlib.sha256(json.dumps(listed, separators=(",", ":")).encode()).hexdigest(),
+    }
+
+
+def write_sidecar(
+    tokenizer: FastTokenizer,
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    num_threads: int | None = None,
+    progress: Report | None = None,
+    **options: Any,
+) -> tuple[Path, Manifest]:
+    """Writes the token ids of every frame of a LeRobot folder, on this machine.
+
+    Args:
+        tokenizer: The one to encode with.
+        source: As for `plan_sidecar`.
+        output: As for `plan_sidecar`. A sidecar that stands there is replaced.
+        num_threads: Threads; None: all cores. Each has one data file in memory.
+        progress: Told of the frames that are done and of those to do.
+        options: As for `plan_sidecar`.
+
+    Returns:
+        The folder, and what it holds.
+
+    Raises:
+        OSError: The sidecar cannot be written.
+        ValueError: As for `plan_sidecar`, `write_part` and `SidecarPlan`. There is then no sidecar.
+    """
+    plan = plan_sidecar(tokenizer, source, output, **options)
+    plan.begin()
+    counts, done = [], 0
+    for job, counted in _written(tokenizer, plan.jobs, num_threads):
+        counts.append(counted)
+        done += job.frames
+        if progress is not None:
+            progress(done, plan.frames)
+    return plan.output, plan.finish(counts)
+
+
+def _written(
+    tokenizer: FastTokenizer, jobs: Sequence[PartJob], num_threads: int | None
+) -> Iterator[tuple[PartJob, PartCounts]]:
+    """Writes the parts, several at a time, as they are done. The first error stops the others."""
+    threads = thread_count(num_threads) or int(build_info()["threads"])
+    at_once = max(1, min(threads, len(jobs)))
+    waiting = iter(jobs)
+    with ThreadPoolExecutor(at_once) as pool:
+        running: dict[Future[PartCounts], PartJob] = {}
+        try:
+            while True:
+                for job in islice(waiting, at_once - len(running)):
+                    running[pool.submit(write_part, tokenizer, job, num_threads=threads // at_once)] = job
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _jobs(
+    output: Path, rules: PartRules, files: LerobotFiles, source: Source
+) -> tuple[list[PartJob], list[BrokenDataError]]:
+    """A job for each data file of which episodes are wanted; and what else is listed, with the reason."""
+    if source.episodes is not None:
+        unknown = sorted(source.episodes - {e.index for o in files.outlines for e in o.episodes})
+        if unknown:
+            listed = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+            raise ValueError(f"{files.root}: has no episode {listed}")
+    jobs, left_out, others, total = [], [], 0, 0
+    for outline in files.outlines:
+        wanted = []
+        for i, episode in enumerate(outline.episodes):
+            total += 1
+            if source.episodes is not None and episode.index not in source.episodes:
+                others += 1
+            elif episode.problem is None:
+                wanted.append(i)
+            elif source.skip:
+                left_out.append(episode.problem)
+            else:
+                raise episode.problem
+        if wanted:
+            part = f"{DATA}/{outline.file.relative_to(files.root).as_posix().removeprefix(f'{DATA}/')}"
+            one = replace(files, outlines=(_without_texts(outline),), tasks={})
+            jobs.append(PartJob(output, part, rules, one, tuple(wanted)))
+    if others:
+        message = f"{files.root}: {others} of {total} episodes are not chosen"
+        left_out.append(BrokenDataError("not chosen", message, others))
+    if not jobs:
+        reasons = "; ".join(str(e) for e in left_out[:1])
+        raise ValueError(f"{files.root}: holds no episode that can be used{': ' if reasons else ''}{reasons}")
+    return jobs, left_out
+
+
+def _without_texts(outline: Outline) -> Outline:
+    """Jobs travel; the texts of tasks need not."""
+    return replace(outline, episodes=tuple(EpisodeInfo(e.index, e.name, problem=e.problem) for e in outline.episodes))
+
+
+def _output(root: Path, output: str | Path | None, *, is_local: bool) -> Path:
+    """Where the sidecar goes: neither into the source, nor around it."""
+    if output is None:
+        if not is_local:
+            raise ValueError(f"{root}: comes from the hub; say where its sidecar is to go")
+        output = root.resolve().with_name(f"{root.resolve().name}.tokens")
+    target, inside = Path(output), root.resolve()
+    resolved = target.resolve()
+    if resolved == inside or inside in resolved.parents:
+        raise ValueError(f"{target}: lies within the source {root}, which stays as it is; name a folder beside it")
+    if resolved in inside.parents:
+        raise ValueError(f"{target}: the source {root} lies within it; name a folder of its own")
+    return target
+
+
+def _parts_table(parts: Sequence[PartCounts]) -> bytes:
+    """The table of the parts, in the order of their frames."""
+    pyarrow = require("pyarrow", "lerobot", Path(PARTS))
+    parquet = require("pyarrow.parquet", "lerobot", Path(PARTS))
+    names = ("part", "first_index", "last_index", "episodes", "frames", "tokens")
+    table = pyarrow.table({name: [getattr(p, name) for p in parts] for name in names})
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def _keys(key: str | Sequence[str] | None) -> tuple[str, ...]:
+    return () if key is None else (key,) if isinstance(key, str) else tuple(key)
+
+
+def _dimensions(given: Sequence[int], action_dim: int) -> tuple[int, ...]:
+    rule = f"in the data's dimensions 0..{action_dim - 1}"
+    chosen = tuple(integer("a dimension", d, 0, action_dim - 1, rule) for d in given)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"dimensions must name at least one, and each once, got {list(given)}")
+    return chosen
+
+
+def _horizon(given: int | None, recorded: int | None) -> int:
+    if given is None and recorded is None:
+        raise ValueError("this tokenizer takes any horizon: give horizon=... (--horizon)")
+    if given is not None and recorded is not None and given != recorded:
+        raise ValueError(f"horizon={given}, but the tokenizer was fitted for {recorded}")
+    value = recorded if given is None else given
+    assert value is not None
+    return integer("horizon", value, 1, MAX_HORIZON, "positive")
