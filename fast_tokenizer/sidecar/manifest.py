@@ -19,7 +19,7 @@ MANIFEST = "sidecar.json"
 UNFINISHED = "unfinished.json"
 #: Folder of the parts, which are called as the source's data files are.
 DATA = "data"
-#: Table of the parts: name, first and last `index`, frames, token ids.
+#: Table of the parts: name, first `index` of each row group, last `index`, episodes, frames, token ids.
 PARTS = "parts.parquet"
 
 

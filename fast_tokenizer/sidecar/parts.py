@@ -91,8 +91,8 @@ class PartCounts:
         part: As in the job.
         episodes: Episodes in it.
         frames: Frames in it, a row each.
-        first_index: `index` of its first frame; -1 where there is none.
-        last_index: That of its last; -1 where there is none.
+        first_indices: `index` of the first frame of each row group.
+        last_index: That of the last frame; -1 where there is none.
         tokens: Token ids.
         longest: Token ids of the frame that has most.
         saturated: Coefficients that were cut to the fitted range.
@@ -105,7 +105,7 @@ class PartCounts:
     part: str
     episodes: int = 0
     frames: int = 0
-    first_index: int = -1
+    first_indices: tuple[int, ...] = ()
     last_index: int = -1
     tokens: int = 0
     longest: int = 0
@@ -167,7 +167,7 @@ def tokenize_part(tokenizer: FastTokenizer, job: PartJob, *, num_threads: int = 
         job.part,
         episodes=len(episodes),
         frames=len(index),
-        first_index=int(index[0]) if len(index) else -1,
+        first_indices=tuple(index[::ROW_GROUP].tolist()),
         last_index=int(index[-1]) if len(index) else -1,
         tokens=len(tokens.ids),
         longest=int(tokens.lengths.max(initial=0)),

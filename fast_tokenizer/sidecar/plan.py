@@ -81,11 +81,11 @@ class SidecarPlan:
                 do not rise from part to part. The folder is then no sidecar.
         """
         by_part = self._of_all_jobs(counts)
-        written = sorted((c for c in by_part.values() if c.frames), key=lambda c: c.first_index)
+        written = sorted((c for c in by_part.values() if c.frames), key=lambda c: c.first_indices[0])
         for a, b in pairwise(written):
-            if b.first_index <= a.last_index:
+            if b.first_indices[0] <= a.last_index:
                 raise ValueError(
-                    f"the column index must number all frames once, but {b.part} begins at {b.first_index}, and "
+                    f"the column index must number all frames once, but {b.part} begins at {b.first_indices[0]}, and "
                     f"{a.part} ends at {a.last_index}"
                 )
         lost = [c.part for c in written if not (self.output / c.part).is_file()]
@@ -358,7 +358,7 @@ def _parts_table(parts: Sequence[PartCounts]) -> bytes:
     """The table of the parts, in the order of their frames."""
     pyarrow = require("pyarrow", "lerobot", Path(PARTS))
     parquet = require("pyarrow.parquet", "lerobot", Path(PARTS))
-    names = ("part", "first_index", "last_index", "episodes", "frames", "tokens")
+    names = ("part", "first_indices", "last_index", "episodes", "frames", "tokens")
     table = pyarrow.table({name: [getattr(p, name) for p in parts] for name in names})
     buffer = io.BytesIO()
     parquet.write_table(table, buffer)

@@ -1,0 +1,276 @@
+"""Reads a sidecar: token ids by the frame's number, of as much at a time as a training loop wants."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fast_tokenizer._arguments import as_array, integer
+from fast_tokenizer.io.lerobot import lerobot_files
+from fast_tokenizer.io.source import Source, fetch, require
+from fast_tokenizer.sidecar.manifest import FORMAT, PARTS, Manifest
+from fast_tokenizer.sidecar.plan import source_facts
+from fast_tokenizer.tokenizer import FastTokenizer
+from fast_tokenizer.tokens import TokenBatch
+
+#: Columns of whole numbers, a row each; what `_Block.rows` has.
+_NUMBERS = ("index", "episode_index", "frame_index", "real_steps", "saturated", "clipped", "dropped")
+#: Files that are kept open.
+_OPEN_FILES = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frames:
+    """N frames of a sidecar, in the order that they were asked for.
+
+    Attributes:
+        tokens: Token ids of the chunks that start at them, and what was counted of each.
+        index: (N,) int64 numbers in the source.
+        episode_index: (N,) int64 numbers of their episodes.
+        frame_index: (N,) int64 numbers in their episodes.
+        real_steps: (N,) int64 steps of each chunk within its episode; the others repeat its last action.
+    """
+
+    tokens: TokenBatch
+    index: NDArray[np.int64]
+    episode_index: NDArray[np.int64]
+    frame_index: NDArray[np.int64]
+    real_steps: NDArray[np.int64]
+
+
+class Sidecar:
+    """Token ids of the frames of a LeRobot folder, as `write_sidecar` wrote them.
+
+    Nothing but the table of the parts is read at first; then 512 frames at a time, of which the last used are kept.
+    Goes to forked and spawned workers, each of which keeps its own; usable from several threads.
+
+    Attributes:
+        path: Its folder.
+        manifest: What it holds.
+
+    Example:
+        ::
+
+            sidecar = Sidecar.open("my_dataset.tokens", tokenizer)
+            batch = sidecar.frames([0, 17, 4711]).tokens  # a TokenBatch, as tokenizer.encode gives
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, parts: Any, cache_bytes: int) -> None:
+        self.path, self.manifest = path, manifest
+        self._parts, self._cache_bytes = parts, cache_bytes
+        first_indices = parts.column("first_indices").combine_chunks()
+        self._first, self._groups = (a.to_numpy() for a in (first_indices.values, first_indices.offsets))
+        self._forget()
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], tokenizer: FastTokenizer, *, cache_bytes: int = 256 * 2**20) -> Sidecar:
+        """Opens a sidecar that was written with this tokenizer.
+
+        Args:
+            path: Its folder.
+            tokenizer: The one whose ids are wanted, with all its embodiments.
+            cache_bytes: What is kept in memory, in each process. Some 250 bytes a frame of 50 ids; where a dataset is
+                larger, frames drawn at random take 0.2 ms each.
+
+        Raises:
+            FileNotFoundError: There is no sidecar.
+            ImportError: `pyarrow` is not installed.
+            ValueError: It is not finished, damaged, or was written with another tokenizer.
+        """
+        sidecar = cls._load(Path(path), cache_bytes)
+        written, wanted = sidecar.manifest.fingerprint, tokenizer.fingerprint()
+        if written != wanted:
+            raise ValueError(
+                f"{path}: was written with the tokenizer {written[:16]}, but this one is {wanted[:16]}; "
+                "its ids mean something else: write the sidecar anew, or load the tokenizer that it was written with"
+            )
+        return sidecar
+
+    @classmethod
+    def _load(cls, path: Path, cache_bytes: int) -> Sidecar:
+        manifest = Manifest.load(path)
+        parquet = require("pyarrow.parquet", "lerobot", path)
+        try:
+            content = (path / PARTS).read_bytes()
+        except FileNotFoundError:
+            content = b""
+        if hashlib.sha256(content).hexdigest() != manifest.parts_digest:
+            raise ValueError(f"{path / PARTS}: is not the table of parts that the manifest is about")
+        parts = parquet.read_table(io.BytesIO(content), use_threads=False).combine_chunks()
+        rule = "0 or more"
+        return cls(path, manifest, parts, integer("cache_bytes", cache_bytes, 0, 2**62, rule))
+
+    @classmethod
+    def _reopen(cls, path: Path, parts_digest: str, cache_bytes: int) -> Sidecar:
+        sidecar = cls._load(path, cache_bytes)
+        if sidecar.manifest.parts_digest != parts_digest:
+            raise ValueError(f"{path}: was replaced by another sidecar since it was opened")
+        return sidecar
+
+    def __reduce__(self) -> tuple[Any, tuple[Path, str, int]]:
+        # By path: a worker reads its own, instead of receiving what this process has read.
+        return type(self)._reopen, (self.path.resolve(), self.manifest.parts_digest, self._cache_bytes)
+
+    def __len__(self) -> int:
+        return self.manifest.frames
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        return f"Sidecar({self.path}: {m.frames} frames of {m.episodes} episodes, {m.tokens} ids, {m.parts} parts)"
+
+    def __getitem__(self, index: int) -> NDArray[np.int32]:
+        """Token ids of one frame, by its number in the source."""
+        return self.frames([index]).tokens[0]
+
+    def indices(self) -> NDArray[np.int64]:
+        """(N,) numbers of all frames that it has, rising. Reads that column of every part; 8 bytes a frame."""
+        parts = [self._file(i).read(columns=["index"], use_threads=False) for i in range(self.manifest.parts)]
+        return np.concatenate([p.column("index").to_numpy() for p in parts])
+
+    def frames(self, indices: ArrayLike) -> Frames:
+        """Frames by their numbers in the source, which is what LeRobot's samples have under `index`.
+
+        Args:
+            indices: (N,) integers, in any order, also repeatedly; a tensor, too.
+
+        Raises:
+            ValueError: No integers; a frame that it does not have; or a part that is damaged.
+        """
+        wanted = as_array(indices)
+        if (wanted.dtype.kind not in "iu" and wanted.size) or wanted.ndim != 1:
+            raise ValueError(f"expected frame numbers (N,), got {wanted.dtype} of shape {wanted.shape}")
+        wanted = wanted.astype(np.int64, copy=False)
+        group_of = np.searchsorted(self._first, wanted, "right") - 1
+        rows, ids = np.empty((len(wanted), len(_NUMBERS)), np.int64), [np.empty(0, np.int32)] * len(wanted)
+        for i in np.argsort(group_of, kind="stable").tolist():
+            index, group = int(wanted[i]), int(group_of[i])
+            block = self._block(group) if group >= 0 else None
+            row = None if block is None else block.row(index)
+            if block is None or row is None:
+                raise ValueError(
+                    f"{self.path}: has no frame {index}, but {self.manifest.frames} others, from {self._first[0]} on; "
+                    f"episodes that were left out: {self.manifest.episodes_left_out or 'none'}"
+                )
+            rows[i] = block.rows[row]
+            ids[i] = block.ids[block.offsets[row] : block.offsets[row + 1]]
+        offsets = np.zeros(len(ids) + 1, np.int64)
+        np.cumsum([len(i) for i in ids], out=offsets[1:])
+        counts = rows[:, 4:].astype(np.int32).T
+        tokens = TokenBatch(np.concatenate([np.empty(0, np.int32), *ids]), offsets, *counts)
+        return Frames(tokens, *rows[:, :4].T)
+
+    def check_source(self, source: str | Path) -> None:
+        """Compares a source with what the sidecar was written from, by `meta/`: files, episodes and their lengths.
+
+        Values that were changed in place, with no frame more or less, are not noticed.
+
+        Args:
+            source: LeRobot folder, or the id of one on the hub.
+
+        Raises:
+            ValueError: It is another, or was changed; the message says how far.
+        """
+        m = self.manifest
+        opened = Source(fetch(source), tuple(m.action_keys), tuple(m.state_keys), state=bool(m.state_keys), skip=True)
+        facts = source_facts(lerobot_files(opened))
+        for name in ("source_version", "source_episodes", "source_frames", "source_digest"):
+            if facts[name] != getattr(m, name):
+                what = name.removeprefix("source_")
+                raise ValueError(
+                    f"{source}: has {what} {str(facts[name])[:16]}, but {self.path} was written from one with {what} "
+                    f"{str(getattr(m, name))[:16]}; write the sidecar anew"
+                )
+
+    # ---- Inside ----------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        self._pid, self._lock = os.getpid(), threading.Lock()
+        self._files: OrderedDict[int, Any] = OrderedDict()
+        self._blocks: OrderedDict[int, _Block] = OrderedDict()
+        self._held = 0
+
+    def _block(self, group: int) -> _Block:
+        """A row group, counted through all parts."""
+        if self._pid != os.getpid():  # forked: another thread may have held the lock
+            self._forget()
+        with self._lock:
+            if group in self._blocks:
+                self._blocks.move_to_end(group)
+                return self._blocks[group]
+            part = int(np.searchsorted(self._groups, group, "right")) - 1
+            if part not in self._files:
+                self._files[part] = self._file(part)
+                if len(self._files) > _OPEN_FILES:
+                    self._files.popitem(last=False)[1].close()
+            self._files.move_to_end(part)
+            try:
+                block = _Block.read(self._files[part], group - int(self._groups[part]))
+            except OSError as error:
+                raise ValueError(f"{self.path / self._part(part)}: is damaged: {error}") from None
+            self._blocks[group] = block
+            self._held += block.nbytes
+            while self._held > self._cache_bytes and len(self._blocks) > 1:
+                self._held -= self._blocks.popitem(last=False)[1].nbytes
+            return block
+
+    def _part(self, part: int) -> str:
+        return str(self._parts.column("part")[part].as_py())
+
+    def _file(self, part: int) -> Any:
+        """A part, opened and checked against manifest and table."""
+        parquet = require("pyarrow.parquet", "lerobot", self.path)
+        path = self.path / self._part(part)
+        try:
+            file = parquet.ParquetFile(path, memory_map=True)
+            about = json.loads((file.schema_arrow.metadata or {})[FORMAT.encode()])
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"{path}: is no part of a sidecar: {error}") from None
+        rows, expected = file.metadata.num_rows, self._parts.column("frames")[part].as_py()
+        if about.get("fingerprint") != self.manifest.fingerprint or rows != expected:
+            raise ValueError(
+                f"{path}: has {rows} frames of the tokenizer {str(about.get('fingerprint'))[:16]}, expected {expected} "
+                f"of {self.manifest.fingerprint[:16]}; the part was changed"
+            )
+        return file
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """A row group: its numbers (n, 7), its ids, one after the other, and where those of each row begin."""
+
+    rows: NDArray[np.int64]
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int32]
+    first: int
+    has_gaps: bool
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows.nbytes + self.ids.nbytes + self.offsets.nbytes
+
+    def row(self, index: int) -> int | None:
+        """The row of a frame, if it is here."""
+        if self.has_gaps:
+            row = int(np.searchsorted(self.rows[:, 0], index))
+            return row if row < len(self.rows) and self.rows[row, 0] == index else None
+        row = index - self.first
+        return row if row < len(self.rows) else None
+
+    @classmethod
+    def read(cls, file: Any, group: int) -> _Block:
+        table = file.read_row_group(group, columns=[*_NUMBERS, "ids"], use_threads=False)
+        ids = table.column("ids").combine_chunks()
+        rows = np.stack([table.column(n).to_numpy().astype(np.int64) for n in _NUMBERS], axis=1)
+        first, last = int(rows[0, 0]), int(rows[-1, 0])
+        # Copies: a view would keep the whole table.
+        return cls(rows, ids.values.to_numpy().copy(), ids.offsets.to_numpy().copy(), first, last - first >= len(rows))
