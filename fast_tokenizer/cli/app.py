@@ -479,6 +479,45 @@ def encode(
 
 
 @app.command()
+def sidecar(
+    model: Model,
+    data: Annotated[Path, typer.Argument(help="LeRobot folder or hub id; it is not changed.", metavar="DATA")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder to write. Default: DATA.tokens, beside it.", metavar="OUT"),
+    ] = None,
+    horizon: HorizonOption = None,
+    hz: HzOption = None,
+    embodiment: EmbodimentOption = None,
+    dims: DimsOption = None,
+    action_key: ActionKeyOption = None,
+    state_key: StateKeyOption = None,
+    episodes: EpisodesOption = None,
+    on_broken: OnBrokenOption = OnBrokenChoice.error,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the token ids of every frame of a LeRobot folder beside it, for a training loop to read.
+
+    Frame t has the chunk that starts at t; over the end of its episode, that is filled with the last action. The folder
+    is written anew, and is a sidecar when its last file, sidecar.json, is there.
+    """
+    from fast_tokenizer.cli import sidecar as work
+
+    saved = FastTokenizer.load(model)
+    _of_embodiment(saved, embodiment)
+    options = work.Options(horizon, embodiment, hz, dims, action_key, state_key, episodes, on_broken.value)
+    with _progress() as report:
+        plan = work.plan_of(saved, data, output, options, report)
+        check_output_folder(plan.output)
+        manifest = plan.write(saved, num_threads=threads, progress=lambda done, total: report("encode", done, total))
+    if as_json:
+        _print_json({**manifest.to_json(), "output": str(plan.output)})
+    else:
+        print(work.lines(manifest, plan.output))
+
+
+@app.command()
 def decode(
     model: Model,
     tokens: Annotated[Path, typer.Argument(help="npz file that encode wrote.", metavar="TOKENS")],

@@ -284,11 +284,16 @@ def to_cut(recording: Recording, steps: int, stride: int, episode_end: EpisodeEn
 
 
 def horizon_steps(text: str | None, recording: Recording) -> int:
+    """Steps T of a recording's chunks, as `steps_of` has it."""
+    return steps_of(text, recording.hz, recording.horizon)
+
+
+def steps_of(text: str | None, hz: float | None, chunk_steps: int | None) -> int:
     """Steps T from "50" (steps) or "1s" (seconds, by the control rate); by default one second, or the chunks' own T."""
     if text is None:
-        if recording.horizon is not None:
-            return recording.horizon
-        if recording.hz is None:
+        if chunk_steps is not None:
+            return chunk_steps
+        if hz is None:
             raise ValueError("the data does not say its control rate: give --horizon in steps, or --hz")
         text = "1s"
     match = re.fullmatch(r"(\d{1,9})|(\d{1,9}(?:\.\d+)?)s", text.strip())
@@ -296,14 +301,14 @@ def horizon_steps(text: str | None, recording: Recording) -> int:
         raise ValueError(f"--horizon: expected steps such as 50, or seconds such as 1s, got {text!r}")
     if match[1] is not None:
         steps = int(match[1])
-    elif recording.hz is None:
+    elif hz is None:
         raise ValueError(f"--horizon {text}: the data does not say its control rate: give --hz")
     else:
-        steps = round(float(match[2]) * recording.hz)
+        steps = round(float(match[2]) * hz)
     if steps < 1:
         raise ValueError(f"--horizon {text}: is less than one step")
-    if recording.horizon is not None and steps > recording.horizon:
-        raise ValueError(f"--horizon {text}: the data holds chunks of {recording.horizon} steps")
+    if chunk_steps is not None and steps > chunk_steps:
+        raise ValueError(f"--horizon {text}: the data holds chunks of {chunk_steps} steps")
     return steps
 
 

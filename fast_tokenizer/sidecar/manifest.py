@@ -138,6 +138,11 @@ def written_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether a file is what a killed `written_whole` left of the manifest, the mark or the table of the parts."""
+    return path.name.startswith(tuple(f".{name}." for name in (MANIFEST, UNFINISHED, PARTS)))
+
+
 def _is_a(value: Any, kind: Any) -> bool:
     """Whether a value from JSON is what an annotation says, of those that `Manifest` has."""
     if isinstance(kind, UnionType):

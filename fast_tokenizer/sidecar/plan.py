@@ -20,7 +20,7 @@ from fast_tokenizer.cutting import check_same_robot
 from fast_tokenizer.io.dataset import BrokenDataError, EpisodeInfo
 from fast_tokenizer.io.lerobot import LerobotFiles, lerobot_files
 from fast_tokenizer.io.source import Outline, Source, fetch, require
-from fast_tokenizer.sidecar.manifest import DATA, MANIFEST, PARTS, UNFINISHED, Manifest, written_whole
+from fast_tokenizer.sidecar.manifest import DATA, MANIFEST, PARTS, UNFINISHED, Manifest, is_leftover, written_whole
 from fast_tokenizer.sidecar.parts import PartCounts, PartJob, PartRules, write_part
 from fast_tokenizer.tokenizer import FastTokenizer
 
@@ -60,13 +60,16 @@ class SidecarPlan:
         if self.output.exists():
             if not self.output.is_dir():
                 raise ValueError(f"{self.output}: is a file; name a folder")
-            present = {p.name for p in self.output.iterdir()}
+            present = {p.name for p in self.output.iterdir() if not is_leftover(p)}
             if present and not present & {MANIFEST, UNFINISHED}:
                 raise ValueError(f"{self.output}: is not empty, and no sidecar; name another folder")
         # In this order no moment has a manifest beside parts that are not its own.
         written_whole(self.output / UNFINISHED, lambda file: file.write(json.dumps(self.head, indent=2).encode()))
         (self.output / MANIFEST).unlink(missing_ok=True)
         (self.output / PARTS).unlink(missing_ok=True)
+        for path in self.output.iterdir():
+            if is_leftover(path):
+                path.unlink()
         if (self.output / DATA).exists():
             shutil.rmtree(self.output / DATA)
 
@@ -113,6 +116,19 @@ class SidecarPlan:
         manifest.save(self.output)
         (self.output / UNFINISHED).unlink(missing_ok=True)
         return manifest
+
+    def write(
+        self, tokenizer: FastTokenizer, *, num_threads: int | None = None, progress: Report | None = None
+    ) -> Manifest:
+        """All of it, on this machine; arguments and errors are those of `write_sidecar`."""
+        self.begin()
+        counts, done = [], 0
+        for job, counted in _written(tokenizer, self.jobs, num_threads):
+            counts.append(counted)
+            done += job.frames
+            if progress is not None:
+                progress(done, self.frames)
+        return self.finish(counts)
 
     def _of_all_jobs(self, counts: Iterable[PartCounts]) -> dict[str, PartCounts]:
         """Counts by part, each of which accounts for all that its job was to do."""
@@ -174,6 +190,8 @@ def plan_sidecar(
         ValueError: It is no LeRobot folder; the tokenizer does not fit it; there are no such episodes; or the output
             is in the way of the source.
     """
+    if on_broken not in ("raise", "skip"):
+        raise ValueError(f"on_broken must be 'raise' or 'skip', got {on_broken!r}")
     one = tokenizer if embodiment is None else tokenizer.embodiment(embodiment)
     spec = one.one_spec
     root = fetch(source)
@@ -267,14 +285,7 @@ def write_sidecar(
         ValueError: As for `plan_sidecar`, `write_part` and `SidecarPlan`. There is then no sidecar.
     """
     plan = plan_sidecar(tokenizer, source, output, **options)
-    plan.begin()
-    counts, done = [], 0
-    for job, counted in _written(tokenizer, plan.jobs, num_threads):
-        counts.append(counted)
-        done += job.frames
-        if progress is not None:
-            progress(done, plan.frames)
-    return plan.output, plan.finish(counts)
+    return plan.output, plan.write(tokenizer, num_threads=num_threads, progress=progress)
 
 
 def _written(

@@ -1,0 +1,588 @@
+"""Sidecars: token ids of every frame of a LeRobot folder, beside it."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from fast_tokenizer import EmbodimentData, FastTokenizer, Relative
+from fast_tokenizer.io import BrokenDataError, read
+from fast_tokenizer.sidecar import Manifest, Sidecar, plan_sidecar, write_part, write_sidecar
+from tests.lerobot_folders import EPISODES, write_v2, write_v3
+
+T = 5
+LENGTHS = [7, 4, 9]
+#: Numbers of the frames of `write_v2` and `write_v3`: there are gaps between the episodes.
+INDEX = np.concatenate([100 * i + np.arange(n) for i, n in enumerate(LENGTHS)])
+
+
+def fitted(seed=0, **options):
+    chunks = np.random.default_rng(seed).normal(size=(200, T, 3))
+    return FastTokenizer.fit(chunks, 256, normalize="quantile", **options)
+
+
+TOK = fitted()
+
+
+def window(actions, t, horizon=T):
+    """The chunk of frame t, one step after the other; beyond the end the last action again."""
+    return np.stack([actions[min(t + k, len(actions) - 1)] for k in range(horizon)])
+
+
+def expected(tok, episodes, horizon=T, states=None):
+    """A list of ids for each frame of all episodes, each encoded by itself."""
+    found = []
+    for e, actions in enumerate(episodes):
+        for t in range(len(actions)):
+            state = None if states is None else states[e][t : t + 1].astype(np.float64)
+            found.append(tok.encode(window(actions, t, horizon)[None], num_threads=1, state=state).to_list()[0])
+    return found
+
+
+def rows(folder):
+    """All rows of all parts, as Python has them, by no code of the library."""
+    manifest = json.loads((folder / "sidecar.json").read_text())
+    files = sorted((folder / "data").rglob("*.parquet"))
+    assert len(files) == manifest["parts"]
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def tree(folder):
+    """What every file of a folder holds."""
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else None
+        for p in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.fixture(params=["v2.1", "v3.0"])
+def source(request, tmp_path):
+    return {"v2.1": write_v2, "v3.0": write_v3}[request.param](tmp_path / "robot")
+
+
+@pytest.fixture
+def v2(tmp_path):
+    return write_v2(tmp_path / "robot")
+
+
+# ---- What is written ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["g1_inspire_pick", "so101_record_test"])
+def test_a_recorded_folder_gets_each_frame_once_and_is_not_changed(name, shared_data, tmp_path):
+    source = shared_data / "lerobot" / name
+    before = tree(source)
+    actions = [t.actions for t in read(source).trajectories]
+    dims = actions[0].shape[1]
+    every = np.concatenate([np.stack([window(a, t, 20) for t in range(0, len(a), 7)]) for a in actions])
+    tok = FastTokenizer.fit(every, 512, normalize="quantile")
+    out, manifest = write_sidecar(tok, source, tmp_path / "tokens")
+    assert tree(source) == before
+    found = rows(out)
+    assert [(r["episode_index"], r["frame_index"]) for r in found] == [
+        (e, t) for e, a in enumerate(actions) for t in range(len(a))
+    ]
+    assert [r["index"] for r in found] == list(range(manifest.source_frames))
+    assert (manifest.frames, manifest.episodes, manifest.action_dim) == (len(found), len(actions), dims)
+    assert manifest.tokens == sum(len(r["ids"]) for r in found)
+    assert manifest.longest == max(len(r["ids"]) for r in found)
+    assert manifest.filled_frames == 19 * len(actions) == sum(r["real_steps"] < 20 for r in found)
+    direct = tok.encode(np.concatenate([np.stack([window(a, t, 20) for t in range(len(a))]) for a in actions]))
+    assert [r["ids"] for r in found] == direct.to_list()
+    assert [r["saturated"] for r in found] == direct.saturated.tolist()
+    frames = Sidecar.open(out, tok).frames(np.arange(len(found)))
+    np.testing.assert_array_equal(frames.tokens.ids, direct.ids)
+    np.testing.assert_array_equal(frames.tokens.offsets, direct.offsets)
+
+
+def test_rows_are_those_of_chunks_encoded_one_by_one(source, tmp_path):
+    before = tree(source)
+    out, manifest = write_sidecar(TOK, source)
+    assert out == tmp_path / "robot.tokens"
+    assert tree(source) == before
+    found = rows(out)
+    assert [r["ids"] for r in found] == expected(TOK, [a for a, _ in EPISODES])
+    assert [r["index"] for r in found] == INDEX.tolist()
+    assert [r["real_steps"] for r in found] == [min(T, n - t) for n in LENGTHS for t in range(n)]
+    assert (manifest.frames, manifest.filled_frames, manifest.episodes_left_out) == (20, 12, {})
+    assert not list(out.rglob(".*"))
+
+
+def test_the_parts_are_the_source_s_data_files_and_say_whose_ids_they_are(source, tmp_path):
+    out, manifest = write_sidecar(TOK, source)
+    parts = [p.relative_to(out) for p in sorted((out / "data").rglob("*.parquet"))]
+    assert parts == [p.relative_to(source) for p in sorted((source / "data").rglob("*.parquet"))]
+    for part in parts:
+        about = json.loads(pq.read_schema(out / part).metadata[b"fast_tokenizer.sidecar"])
+        assert (about["fingerprint"], about["horizon"]) == (TOK.fingerprint(), T)
+        assert list(about["columns"]) == pq.read_schema(out / part).names
+    assert manifest.fingerprint == TOK.fingerprint()
+
+
+def test_saturated_and_clipped_values_are_counted(v2):
+    tok = FastTokenizer.fit(np.random.default_rng(0).normal(0, 0.3, (50, T, 3)), 64, normalize="quantile", clip=1.0)
+    direct = tok.encode(np.concatenate([[window(a, t) for t in range(len(a))] for a, _ in EPISODES]))
+    out, manifest = write_sidecar(tok, v2)
+    assert manifest.clipped == direct.clipped.sum() > 0
+    assert [r["clipped"] for r in rows(out)] == direct.clipped.tolist()
+    low = FastTokenizer.fit(np.random.default_rng(0).normal(0, 0.1, (50, T, 3)), 64)
+    out, manifest = write_sidecar(low, v2)
+    assert manifest.saturated == sum(r["saturated"] for r in rows(out)) > 0
+
+
+def test_relative_actions_are_relative_to_the_state_of_their_frame(source):
+    rng = np.random.default_rng(0)
+    rule = Relative((0, 2), (1, 0), 2)
+    tok = FastTokenizer.fit(rng.normal(size=(99, T, 3)), 256, relative=rule, state=rng.normal(size=(99, 2)))
+    out, manifest = write_sidecar(tok, source)
+    assert [r["ids"] for r in rows(out)] == expected(tok, [a for a, _ in EPISODES], states=[s for _, s in EPISODES])
+    assert manifest.state_keys == ["observation.state"]
+    for path in source.glob("data/**/*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["observation.state"]), path)
+    with pytest.raises(ValueError, match="has no state, which relative actions need; name it with state_key"):
+        write_sidecar(tok, source)
+
+
+def test_the_state_is_not_read_where_no_action_is_relative_to_it(v2):
+    path = v2 / "data/chunk-000/episode_000000.parquet"
+    bad = pq.read_table(path).drop_columns(["observation.state"])
+    pq.write_table(bad.append_column("observation.state", pa.array(["?"] * 7)), path)
+    assert write_sidecar(TOK, v2)[1].frames == 20
+
+
+def test_a_mixture_s_embodiment_is_named_and_the_fingerprint_is_the_mixture_s(v2):
+    chunks = np.random.default_rng(0).normal(size=(100, T, 3))
+    mixture = FastTokenizer.fit_mixture({"a": EmbodimentData(chunks), "b": EmbodimentData(3 * chunks, scale=4.0)}, 256)
+    with pytest.raises(ValueError, match="embodiment"):
+        write_sidecar(mixture, v2)
+    out, manifest = write_sidecar(mixture, v2, embodiment="b")
+    assert (manifest.embodiment, manifest.fingerprint) == ("b", mixture.fingerprint())
+    assert [r["ids"] for r in rows(out)] == expected(mixture.embodiment("b"), [a for a, _ in EPISODES])
+    assert Sidecar.open(out, mixture)[INDEX[3]].tolist() == rows(out)[3]["ids"]
+    with pytest.raises(ValueError, match="was written with the tokenizer"):
+        Sidecar.open(out, mixture.embodiment("b"))
+
+
+def test_some_dimensions_some_episodes_any_horizon(source):
+    tok = FastTokenizer.default()
+    out, manifest = write_sidecar(tok, source, horizon=3, dimensions=[2, 0], episodes=[2, 0])
+    assert [r["ids"] for r in rows(out)] == expected(tok, [EPISODES[i][0][:, [2, 0]] for i in (0, 2)], 3)
+    assert (manifest.dimensions, manifest.horizon, manifest.episodes_left_out) == ([2, 0], 3, {"not chosen": 1})
+    assert (manifest.episodes, manifest.source_episodes, manifest.source_frames) == (2, 3, 20)
+
+
+# ---- What cannot be used -----------------------------------------------------------------------------
+
+
+def spoil(path, number, **columns):
+    """Replaces columns in the rows of an episode."""
+    table = pq.read_table(path)
+    at = np.flatnonzero(table["episode_index"].to_numpy() == number)
+    for name, change in columns.items():
+        values = table[name].to_pylist()
+        for k, i in enumerate(at):
+            values[i] = change(k, values[i])
+        table = table.set_column(table.column_names.index(name), name, pa.array(values, table[name].type))
+    pq.write_table(table, path)
+
+
+def file_of(source, number):
+    v3 = source / f"data/chunk-000/file-{0 if number < 2 else 1:03d}.parquet"
+    return v3 if v3.exists() else source / f"data/chunk-{number // 2:03d}/episode_{number:06d}.parquet"
+
+
+def test_a_broken_episode_stops_the_work_or_is_left_out_and_counted(source):
+    spoil(file_of(source, 1), 1, action=lambda k, v: [np.nan] * 3 if k == 2 else v)
+    with pytest.raises(BrokenDataError, match=r"episode 1: actions\[2, 0\] is nan"):
+        write_sidecar(TOK, source)
+    with pytest.raises(ValueError, match="not finished"):
+        Sidecar.open(source.with_name("robot.tokens"), TOK)
+    out, manifest = write_sidecar(TOK, source, on_broken="skip")
+    assert (manifest.episodes, manifest.frames, manifest.episodes_left_out) == (2, 16, {"not finite": 1})
+    assert [r["ids"] for r in rows(out)] == expected(TOK, [EPISODES[0][0], EPISODES[2][0]])
+    sidecar = Sidecar.open(out, TOK)
+    with pytest.raises(ValueError, match=re.escape("has no frame 102, but 16 others, from 0 on; episodes that were")):
+        sidecar[102]
+
+
+def test_a_file_that_is_not_there_costs_its_episodes(source):
+    file_of(source, 2).unlink()
+    with pytest.raises(BrokenDataError, match="no such file"):
+        write_sidecar(TOK, source)
+    out, manifest = write_sidecar(TOK, source, on_broken="skip")
+    assert (manifest.frames, manifest.episodes_left_out) == (11, {"missing file": 1})
+    assert len(rows(out)) == 11
+
+
+def test_nothing_that_could_be_used_is_no_sidecar(v2):
+    for number in range(3):
+        spoil(file_of(v2, number), number, action=lambda k, v: [np.nan] * 3)
+    with pytest.raises(ValueError, match=r"robot: holds no episode that can be used: \{'not finite': 3\}"):
+        write_sidecar(TOK, v2, on_broken="skip")
+    with pytest.raises(ValueError, match="not finished"):
+        Sidecar.open(v2.with_name("robot.tokens"), TOK)
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_frame_numbers_that_repeat_are_refused(version, tmp_path):
+    """Some converters count each episode's frames from 0: which frame is meant would be anyone's guess."""
+    source = (write_v2 if version == "v2.1" else write_v3)(tmp_path / "robot")
+    for number in range(3):
+        spoil(file_of(source, number), number, index=lambda k, v: k)
+    message = "must number all frames once" if version == "v2.1" else r"episode 1: the column index must rise"
+    with pytest.raises(ValueError, match=message):
+        write_sidecar(TOK, source)
+    if version == "v3.0":
+        with pytest.raises(ValueError, match=r"data/chunk-000/file-001\.parquet begins at 0"):
+            write_sidecar(TOK, source, on_broken="skip")
+
+
+def test_a_file_without_frame_numbers_is_refused(tmp_path):
+    source = write_v2(tmp_path / "robot", drop=("index",))
+    with pytest.raises(BrokenDataError, match="has no column 'index', the frames' numbers"):
+        write_sidecar(TOK, source)
+
+
+def test_frame_index_is_counted_where_the_source_does_not_say_it(tmp_path):
+    out, _ = write_sidecar(TOK, write_v2(tmp_path / "robot", drop=("frame_index",)))
+    assert [r["frame_index"] for r in rows(out)] == [t for n in LENGTHS for t in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"horizon": 6}, "horizon=6, but the tokenizer was fitted for 5"),
+        ({"dimensions": [0, 1]}, "has actions of 2 dimensions, the tokenizer was fitted for 3"),
+        ({"dimensions": [0, 1, 3]}, "a dimension must lie in the data's dimensions 0..2, got 3"),
+        ({"dimensions": [0, 1, 1]}, "each once"),
+        ({"episodes": [0, 7]}, "has no episode 7"),
+        ({"embodiment": "a"}, "no embodiment of this tokenizer is called 'a'"),
+        ({"action_key": "actoin"}, "has no column 'actoin' of numbers"),
+        ({"on_broken": "ignore"}, "on_broken must be 'raise' or 'skip', got 'ignore'"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_written(v2, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        write_sidecar(TOK, v2, **options)
+    assert not v2.with_name("robot.tokens").exists()
+
+
+def test_another_robot_is_refused(v2):
+    with pytest.raises(ValueError, match="the data is at 10 Hz, the tokenizer was fitted at 50 Hz"):
+        write_sidecar(fitted(hz=50.0), v2)
+    with pytest.raises(ValueError, match="the data's dimensions are"):
+        write_sidecar(fitted(dimension_names=["a", "b", "c"]), v2)
+    with pytest.raises(ValueError, match="takes any horizon"):
+        write_sidecar(FastTokenizer.default(), v2)
+    with pytest.raises(ValueError, match="is no LeRobot folder"):
+        write_sidecar(TOK, v2 / "data")
+
+
+def test_values_that_the_tokenizer_refuses_name_their_episode(v2):
+    rng = np.random.default_rng(0)
+    tok = FastTokenizer.fit(rng.normal(size=(99, T, 3)), 256, relative=[0], state=rng.normal(size=(99, 2)))
+    table = pq.read_table(file_of(v2, 1))
+    far = pa.array([[0.0, 0.0], [1e200, 0.0], [0.0, 0.0], [0.0, 0.0]], pa.list_(pa.float64()))
+    at = table.column_names.index("observation.state")
+    pq.write_table(table.set_column(at, "observation.state", far), file_of(v2, 1))
+    with pytest.raises(ValueError, match=r"robot episode 1: chunk 1: state column 0 is 1e\+200"):
+        write_sidecar(tok, v2)
+
+
+# ---- Where it goes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inside", ["", "tokens", "data/../deep/er"])
+def test_an_output_within_the_source_is_refused(v2, inside):
+    before = tree(v2)
+    with pytest.raises(ValueError, match="lies within the source"):
+        write_sidecar(TOK, v2, v2 / inside)
+    link = v2.with_name("link")
+    link.symlink_to(v2)
+    with pytest.raises(ValueError, match="lies within the source"):
+        write_sidecar(TOK, v2, link / "tokens")
+    with pytest.raises(ValueError, match=r"the source .* lies within it"):
+        write_sidecar(TOK, v2, v2.parent)
+    assert tree(v2) == before
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(v2, tmp_path):
+    other = tmp_path / "other"
+    (other / "data").mkdir(parents=True)
+    (other / "data" / "mine").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty, and no sidecar"):
+        write_sidecar(TOK, v2, other)
+    assert (other / "data" / "mine").read_text() == "mine"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file; name a folder"):
+        write_sidecar(TOK, v2, tmp_path / "file")
+
+
+def test_a_sidecar_is_replaced_whole(v2):
+    write_sidecar(fitted(seed=1), v2)
+    out, manifest = write_sidecar(TOK, v2, episodes=[1])
+    assert len(rows(out)) == manifest.frames == 4  # no part of the old one is left
+    assert Sidecar.open(out, TOK).indices().tolist() == [100, 101, 102, 103]
+
+
+# ---- Written by many ---------------------------------------------------------------------------------
+
+
+def test_parts_are_written_by_other_processes_in_any_order(source, tmp_path):
+    alone, manifest = write_sidecar(TOK, source, tmp_path / "alone")
+    plan = plan_sidecar(TOK, source, tmp_path / "together")
+    plan.begin()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        counts = [pool.submit(write_part, TOK, job).result() for job in reversed(plan.jobs)]
+    again = write_part(TOK, plan.jobs[0])  # as an engine does that is not sure of it
+    assert again == counts[-1]
+    with pytest.raises(ValueError, match="not finished"):
+        Sidecar.open(plan.output, TOK)
+    assert plan.finish(counts) == manifest
+    assert tree(plan.output) == tree(alone)
+
+
+def test_counts_that_do_not_account_for_every_frame_finish_nothing(v2):
+    plan = plan_sidecar(TOK, v2)
+    plan.begin()
+    counts = [write_part(TOK, job) for job in plan.jobs]
+    assert [c.frames for c in counts] == LENGTHS
+    for wrong, message in (
+        (counts[:2], "1 of 3 parts are not written, the first is data/chunk-001/episode_000002.parquet"),
+        ([*counts, counts[0]], "data/chunk-000/episode_000000.parquet: is counted twice"),
+        ([*counts, replace(counts[0], part="data/x")], "data/x: is none of the 3 parts"),
+        ([replace(counts[0], frames=6), *counts[1:]], "has 6 frames of 1 episodes, with 0 left out; expected 7"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            plan.finish(wrong)
+    (plan.output / counts[1].part).unlink()
+    with pytest.raises(ValueError, match=r"1 of 3 parts are not there.*a disk that is not shared"):
+        plan.finish(counts)
+    with pytest.raises(ValueError, match="not finished"):
+        Manifest.load(plan.output)
+
+
+def test_a_worker_with_another_tokenizer_is_refused(v2):
+    plan = plan_sidecar(TOK, v2)
+    with pytest.raises(ValueError, match="is to be encoded with the tokenizer"):
+        write_part(fitted(seed=1), plan.jobs[0])
+
+
+def test_a_killed_write_leaves_no_sidecar(v2):
+    """Killed at each file that is written, when it is on the disk but has no name yet: SIGKILL, no clean-up."""
+    code = f"""
+        import os, signal, sys
+        from fast_tokenizer.sidecar import Sidecar, write_sidecar
+        from tests.test_sidecar import TOK
+        out, fsync = {str(v2.with_name("robot.tokens"))!r}, os.fsync
+        for survived in range(7):
+            pid = os.fork()
+            if pid == 0:
+                left = [survived]
+                def killed(file):
+                    left[0] -= 1
+                    if left[0] < 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    fsync(file)
+                os.fsync = killed
+                write_sidecar(TOK, {str(v2)!r}, num_threads=1)
+                os._exit(0)
+            status = os.waitpid(pid, 0)[1]
+            try:
+                print(survived, status, len(Sidecar.open(out, TOK)), flush=True)
+            except (ValueError, FileNotFoundError) as error:
+                print(survived, status, type(error).__name__, str(error)[-30:], flush=True)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(__file__).parents[1],
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("0 9 FileNotFoundError"), done.stderr
+    for line in lines[1:6]:  # the mark, three parts, the table of the parts
+        assert re.fullmatch(r"\d 9 ValueError.*interrupted, or still runs", line), line
+    assert lines[6] == "6 0 20"
+    assert not list(v2.with_name("robot.tokens").joinpath("data").rglob(".*"))
+
+
+# ---- Read back ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sidecar(source):
+    return Sidecar.open(write_sidecar(TOK, source)[0], TOK)
+
+
+def test_frames_come_by_their_numbers_in_any_order(sidecar):
+    ids = dict(zip(INDEX.tolist(), expected(TOK, [a for a, _ in EPISODES]), strict=True))
+    asked = np.random.default_rng(0).choice(INDEX, 50)
+    for form in (asked, asked.tolist(), torch.from_numpy(asked)):
+        frames = sidecar.frames(form)
+        assert frames.tokens.to_list() == [ids[i] for i in asked]
+        assert frames.index.tolist() == asked.tolist()
+        assert frames.episode_index.tolist() == (asked // 100).tolist()
+        assert frames.frame_index.tolist() == (asked % 100).tolist()
+        assert frames.real_steps.tolist() == [min(T, LENGTHS[i // 100] - i % 100) for i in asked]
+    assert sidecar[203].tolist() == ids[203]
+    assert (len(sidecar), sidecar.indices().tolist()) == (20, INDEX.tolist())
+    assert sidecar.frames([]).tokens.to_list() == []
+
+
+@pytest.mark.parametrize("index", [-1, 7, 104, 209, 10**12])
+def test_frames_that_it_does_not_have_are_refused(sidecar, index):
+    with pytest.raises(ValueError, match=f"has no frame {index}, but 20 others"):
+        sidecar.frames([0, index])
+    with pytest.raises(ValueError, match="expected frame numbers"):
+        sidecar.frames([0.5])
+
+
+def test_it_is_right_however_little_is_kept(source):
+    out, _ = write_sidecar(TOK, source)
+    little = Sidecar.open(out, TOK, cache_bytes=0)
+    ids = expected(TOK, [a for a, _ in EPISODES])
+    for _ in range(2):
+        assert [little[i].tolist() for i in INDEX] == ids
+    assert len(little._blocks) == 1
+
+
+def test_row_groups_of_a_long_part_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr("fast_tokenizer.sidecar.parts.ROW_GROUP", 3)
+    source = write_v3(tmp_path / "robot")
+    out, _ = write_sidecar(TOK, source)
+    assert pq.ParquetFile(out / "data/chunk-000/file-000.parquet").num_row_groups == 4
+    sidecar = Sidecar.open(out, TOK)
+    assert sidecar.frames(INDEX[::-1]).tokens.to_list() == expected(TOK, [a for a, _ in EPISODES])[::-1]
+    with pytest.raises(ValueError, match="has no frame 7"):  # between two episodes of one row group
+        sidecar[7]
+
+
+def test_another_tokenizer_is_refused(sidecar):
+    other = fitted(seed=1)
+    with pytest.raises(ValueError, match=rf"was written with the tokenizer {TOK.fingerprint()[:16]}, but this one is"):
+        Sidecar.open(sidecar.path, other)
+
+
+def test_it_goes_to_other_processes_by_its_path(sidecar):
+    sidecar.frames(INDEX)
+    state = pickle.dumps(sidecar)
+    assert len(state) < 500
+    assert pickle.loads(state)[100].tolist() == sidecar[100].tolist()
+    write_sidecar(TOK, sidecar.path.with_name("robot"), sidecar.path, episodes=[0])
+    with pytest.raises(ValueError, match="was replaced by another sidecar"):
+        pickle.loads(state)
+
+
+def test_a_forked_process_reads_for_itself(sidecar):
+    sidecar[0]
+    sidecar._lock.acquire()  # as another thread may at the moment of the fork
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if sidecar[101].tolist() == expected(TOK, [EPISODES[1][0]])[1] else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_damage_is_named(sidecar):
+    folder, part = sidecar.path, next((sidecar.path / "data").rglob("*.parquet"))
+    whole = part.read_bytes()
+
+    def refused(message):
+        with pytest.raises(ValueError, match=message):
+            Sidecar.open(folder, TOK).frames(INDEX)
+
+    part.write_bytes(whole[: len(whole) // 2])
+    refused("is no part of a sidecar")
+    pq.write_table(pq.read_table(pa.BufferReader(whole)).slice(1), part)
+    refused("the part was changed")
+    part.unlink()
+    refused("is no part of a sidecar")
+    part.write_bytes(whole)
+    (folder / "parts.parquet").write_bytes(b"")
+    refused("is not the table of parts that the manifest is about")
+    manifest = json.loads((folder / "sidecar.json").read_text())
+    for change, message in (
+        ({"version": 2}, "expected version 1, got 2"),
+        ({"format": "x"}, "is no manifest of a sidecar"),
+        ({"frames": "20"}, "'frames' must be <class 'int'>, got '20'"),
+        ({"action_keys": [1]}, "'action_keys' must be"),
+        ({"fingerprint": None}, "'fingerprint' must be"),
+    ):
+        (folder / "sidecar.json").write_text(json.dumps(manifest | change))
+        refused(re.escape(message))
+    del manifest["horizon"]
+    (folder / "sidecar.json").write_text(json.dumps(manifest))
+    refused("has no 'horizon'")
+    (folder / "sidecar.json").write_text("{")
+    refused("is no JSON")
+    (folder / "sidecar.json").unlink()
+    with pytest.raises(FileNotFoundError, match="no sidecar there"):
+        Sidecar.open(folder, TOK)
+
+
+def test_a_source_is_known_again(source):
+    sidecar = Sidecar.open(write_sidecar(TOK, source)[0], TOK)
+    sidecar.check_source(source)
+    if (source / "meta/episodes.jsonl").exists():
+        listed = (source / "meta/episodes.jsonl").read_text()
+        (source / "meta/episodes.jsonl").write_text(listed.replace('"length": 9', '"length": 8'))
+        message = "has frames 19, but .* was written from one with frames 20"
+    else:
+        shutil.rmtree(source)
+        write_v2(source)
+        message = "has version v2.1, but .* was written from one with version v3.0"
+    with pytest.raises(ValueError, match=message):
+        sidecar.check_source(source)
+
+
+# ---- The command -------------------------------------------------------------------------------------
+
+
+def run(*args):
+    command = [sys.executable, "-c", "from fast_tokenizer.cli import main; main()", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_writes_a_sidecar(source, tmp_path):
+    TOK.save(tmp_path / "tok")
+    done = run(
+        "sidecar", tmp_path / "tok", source, "--json", "--episodes", "0,2", "--dims", "0:3", "--on-broken", "skip"
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["frames"], told["horizon"], told["output"]) == (16, T, str(tmp_path / "robot.tokens"))
+    assert told["episodes_left_out"] == {"not chosen": 1}
+    assert [r["ids"] for r in rows(tmp_path / "robot.tokens")] == expected(TOK, [EPISODES[0][0], EPISODES[2][0]])
+    # in words, and with a horizon in seconds, at 10 Hz
+    done = run("sidecar", tmp_path / "tok", source, "-o", tmp_path / "other", "--horizon", "0.5s")
+    assert done.returncode == 0, done.stderr
+    assert "20 frames of 3 episodes" in done.stdout
+    assert "Chunks of 5 x 3; 12 run over the end" in done.stdout
+
+
+def test_the_command_s_errors_are_one_line(v2, tmp_path):
+    TOK.save(tmp_path / "tok")
+    for args, message in (
+        (("-o", v2 / "tokens"), "lies within the source"),
+        (("--horizon", "1s"), "horizon=10, but the tokenizer was fitted for 5"),
+    ):
+        done = run("sidecar", tmp_path / "tok", v2, *args)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
