@@ -385,10 +385,12 @@ def test_a_worker_with_another_tokenizer_is_refused(v2):
 
 def test_a_killed_write_leaves_no_sidecar(v2):
     """Killed at each file that is written, when it is on the disk but has no name yet: SIGKILL, no clean-up."""
+    TOK.save(v2.with_name("tok"))
     code = f"""
         import os, signal, sys
+        from fast_tokenizer import FastTokenizer
         from fast_tokenizer.sidecar import Sidecar, write_sidecar
-        from tests.test_sidecar import TOK
+        TOK = FastTokenizer.load({str(v2.with_name("tok"))!r})
         out, fsync = {str(v2.with_name("robot.tokens"))!r}, os.fsync
         for survived in range(7):
             pid = os.fork()

@@ -84,7 +84,7 @@ class SidecarPlan:
                 do not rise from part to part. The folder is then no sidecar.
         """
         by_part = self._of_all_jobs(counts)
-        written = sorted((c for c in by_part.values() if c.frames), key=lambda c: c.first_indices[0])
+        written = sorted((c for c in by_part.values() if c.frames), key=lambda c: (c.first_indices[0], c.part))
         for a, b in pairwise(written):
             if b.first_indices[0] <= a.last_index:
                 raise ValueError(
@@ -149,7 +149,7 @@ class SidecarPlan:
                 )
         if missing := [part for part in jobs if part not in by_part]:
             raise ValueError(f"{len(missing)} of {len(jobs)} parts are not written, the first is {missing[0]}")
-        return by_part
+        return {part: by_part[part] for part in jobs}  # in the order of the jobs, whichever was done first
 
 
 def plan_sidecar(
