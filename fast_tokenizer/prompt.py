@@ -20,7 +20,7 @@ from fast_tokenizer.chunk import ChunksLike
 from fast_tokenizer.state import OutOfRange, state_bins
 from fast_tokenizer.text import text_encoder
 from fast_tokenizer.tokenizer import FastTokenizer
-from fast_tokenizer.tokens import TokenBatch, TokensLike
+from fast_tokenizer.tokens import TokenBatch, TokensLike, first_ids
 from fast_tokenizer.vlm import VlmVocab
 
 Overlong = Literal["refuse", "cut"]
@@ -214,8 +214,8 @@ class PromptBuilder:
         token_mask = column < lengths[:, None]
         in_postfix = token_mask & (column >= prefix.lengths[:, None])
         tokens = np.zeros(token_mask.shape, np.int32)
-        tokens[token_mask & ~in_postfix] = _starts(prefix, np.minimum(prefix.lengths, width))
-        tokens[in_postfix] = _starts(postfix, np.minimum(width - prefix.lengths, postfix.lengths))
+        tokens[token_mask & ~in_postfix] = first_ids(prefix, np.minimum(prefix.lengths, width))
+        tokens[in_postfix] = first_ids(postfix, np.minimum(width - prefix.lengths, postfix.lengths))
         return PromptBatch(
             tokens,
             token_mask,
@@ -357,12 +357,6 @@ def _between(before: NDArray[np.int64], batch: TokenBatch, after: NDArray[np.int
         ids[places], inside[places] = part, False
     ids[inside] = batch.ids
     return batch._with_ids(ids, offsets)
-
-
-def _starts(batch: TokenBatch, counts: NDArray[np.integer]) -> NDArray[np.int32]:
-    """The first `counts` (N,) ids of each sequence, one after the other."""
-    position = np.arange(len(batch.ids)) - np.repeat(batch.offsets[:-1], batch.lengths)
-    return batch.ids[position < np.repeat(counts, batch.lengths)]
 
 
 def _find(ids: NDArray[np.integer], pattern: NDArray[np.integer]) -> int:

@@ -220,6 +220,12 @@ class TokenBatch(Sequence[NDArray[np.int32]]):
         return f"TokenBatch({len(self)} chunks, {len(self.ids)} ids, {mean:.1f} a chunk)"
 
 
+def first_ids(batch: TokenBatch, counts: NDArray[np.integer]) -> NDArray[np.int32]:
+    """The first `counts` (N,) ids of each sequence, one after the other."""
+    position = np.arange(len(batch.ids)) - np.repeat(batch.offsets[:-1], batch.lengths)
+    return batch.ids[position < np.repeat(counts, batch.lengths)]
+
+
 def _integer_array(values: Any, what: str, rank: int) -> NDArray[np.signedinteger]:
     """`values` as int32; as int64 when an id does not fit, so that errors can name it."""
     array = np.asarray(values)
