@@ -81,9 +81,10 @@ class Recorded:
 
 
 @pytest.mark.parametrize(
-    ("context", "from_sidecar"), [("fork", False), ("fork", True), ("spawn", True), ("forkserver", False)]
+    ("context", "workers", "from_sidecar"),
+    [("fork", 2, False), ("fork", 2, True), ("spawn", 2, True), ("forkserver", 1, False)],
 )
-def test_workers_give_the_ids_of_a_direct_encode(context, from_sidecar, shared_data, tmp_path):
+def test_workers_give_the_ids_of_a_direct_encode(context, workers, from_sidecar, shared_data, tmp_path):
     recorded = Recorded(shared_data, T)
     actions = np.stack([sample[0] for sample in recorded.samples])
     tok = FastTokenizer.fit(actions, 512, normalize="quantile")
@@ -94,7 +95,7 @@ def test_workers_give_the_ids_of_a_direct_encode(context, from_sidecar, shared_d
         source = Sidecar.open(out, tok)
         source[0]  # has read something before it goes to the workers
     collate = TorchCollate(source, vlm, max_len=64)
-    loader = DataLoader(recorded, 100, num_workers=2, multiprocessing_context=context, collate_fn=collate)
+    loader = DataLoader(recorded, 100, num_workers=workers, multiprocessing_context=context, collate_fn=collate)
     direct = tok.encode(actions)
     batches = list(loader)
     assert [ids for b in batches for ids in ids_of(b)] == direct.to_list()
@@ -103,14 +104,6 @@ def test_workers_give_the_ids_of_a_direct_encode(context, from_sidecar, shared_d
     assert [t for b in batches for t in b["task"]] == [f"task {i}" for i in range(len(recorded))]
     assert {tuple(b["action.token_ids"].shape[1:]) for b in batches} == {(64,)}
     assert torch.cat([b["action.saturated"] for b in batches]).tolist() == direct.saturated.tolist()
-
-
-def test_an_error_in_a_worker_says_what_is_wrong():
-    loader = DataLoader(
-        SAMPLES, 10, num_workers=1, multiprocessing_context="fork", collate_fn=TorchCollate(TOK, max_len=2)
-    )
-    with pytest.raises(ValueError, match="token ids, more than max_len 2"):
-        next(iter(loader))
 
 
 # ---- What is in a batch ------------------------------------------------------------------------------
