@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fast_tokenizer import FastTokenizer, windows
 from fast_tokenizer.chunk import ChunkSample, chunk_blocks
 from fast_tokenizer.cutting import Cut
-from fast_tokenizer.distributed import TrajectoryChunks, connect, encode_trajectories
+from fast_tokenizer.distributed import TrajectoryChunks, connect, encode_trajectories, write_sidecar
 from fast_tokenizer.distributed import cluster as ray_cluster
 from fast_tokenizer.distributed import shards as ray_shards
 from fast_tokenizer.distributed import trajectories as ray_trajectories
@@ -25,8 +27,10 @@ from fast_tokenizer.io import BrokenDataError, Trajectories, read
 from fast_tokenizer.io.dataset import Dataset, Steps
 from fast_tokenizer.normalize import Normalizer
 from fast_tokenizer.relative import Relative
+from fast_tokenizer.sidecar import Sidecar, plan_sidecar
 from fast_tokenizer.statistics import EXACT_ROWS, NormalizerStatistics
 from fast_tokenizer.synthetic import ROBOTS, generate_trajectories
+from tests.lerobot_folders import lists, write_info
 
 ray = pytest.importorskip("ray")
 # Ray itself leaves files and sockets open, and warns of its own future.
@@ -214,6 +218,44 @@ def test_a_budget_goes_to_the_workers(nodes, recording, expected, small_tasks, t
     assert [*tmp_path.iterdir()] == []
 
 
+@pytest.fixture(scope="module")
+def lerobot(tmp_path_factory):
+    """A LeRobot folder (v2.1) of the episodes, a file each."""
+    root = tmp_path_factory.mktemp("lerobot") / "source"
+    write_info(root, "v2.1", features={"action": {"dtype": "float32", "shape": [14]}}, fps=50)
+    first, rows = 0, []
+    for i, actions in enumerate(EPISODES):
+        n = len(actions)
+        path = root / f"data/chunk-{i // 2:03d}/episode_{i:06d}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        numbers = {"frame_index": np.arange(n), "episode_index": np.full(n, i), "index": first + np.arange(n)}
+        pq.write_table(pa.table({"action": lists(actions), **numbers}), path)
+        rows.append({"episode_index": i, "length": n})
+        first += n
+    (root / "meta" / "episodes.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return root
+
+
+def tree(folder):
+    """Every file and what is in it."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_sidecar_is_written_by_the_workers(nodes, expected, lerobot, tmp_path):
+    nodes.be(2)
+    expected.save(tmp_path / "tok")
+    source = tree(lerobot)
+    found = {}
+    for engine in ("threads", "ray"):
+        output = tmp_path / engine
+        done = run_cli("sidecar", tmp_path / "tok", lerobot, "-o", output, "--engine", engine, "--json")
+        assert done.returncode == 0, done.stderr
+        found[engine] = tree(output)
+    assert found["ray"] == found["threads"]
+    assert len(found["ray"]) == len(EPISODES) + 2
+    assert tree(lerobot) == source
+
+
 # ---- What must be the same as on one machine, without a cluster ------------------------------------------
 
 
@@ -330,6 +372,27 @@ def test_a_node_killed_while_it_encodes(nodes, expected, small_tasks, tmp_path, 
     alone = expected.encode(CHUNKS)
     assert (tokens.ids.tolist(), tokens.offsets.tolist()) == (alone.ids.tolist(), alone.offsets.tolist())
     assert (len(tokens), state) == (len(CHUNKS), None)
+
+
+def test_a_node_killed_while_it_writes_a_sidecar(nodes, expected, lerobot, tmp_path):
+    """Each frame is there once, as one machine writes it; a folder that is not finished is no sidecar."""
+    nodes.be(3)
+    output = tmp_path / "tokens"
+    seen = []
+
+    def report(stage, done, total):
+        seen.append((done, total))
+        if len(seen) == 3:
+            nodes.kill()
+            with pytest.raises(ValueError, match="the sidecar is not finished"):
+                Sidecar.open(output, expected)
+
+    manifest = write_sidecar(expected, plan_sidecar(expected, lerobot, output), report)
+    assert manifest.frames == seen[-1][0] == seen[-1][1] == sum(map(len, EPISODES))
+    assert len(nodes.workers) == 2
+    assert len(seen) == len(EPISODES)
+    plan_sidecar(expected, lerobot, tmp_path / "alone").write(expected)
+    assert tree(output) == tree(tmp_path / "alone")
 
 
 def test_an_actor_lost_again_and_again_ends_with_one_error(nodes, recording, small_tasks, monkeypatch, tmp_path):

@@ -495,22 +495,33 @@ def sidecar(
     episodes: EpisodesOption = None,
     on_broken: OnBrokenOption = OnBrokenChoice.error,
     threads: ThreadsOption = None,
+    engine: EngineOption = EngineChoice.threads,
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the token ids of every frame of a LeRobot folder beside it, for a training loop to read.
 
     Frame t has the chunk that starts at t; over the end of its episode, that is filled with the last action. The folder
-    is written anew, and is a sidecar when its last file, sidecar.json, is there.
+    is written anew, and is a sidecar when its last file, sidecar.json, is there. With --engine ray the workers of a
+    cluster write a part each: DATA and OUT must be the same folders on all nodes.
     """
     from fast_tokenizer.cli import sidecar as work
 
+    use_engine(engine.value, address)
     saved = FastTokenizer.load(model)
     _of_embodiment(saved, embodiment)
     options = work.Options(horizon, embodiment, hz, dims, action_key, state_key, episodes, on_broken.value)
     with _progress() as report:
         plan = work.plan_of(saved, data, output, options, report)
         check_output_folder(plan.output)
-        manifest = plan.write(saved, num_threads=threads, progress=lambda done, total: report("encode", done, total))
+        if engine is EngineChoice.ray:
+            from fast_tokenizer.distributed import write_sidecar
+
+            manifest = write_sidecar(saved, plan, report)
+        else:
+            manifest = plan.write(
+                saved, num_threads=threads, progress=lambda done, total: report("encode", done, total)
+            )
     if as_json:
         _print_json({**manifest.to_json(), "output": str(plan.output)})
     else:

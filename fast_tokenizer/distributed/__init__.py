@@ -14,7 +14,7 @@ What is done where:
 
 from fast_tokenizer.distributed.cluster import connect
 from fast_tokenizer.distributed.corpus import RayCorpus
-from fast_tokenizer.distributed.encoding import encode_trajectories
+from fast_tokenizer.distributed.encoding import encode_trajectories, write_sidecar
 from fast_tokenizer.distributed.trajectories import TrajectoryChunks
 
-__all__ = ["RayCorpus", "TrajectoryChunks", "connect", "encode_trajectories"]
+__all__ = ["RayCorpus", "TrajectoryChunks", "connect", "encode_trajectories", "write_sidecar"]

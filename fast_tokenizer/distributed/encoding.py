@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pickle
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from fast_tokenizer.distributed.cluster import connect
 from fast_tokenizer.distributed.tasks import Row, checked, running, shared, spans, trajectories_of, unpacked
 from fast_tokenizer.fitting import Progress
 from fast_tokenizer.io import Trajectories
+from fast_tokenizer.sidecar import Manifest, PartCounts, SidecarPlan, write_part
 from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
 
@@ -28,7 +30,7 @@ def encode_trajectories(
 ) -> tuple[TokenBatch, NDArray[np.floating] | None]:
     """The tokens of all chunks, in the order of the data, and the states at their starts where actions are relative.
 
-    All of them come to this process, some 200 bytes a chunk. A sidecar is written by the workers instead.
+    All of them come to this process, some 200 bytes a chunk; a sidecar is written by the workers instead.
 
     Raises:
         BrokenDataError: An episode cannot be used.
@@ -60,6 +62,44 @@ def encode_trajectories(
     if cut.relative is None:
         return tokens, None
     return tokens, np.concatenate([np.frombuffer(row["state"]) for row in ordered]).reshape(total, -1)
+
+
+def write_sidecar(tokenizer: FastTokenizer, plan: SidecarPlan, report: Progress) -> Manifest:
+    """Writes a sidecar, each part by a worker that encodes it: its folder must be there on every node.
+
+    A part is a file, whole or not at all, and the same whoever writes it: the job of a node that dies is done again.
+
+    Args:
+        tokenizer: The one that the plan is for.
+        plan: What `plan_sidecar` makes, here.
+        report: Told of the frames.
+
+    Raises:
+        BrokenDataError: An episode cannot be used.
+        ClusterError: A part cannot be written since nodes are lost.
+        ValueError: Parts are missing or counted twice. The folder is then no sidecar.
+    """
+    connect()
+    plan.begin()
+    tasks: list[Row] = [{"item": i, "job": pickle.dumps(job)} for i, job in enumerate(plan.jobs)]
+    counts: list[PartCounts] = []
+    done = 0
+    if tasks:
+        with running(functools.partial(_write_part, shared(tokenizer)), tasks, "writing parts") as dataset:
+            for row in map(checked, dataset.iter_rows()):
+                counts.append(pickle.loads(row["counts"]))
+                done += plan.jobs[row["item"]].frames
+                report("encode", done, plan.frames)
+    return plan.finish(counts)
+
+
+def _write_part(tokenizer: Any, table: Any) -> Any:
+    """A task."""
+    import pyarrow as pa
+
+    (row,) = table.to_pylist()
+    counts = write_part(unpacked(tokenizer), pickle.loads(row["job"]))
+    return pa.Table.from_pylist([{"item": row["item"], "counts": pickle.dumps(counts)}])
 
 
 def _encode(tokenizer: Any, data: Any, table: Any) -> Any:
