@@ -159,6 +159,8 @@ class FitOptions:
     def __post_init__(self) -> None:
         if self.engine not in get_args(Engine):
             raise ValueError(f"engine must be one of {get_args(Engine)}, got {self.engine!r}")
+        if self.engine == "ray" and self.num_threads is not None:
+            raise ValueError("num_threads goes with engine='threads': a cluster's tasks and shards go by its CPUs")
         self.vocab_size = integer("vocab_size", self.vocab_size, 1, MAX_VOCAB_SIZE, f"in 1..{MAX_VOCAB_SIZE}")
         self.min_frequency = integer("min_frequency", self.min_frequency, 1, 2**62, "at least 1")
         self.max_token_symbols = integer(

@@ -454,6 +454,7 @@ def test_options_that_make_no_sense(recording):
     chunks = TrajectoryChunks(read(recording).trajectories, CUT)
     for options, message in [
         ({"engine": "dask"}, "engine must be one of"),
+        ({"engine": "ray", "num_threads": 2}, "num_threads goes with engine='threads'"),
         ({}, "give engine='ray'"),
         ({"engine": "ray", "relative": [0]}, "give the rule of relative actions to their Cut"),
         ({"engine": "ray", "compat": "published"}, "fits on one machine"),
@@ -478,10 +479,19 @@ def test_another_version_on_a_node_is_refused():
         to_summary(row | {"version": "0.0.1"})
 
 
-def test_a_cluster_that_is_not_there(tmp_path, recording):
-    done = run_cli("fit", recording, "-o", tmp_path / "tok", "--engine", "threads", "--address", "auto")
-    assert done.returncode == 1
-    assert done.stderr == "fast-tokenizer: --address goes with --engine ray\n"
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--address", "auto"], "--address goes with --engine ray"),
+        (["--engine", "ray", "--threads", "2"], "--threads goes with --engine threads"),
+        (["--engine", "ray", "--address", "127.0.0.1:1"], "no Ray cluster at 127.0.0.1:1: Connection refused"),
+    ],
+)
+def test_a_command_without_its_cluster_is_one_line(tmp_path, recording, options, message):
+    done = run_cli("fit", recording, "-o", tmp_path / "tok", *options)
+    assert (done.returncode, (tmp_path / "tok").exists()) == (1, False)
+    assert done.stderr.startswith(f"fast-tokenizer: {message}")
+    assert done.stderr.count("\n") == 1
 
 
 def test_without_ray_one_line_says_how_to_install_it(monkeypatch, recording, tmp_path):

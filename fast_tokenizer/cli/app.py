@@ -263,7 +263,7 @@ def fit(
     same files on all nodes. It measures on at most 200,000 of the held-out chunks.
     """
     check_output_folder(output)
-    use_engine(engine.value, address)
+    use_engine(engine.value, address, threads)
     budget = None if memory_budget is None else parse_bytes(memory_budget)
     with _progress() as report:
         recording = open_recording(
@@ -406,7 +406,7 @@ def encode(
     With --engine ray the workers of a cluster read and encode: DATA must lead to the same files on all nodes.
     """
     check_output_file(output)
-    use_engine(engine.value, address)
+    use_engine(engine.value, address, threads)
     saved = FastTokenizer.load(model)
     tokenizer = _of_embodiment(saved, embodiment)
     with _progress() as report:
@@ -507,7 +507,7 @@ def sidecar(
     """
     from fast_tokenizer.cli import sidecar as work
 
-    use_engine(engine.value, address)
+    use_engine(engine.value, address, threads)
     saved = FastTokenizer.load(model)
     _of_embodiment(saved, embodiment)
     options = work.Options(horizon, embodiment, hz, dims, action_key, state_key, episodes, on_broken.value)

@@ -371,9 +371,11 @@ def encode_here(
     return TokenBatch.concatenate(batches), np.concatenate(states) if states else None
 
 
-def use_engine(engine: str, address: str | None) -> None:
+def use_engine(engine: str, address: str | None, threads: int | None) -> None:
     """Connects to the cluster, before any work, where there is one to be."""
     if engine == "ray":
+        if threads is not None:
+            raise ValueError("--threads goes with --engine threads: a cluster's tasks and shards go by its CPUs")
         from fast_tokenizer.distributed import connect
 
         connect(address)

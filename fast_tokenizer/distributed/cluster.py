@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import re
+import socket
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from fast_tokenizer.errors import ClusterError
+
+_SECONDS_TO_CONNECT = 10.0
 
 
 def import_ray() -> Any:
@@ -24,9 +29,8 @@ def connect(address: str | None = None) -> None:
     """Connects this process to a cluster, unless it is connected to one.
 
     Args:
-        address: "auto", "host:port" or "ray://host:port", as for `ray.init`. None: what the environment variable
-            RAY_ADDRESS or a cluster started on this machine says; else a cluster of this machine's cores is started,
-            for this process.
+        address: "auto" or "host:port", as for `ray.init`. None: what the environment variable RAY_ADDRESS says, or a
+            cluster started on this machine; else one of this machine's cores is started, for this process.
 
     Raises:
         ImportError: Ray is not installed.
@@ -35,10 +39,22 @@ def connect(address: str | None = None) -> None:
     ray = import_ray()
     if ray.is_initialized():
         return
+    _require_listener(address or os.environ.get("RAY_ADDRESS", ""))
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise ClusterError(f"no Ray cluster at {address or 'the usual places'}: {error}") from None
+
+
+def _require_listener(address: str) -> None:
+    """Refuses "host:port" where nobody listens: Ray would try for two minutes."""
+    found = re.fullmatch(r"([^:/]+):(\d{1,5})", address)
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=_SECONDS_TO_CONNECT).close()
+    except OSError as error:
+        raise ClusterError(f"no Ray cluster at {address}: {error.strerror or error}") from None
 
 
 def nodes() -> list[tuple[str, int]]:
