@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fast_tokenizer import FastTokenizer, windows
+from fast_tokenizer._core import Corpus
 from fast_tokenizer.chunk import ChunkSample, chunk_blocks
 from fast_tokenizer.cutting import Cut
 from fast_tokenizer.distributed import TrajectoryChunks, connect, encode_trajectories, write_sidecar
@@ -284,6 +285,22 @@ def test_statistics_of_parts_are_those_of_the_whole_to_the_bit(rows):
     for kind in ("quantile", "min-max", "mean-std"):
         a, b = whole.normalizer(kind), merged.normalizer(kind)
         assert (a.center.tobytes(), a.half_range.tobytes()) == (b.center.tobytes(), b.half_range.tobytes())
+
+
+@pytest.mark.parametrize("symbols", [CHUNKS[0].size, 10 * CHUNKS[0].size, ray_shards._SHARD_SYMBOLS])
+def test_a_shard_has_no_more_symbols_than_it_can_number(monkeypatch, symbols):
+    """An actor's work, in this process."""
+    monkeypatch.setattr(ray_shards, "_SHARD_SYMBOLS", symbols)
+    monkeypatch.setattr(ray, "get", lambda piece: piece)
+    corpus = Corpus([10.0])
+    corpus.add(CHUNKS[:60])
+    span = corpus.range(1.0)
+    pieces = [make_piece(chunk_blocks(part), Quantizer([10.0], {}, {}), 0) for part in np.split(CHUNKS[:60], 3)]
+    plan = ray_shards.ShardPlan({}, None, None, *span, 0, span[1] - span[0] + 1)
+    shard = ray_shards.Shard()
+    assert shard.fill(plan, pieces, 2, np.empty((0, 2), np.uint16)) == (60, corpus.symbols)
+    alone = corpus.into_shards(*span)
+    assert [a.tolist() for a in shard.count_pairs()] == [a.tolist() for a in alone.count_pairs()]
 
 
 def test_spans_cover_each_chunk_once():

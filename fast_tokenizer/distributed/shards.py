@@ -17,6 +17,8 @@ from fast_tokenizer.errors import ClusterError
 
 #: Merges that the driver asks for at a time. Some six to eight are certain at once; more never were.
 MERGES_A_TRIP = 16
+#: A shard numbers its tokens in 32 bits.
+_SHARD_SYMBOLS = 1 << 31
 #: How often a share is made again, and how long to wait before. Together, more than the half minute in which Ray
 #: notices that a node is gone.
 _ATTEMPTS = 30
@@ -64,7 +66,8 @@ class Shard:
             add_to(self._corpus, ray.get(piece))
         counts = self._corpus.chunks, self._corpus.symbols
         self._threads = threads
-        self._shards = self._corpus.into_shards(plan.lowest, plan.highest, threads, threads, plan.levels_beyond)
+        shards = max(threads, self._corpus.symbols // _SHARD_SYMBOLS + 1)
+        self._shards = self._corpus.into_shards(plan.lowest, plan.highest, shards, threads, plan.levels_beyond)
         for begin in range(0, len(merges), MERGES_A_TRIP):
             self._shards.apply(merges[begin : begin + MERGES_A_TRIP], plan.alphabet_size + begin, threads)
         return counts
