@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from fast_tokenizer import FastTokenizer, Relative, TokenBatch, VlmVocab
 from fast_tokenizer.io import read
 from fast_tokenizer.sidecar import Sidecar, write_sidecar
-from fast_tokenizer.training import NumpyCollate, StaticBatches, TorchCollate, pad_tokens
+from fast_tokenizer.training import LOST, NumpyCollate, StaticBatches, TorchCollate, pad_tokens
 from tests.lerobot_folders import write_v2
 
 T = 20
@@ -103,7 +103,7 @@ def test_workers_give_the_ids_of_a_direct_encode(context, workers, from_sidecar,
     assert torch.cat([b["action"] for b in batches]).numpy().tobytes() == actions.tobytes()
     assert [t for b in batches for t in b["task"]] == [f"task {i}" for i in range(len(recorded))]
     assert {tuple(b["action.token_ids"].shape[1:]) for b in batches} == {(64,)}
-    assert torch.cat([b["action.saturated"] for b in batches]).tolist() == direct.saturated.tolist()
+    assert torch.cat([b["action.lost"] for b in batches])[:, 0].tolist() == direct.saturated.tolist()
 
 
 # ---- What is in a batch ------------------------------------------------------------------------------
@@ -118,15 +118,11 @@ def test_a_batch_has_what_the_samples_have_and_the_ids():
     assert set(batch["action.token_ids"][~mask].tolist()) == {-1}
     assert set(batch["action.vlm_ids"][~mask].tolist()) == {0}
     assert batch["action.token_ids"].shape == (60, direct.lengths.max())
-    assert {batch[f"action.{n}"].dtype for n in ("token_ids", "vlm_ids", "cut", "saturated", "clipped", "dropped")} == {
-        torch.int64
-    }
+    assert {batch[f"action.{name}"].dtype for name in ("token_ids", "vlm_ids", "lost")} == {torch.int64}
     assert mask.dtype == torch.bool
     assert batch["action_is_pad"].shape == (60, T)
     assert batch["task"] == [f"task {i}" for i in range(60)]
-    assert set(batch) - set(SAMPLES[0]) == {
-        f"action.{n}" for n in ("token_ids", "token_mask", "vlm_ids", "cut", "saturated", "clipped", "dropped")
-    }
+    assert set(batch) - set(SAMPLES[0]) == {f"action.{name}" for name in ("token_ids", "token_mask", "vlm_ids", "lost")}
 
 
 def test_numpy_gives_the_same_as_torch():
@@ -154,10 +150,9 @@ def test_losses_are_counted_for_each_row():
     assert direct.saturated.sum() > 0
     assert direct.clipped.sum() > 0
     batch = NumpyCollate(low, max_len=9, overlong="cut")(SAMPLES)
-    for name in ("saturated", "clipped", "dropped"):
-        assert batch[f"action.{name}"].tolist() == getattr(direct, name).tolist()
-    assert batch["action.cut"].tolist() == np.maximum(0, direct.lengths - 9).tolist()
-    assert batch["action.cut"].any()
+    lost = dict(zip(LOST, batch["action.lost"].T.tolist(), strict=True))
+    assert lost.pop("cut") == np.maximum(0, direct.lengths - 9).tolist() != [0] * 60
+    assert lost == {name: getattr(direct, name).tolist() for name in ("saturated", "clipped", "dropped")}
     assert ids_of(batch) == [ids[:9] for ids in direct.to_list()]
 
 
@@ -269,8 +264,8 @@ def test_ids_of_a_sidecar_need_no_actions(sidecar):
     asked = [3, 206, 100, 3]
     batch = TorchCollate(sidecar, VLM)([{"index": i} for i in asked])
     assert ids_of(batch) == [sidecar[i].tolist() for i in asked]
-    assert batch["action.saturated"].tolist() == sidecar.frames(asked).tokens.saturated.tolist()
-    assert NumpyCollate(sidecar, max_len=sidecar.manifest.longest)([{"index": 3}])["action.cut"].tolist() == [0]
+    assert batch["action.lost"][:, 0].tolist() == sidecar.frames(asked).tokens.saturated.tolist()
+    assert NumpyCollate(sidecar, max_len=sidecar.manifest.longest)([{"index": 3}])["action.lost"][0, 3] == 0
 
 
 def test_samples_of_another_dataset_are_refused(sidecar):
@@ -299,7 +294,7 @@ def test_a_small_batch_is_filled_up_with_rows_without_tokens(collate_class):
     assert part["row_mask"].tolist() == [True] * 3 + [False] * 5
     assert whole["row_mask"].tolist() == [True] * 8
     assert ids_of(part) == [*TOK.encode(CHUNKS[:3]).to_list(), *[[]] * 5]
-    assert part["action.saturated"].tolist()[3:] == [0] * 5
+    assert part["action.lost"].tolist() == whole["action.lost"].tolist()[:3] + [[0] * 4] * 5
     with pytest.raises(ValueError, match="got 9 samples, more than batch_size 8"):
         collate(SAMPLES[:9])
 
@@ -309,7 +304,7 @@ def test_filled_rows_are_not_too_long():
     lengths = TOK.encode(CHUNKS).lengths
     i = int(lengths.argmax())
     collate = NumpyCollate(TOK, max_len=int(lengths[i]) - 2, overlong="cut", batch_size=4)
-    assert collate([SAMPLES[i]])["action.cut"].tolist() == [2, 0, 0, 0]
+    assert collate([SAMPLES[i]])["action.lost"][:, LOST.index("cut")].tolist() == [2, 0, 0, 0]
 
 
 def test_the_last_batch_is_filled_or_left_out_and_counted():

@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -152,17 +152,17 @@ class Sidecar:
         wanted = wanted.astype(np.int64, copy=False)
         group_of = np.searchsorted(self._first, wanted, "right") - 1
         rows, ids = np.empty((len(wanted), len(_NUMBERS)), np.int64), [np.empty(0, np.int32)] * len(wanted)
-        for i in np.argsort(group_of, kind="stable").tolist():
-            index, group = int(wanted[i]), int(group_of[i])
-            block = self._block(group) if group >= 0 else None
-            row = None if block is None else block.row(index)
+        order = np.argsort(group_of, kind="stable")
+        ends = np.flatnonzero(np.diff(group_of[order], append=-2)) + 1
+        for at in np.split(order, ends[:-1]) if len(order) else ():
+            block = self._block(int(group_of[at[0]])) if group_of[at[0]] >= 0 else None
+            row = None if block is None else block.find(wanted[at])
             if block is None or row is None:
-                raise ValueError(
-                    f"{self.path}: has no frame {index}, but {self.manifest.frames} others, from {self._first[0]} on; "
-                    f"episodes that were left out: {self.manifest.episodes_left_out or 'none'}"
-                )
-            rows[i] = block.rows[row]
-            ids[i] = block.ids[block.offsets[row] : block.offsets[row + 1]]
+                self._refuse(wanted[at], block)
+            rows[at] = block.rows[row]
+            starts, stops = block.offsets[row].tolist(), block.offsets[row + 1].tolist()
+            for i, start, stop in zip(at.tolist(), starts, stops, strict=True):
+                ids[i] = block.ids[start:stop]
         offsets = np.zeros(len(ids) + 1, np.int64)
         np.cumsum([len(i) for i in ids], out=offsets[1:])
         counts = rows[:, 4:].astype(np.int32).T
@@ -192,6 +192,13 @@ class Sidecar:
                 )
 
     # ---- Inside ----------------------------------------------------------------------------------
+
+    def _refuse(self, wanted: NDArray[np.int64], block: _Block | None) -> NoReturn:
+        absent = wanted if block is None else wanted[~np.isin(wanted, block.rows[:, 0])]
+        raise ValueError(
+            f"{self.path}: has no frame {absent[0]}, but {self.manifest.frames} others, from {self._first[0]} on; "
+            f"episodes that were left out: {self.manifest.episodes_left_out or 'none'}"
+        )
 
     def _forget(self) -> None:
         self._pid, self._lock = os.getpid(), threading.Lock()
@@ -258,13 +265,13 @@ class _Block:
     def nbytes(self) -> int:
         return self.rows.nbytes + self.ids.nbytes + self.offsets.nbytes
 
-    def row(self, index: int) -> int | None:
-        """The row of a frame, if it is here."""
+    def find(self, wanted: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """The rows of frames, if all are here."""
         if self.has_gaps:
-            row = int(np.searchsorted(self.rows[:, 0], index))
-            return row if row < len(self.rows) and self.rows[row, 0] == index else None
-        row = index - self.first
-        return row if row < len(self.rows) else None
+            rows = np.searchsorted(self.rows[:, 0], wanted)
+            return rows if rows.max() < len(self.rows) and (self.rows[rows, 0] == wanted).all() else None
+        rows = wanted - self.first
+        return rows if rows.max() < len(self.rows) else None
 
     @classmethod
     def read(cls, file: Any, group: int) -> _Block:
