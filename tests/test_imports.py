@@ -200,9 +200,13 @@ def test_the_main_classes_have_examples():
         "fast_tokenizer.prefix.decode_prefix",
         "fast_tokenizer.prefix.prefix_errors",
         "fast_tokenizer.prompt.PromptBuilder",
+        "fast_tokenizer.sidecar",
         "fast_tokenizer.statistics.NormalizerStatistics",
         "fast_tokenizer.tokenizer.FastTokenizer",
         "fast_tokenizer.tokens.TokenBatch",
+        "fast_tokenizer.training.NumpyCollate",
+        "fast_tokenizer.training.StaticBatches",
+        "fast_tokenizer.training.TorchCollate",
         "fast_tokenizer.vlm.VlmVocab",
         "fast_tokenizer.vlm.VlmVocab.add_to_tokenizer",
     } <= tested

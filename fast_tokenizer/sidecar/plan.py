@@ -355,7 +355,7 @@ def _output(root: Path, output: str | Path | None, *, is_local: bool) -> Path:
     if output is None:
         if not is_local:
             raise ValueError(f"{root}: comes from the hub; say where its sidecar is to go")
-        output = root.resolve().with_name(f"{root.resolve().name}.tokens")
+        output = _beside(root)
     target, inside = Path(output), root.resolve()
     resolved = target.resolve()
     if resolved == inside or inside in resolved.parents:
@@ -363,6 +363,11 @@ def _output(root: Path, output: str | Path | None, *, is_local: bool) -> Path:
     if resolved in inside.parents:
         raise ValueError(f"{target}: the source {root} lies within it; name a folder of its own")
     return target
+
+
+def _beside(root: Path) -> Path:
+    """The default: the folder's own name, also of "." and "..", and `.tokens`."""
+    return root.with_name(f"{root.name}.tokens") if root.name not in ("", "..") else _beside(root.resolve())
 
 
 def _parts_table(parts: Sequence[PartCounts]) -> bytes:

@@ -58,11 +58,7 @@ class Sidecar:
         path: Its folder.
         manifest: What it holds.
 
-    Example:
-        ::
-
-            sidecar = Sidecar.open("my_dataset.tokens", tokenizer)
-            batch = sidecar.frames([0, 17, 4711]).tokens  # a TokenBatch, as tokenizer.encode gives
+    Example: see `fast_tokenizer.sidecar`.
     """
 
     def __init__(self, path: Path, manifest: Manifest, parts: Any, cache_bytes: int) -> None:
