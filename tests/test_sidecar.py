@@ -252,6 +252,29 @@ def test_frame_numbers_that_repeat_are_refused(version, tmp_path):
             write_sidecar(TOK, source, on_broken="skip")
 
 
+@pytest.mark.parametrize(
+    ("kind", "change", "refused"),
+    [
+        (pa.uint64(), 0, None),
+        (pa.float64(), 0, None),
+        (pa.float64(), 0.5, "frame 0 has 100.5 after -1"),
+        (pa.float64(), np.nan, "frame 0 has nan after -1"),
+        (pa.int64(), -200, "frame 0 has -100 after -1"),
+    ],
+)
+def test_frame_numbers_are_whole_whatever_their_type(v2, kind, change, refused):
+    table = pq.read_table(file_of(v2, 1))
+    numbers = pa.array(100 + np.arange(4) + change).cast(kind)
+    pq.write_table(table.set_column(table.column_names.index("index"), "index", numbers), file_of(v2, 1))
+    if refused is None:
+        assert [r["index"] for r in rows(write_sidecar(TOK, v2)[0])] == INDEX.tolist()
+    else:
+        with pytest.raises(
+            BrokenDataError, match=re.escape(f"episode 1: the column index must rise in whole numbers, but {refused}")
+        ):
+            write_sidecar(TOK, v2)
+
+
 def test_a_file_without_frame_numbers_is_refused(tmp_path):
     source = write_v2(tmp_path / "robot", drop=("index",))
     with pytest.raises(BrokenDataError, match="has no column 'index', the frames' numbers"):

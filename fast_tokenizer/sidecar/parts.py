@@ -231,15 +231,16 @@ def _usable(job: PartJob, left_out: list[BrokenDataError]) -> Iterator[_Episode]
 def _frame_numbers(name: str, steps: Steps, last: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | BrokenDataError:
     """`index` and `frame_index`. A sidecar is looked up by the first, so that it must rise from episode to episode."""
     assert steps.index is not None
-    index, wanted = np.asarray(steps.index), np.int64
-    rises = np.diff(index, prepend=index.dtype.type(last)) > 0
+    given = np.asarray(steps.index)
+    index = given.astype(np.int64) if np.isfinite(given).all() else np.full(len(given), -1)
+    rises = (np.diff(index, prepend=last) > 0) & (index == given)
     if not rises.all():
         at = int(np.argmin(rises))
-        before = last if at == 0 else index[at - 1]
-        message = f"{name}: the column index must rise, but frame {at} has {index[at]} after {before}"
+        before = last if at == 0 else given[at - 1]
+        message = f"{name}: the column index must rise in whole numbers, but frame {at} has {given[at]} after {before}"
         return BrokenDataError("frame numbers", message)
     frame_index = np.arange(len(index)) if steps.frame_index is None else np.asarray(steps.frame_index)
-    return index.astype(wanted), frame_index.astype(wanted)
+    return index, frame_index.astype(np.int64)
 
 
 def _encoded(tokenizer: FastTokenizer, job: PartJob, episode: _Episode, num_threads: int) -> _Encoded:
