@@ -469,6 +469,8 @@ def test_frames_come_by_their_numbers_in_any_order(sidecar):
     assert sidecar[203].tolist() == ids[203]
     assert (len(sidecar), sidecar.indices().tolist()) == (20, INDEX.tolist())
     assert sidecar.frames([]).tokens.to_list() == []
+    with pytest.raises(TypeError, match="not iterable"):  # it would begin at 0 and stop at the first gap
+        iter(sidecar)
 
 
 @pytest.mark.parametrize("index", [-1, 7, 104, 209, 10**12])

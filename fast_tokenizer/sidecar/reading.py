@@ -120,6 +120,8 @@ class Sidecar:
     def __len__(self) -> int:
         return self.manifest.frames
 
+    __iter__ = None  # frames have numbers, with gaps where episodes were left out: `indices` has them
+
     def __repr__(self) -> str:
         m = self.manifest
         return f"Sidecar({self.path}: {m.frames} frames of {m.episodes} episodes, {m.tokens} ids, {m.parts} parts)"
