@@ -563,6 +563,44 @@ def test_damage_is_named(sidecar):
         Sidecar.open(folder, TOK)
 
 
+def rewritten(folder, **columns):
+    """A sidecar whose table of parts somebody else made, with the digest that goes with it."""
+    table = pq.read_table(folder / "parts.parquet")
+    values = {name: columns.get(name, table[name].to_pylist()) for name in table.column_names}
+    pq.write_table(pa.table({k: v for k, v in values.items() if v is not None}), folder / "parts.parquet")
+    manifest = json.loads((folder / "sidecar.json").read_text())
+    manifest["parts_digest"] = hashlib.sha256((folder / "parts.parquet").read_bytes()).hexdigest()
+    (folder / "sidecar.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"part": ["/etc/passwd", "b", "c"]}, "names a part outside of the folder, /etc/passwd"),
+        ({"part": ["data/../../x", "b", "c"]}, "names a part outside of the folder"),
+        ({"frames": None}, "has no column 'frames'"),
+        ({"frames": [7, None, 9]}, "has empty cells"),
+        ({"frames": [7, 4, 10]}, "has 21 frames in 3 parts, expected 20 in 3"),
+        ({"first_indices": [[0], [200], [100]]}, "does not number its frames in rising order"),
+        ({"first_indices": [[0], [], [100]]}, "does not number its frames in rising order"),
+        ({"first_indices": [[0, 50], [100], [200]]}, "is damaged"),  # there is no second row group
+    ],
+)
+def test_a_table_of_parts_that_cannot_be_is_refused(v2, columns, message):
+    out, _ = write_sidecar(TOK, v2)
+    rewritten(out, **columns)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Sidecar.open(out, TOK).frames([0, 50])
+
+
+def test_a_part_without_its_columns_is_refused(v2):
+    out, _ = write_sidecar(TOK, v2)
+    part = out / "data/chunk-000/episode_000000.parquet"
+    pq.write_table(pq.read_table(part).drop_columns(["real_steps"]), part)
+    with pytest.raises(ValueError, match="is no part of a sidecar: has no column 'real_steps'"):
+        Sidecar.open(out, TOK)[0]
+
+
 def test_a_source_is_known_again(source):
     sidecar = Sidecar.open(write_sidecar(TOK, source)[0], TOK)
     sidecar.check_source(source)

@@ -9,7 +9,7 @@ import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 import numpy as np
@@ -103,6 +103,8 @@ class Sidecar:
         if hashlib.sha256(content).hexdigest() != manifest.parts_digest:
             raise ValueError(f"{path / PARTS}: is not the table of parts that the manifest is about")
         parts = parquet.read_table(io.BytesIO(content), use_threads=False).combine_chunks()
+        if problem := _problem_of(parts, manifest):
+            raise ValueError(f"{path / PARTS}: {problem}")
         rule = "0 or more"
         return cls(path, manifest, parts, integer("cache_bytes", cache_bytes, 0, 2**62, rule))
 
@@ -220,7 +222,7 @@ class Sidecar:
             self._files.move_to_end(part)
             try:
                 block = _Block.read(self._files[part], group - int(self._groups[part]))
-            except OSError as error:
+            except (OSError, ValueError, IndexError, AttributeError) as error:
                 raise ValueError(f"{self.path / self._part(part)}: is damaged: {error}") from None
             self._blocks[group] = block
             self._held += block.nbytes
@@ -229,7 +231,10 @@ class Sidecar:
             return block
 
     def _part(self, part: int) -> str:
-        return str(self._parts.column("part")[part].as_py())
+        name = str(self._parts.column("part")[part].as_py())
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise ValueError(f"{self.path / PARTS}: names a part outside of the folder, {name}")
+        return name
 
     def _file(self, part: int) -> Any:
         """A part, opened and checked against manifest and table."""
@@ -238,6 +243,8 @@ class Sidecar:
         try:
             file = parquet.ParquetFile(path, memory_map=True)
             about = json.loads((file.schema_arrow.metadata or {})[FORMAT.encode()])
+            if lacking := [n for n in (*_NUMBERS, "ids") if n not in file.schema_arrow.names]:
+                raise ValueError(f"has no column {lacking[0]!r}")
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"{path}: is no part of a sidecar: {error}") from None
         rows, expected = file.metadata.num_rows, self._parts.column("frames")[part].as_py()
@@ -247,6 +254,21 @@ class Sidecar:
                 f"of {self.manifest.fingerprint[:16]}; the part was changed"
             )
         return file
+
+
+def _problem_of(parts: Any, manifest: Manifest) -> str | None:
+    """What is wrong with a table of parts, which may come from anywhere; None where all that is relied on holds."""
+    needed = ("part", "first_indices", "last_index", "frames")
+    if lacking := [name for name in needed if name not in parts.column_names]:
+        return f"has no column {lacking[0]!r}"
+    if sum(parts.column(name).null_count for name in needed):
+        return "has empty cells"
+    frames, first = parts.column("frames").to_numpy(), parts.column("first_indices").combine_chunks()
+    if (len(frames), int(frames.sum())) != (manifest.parts, manifest.frames):
+        return f"has {int(frames.sum())} frames in {len(frames)} parts, expected {manifest.frames} in {manifest.parts}"
+    if not (np.diff(first.values.to_numpy()) > 0).all() or not (np.diff(first.offsets.to_numpy()) > 0).all():
+        return "does not number its frames in rising order"
+    return None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
