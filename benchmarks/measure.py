@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 Call = Callable[[], object]
+Clock = Callable[[], float]
 
 FEWEST_ROUNDS = 3
 MOST_ROUNDS = 25
@@ -80,19 +81,22 @@ def seconds_of(call: Call) -> float:
     return time.perf_counter() - start
 
 
-def seconds_of_turn(call: Call, least: float) -> float:
-    """Wall time of one call, the mean of as many as `least` seconds take."""
-    count, start = 0, time.perf_counter()
+def seconds_of_turn(call: Call, least: float, clock: Clock = time.perf_counter) -> float:
+    """Time of one call by a clock, the mean of as many as `least` seconds take."""
+    count, start, begun = 0, time.perf_counter(), clock()
     while count == 0 or time.perf_counter() - start < least:
         call()
         count += 1
-    return (time.perf_counter() - start) / count
+    return (clock() - begun) / count
 
 
-def time_in_turn(calls: Sequence[Call], budget: float, per: Sequence[int] | None = None) -> list[Timing]:
+def time_in_turn(
+    calls: Sequence[Call], budget: float, per: Sequence[int] | None = None, clock: Clock = time.perf_counter
+) -> list[Timing]:
     """Times calls in turn, at least three rounds and until the budget in seconds is spent.
 
-    Timings are of one piece of work, of which call i does `per[i]`.
+    Timings are of one piece of work, of which call i does `per[i]`, by a clock: wall time, or for what never waits and
+    has but one thread `time.thread_time`, which does not count what the rest of the machine takes.
     """
     taken: list[list[float]] = [[] for _ in calls]
     if not calls:
@@ -100,7 +104,7 @@ def time_in_turn(calls: Sequence[Call], budget: float, per: Sequence[int] | None
     end = time.perf_counter() + budget
     while len(taken[0]) < MOST_ROUNDS and (len(taken[0]) < FEWEST_ROUNDS or time.perf_counter() < end):
         for call, times in zip(calls, taken, strict=True):
-            times.append(seconds_of_turn(call, min(TURN, budget)))
+            times.append(seconds_of_turn(call, min(TURN, budget), clock))
     return [Timing.of(times, pieces) for times, pieces in zip(taken, per or [1] * len(calls), strict=True)]
 
 

@@ -4,10 +4,10 @@ Batches of 256 chunks of 50 x 14 (the generated ALOHA of the suite), as samples 
 the chunk as a float32 tensor, its padding mask, the state, a task. Out come token ids, mask and PaliGemma's ids, padded
 to a fixed width, as int64 tensors.
 
-First table, milliseconds a batch on one thread, all in turn in one process. "Collate" is the whole call of
-`TorchCollate`, with PyTorch's default collate of the samples in it, which every loop pays anyway; "own" is the call
-less that. Frames are drawn at random from 40 episodes of 14 s. The sidecar is of a v2.1 folder of them: read from what
-is in memory, and from its files, as of a dataset that is much larger than the memory given to it. The peer is the
+First table, milliseconds of processor time a batch, on one thread, all in turn in one process. "Collate" is the whole
+call of `TorchCollate`, with PyTorch's default collate of the samples in it, which every loop pays anyway; "own" is the
+call less that. Frames are drawn at random from 40 episodes of 14 s. The sidecar is of a v2.1 folder of them: read from
+what is in memory, and from its files, as of a dataset that is much larger than the memory given to it. The peer is the
 published pipeline with one call a chunk and the ids mapped and padded one by one, which is the loop of lerobot's
 processor step, without its prompt.
 
@@ -170,13 +170,17 @@ def calls_table(contenders: Mapping[str, Collate], samples: Sequence[list[Batch]
     def call(collate: Collate) -> Callable[[], object]:
         return lambda: collate(samples[next(turn) % len(samples)])
 
-    default, *others = time_in_turn([call(default_collate), *map(call, contenders.values())], seconds)
+    default, *others = time_in_turn(
+        [call(default_collate), *map(call, contenders.values())], seconds, clock=time.thread_time
+    )
     lines = [["PyTorch's default collate alone", *_cells(default), "", ""]]
     for name, timing in zip(contenders, others, strict=True):
         own = timing.seconds - default.seconds
         share = f"{significant(100 * own / STEP_SECONDS)} %"
         lines.append([name, *_cells(timing), significant(own * 1e3), share])
-    note = f"Milliseconds a batch of {BATCH} chunks of 50 x 14, one thread; a share of a step of 100 ms."
+    note = (
+        f"Milliseconds of processor time a batch of {BATCH} chunks of 50 x 14, one thread; a share of a step of 100 ms."
+    )
     return Table("Collate", note, ["", "collate", "quartiles", "own", "own, of a step"], lines)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,15 +33,15 @@ class PaddedTokens:
     """N sequences of token ids as rectangles, padded on the right.
 
     Attributes:
-        ids: (N, L) int32 token ids; -1, which is no token id, where there is none.
+        ids: (N, L) token ids; -1, which is no token id, where there is none.
         mask: (N, L) bool; true on tokens.
-        vlm_ids: (N, L) int32 VLM ids, filled up with the padding id; None without a VLM vocabulary.
+        vlm_ids: (N, L) VLM ids, filled up with the padding id; None without a VLM vocabulary.
         cut: (N,) int32; ids that were cut off at the end. A sequence that lost any can no longer be decoded.
     """
 
-    ids: NDArray[np.int32]
+    ids: NDArray[np.signedinteger]
     mask: NDArray[np.bool_]
-    vlm_ids: NDArray[np.int32] | None
+    vlm_ids: NDArray[np.signedinteger] | None
     cut: NDArray[np.int32]
 
 
@@ -52,6 +52,7 @@ def pad_tokens(
     max_len: int | None = None,
     overlong: Overlong = "refuse",
     pad_id: int = 0,
+    dtype: type[np.int32] | type[np.int64] = np.int32,
 ) -> PaddedTokens:
     """Token ids, mask and VLM ids as rectangles.
 
@@ -61,6 +62,7 @@ def pad_tokens(
         max_len: Width L, the same for every batch; None: the longest sequence.
         overlong: Sequences longer than `max_len` are refused, or lose their end ("cut"), which is counted.
         pad_id: Fills the VLM ids.
+        dtype: Of the ids.
 
     Raises:
         ValueError: A sequence is longer than `max_len`, or has an id that the VLM vocabulary has no room for.
@@ -82,11 +84,11 @@ def pad_tokens(
     kept = np.minimum(lengths, width)
     mask = np.arange(width) < kept[:, None]
     flat = tokens.ids if longest <= width else first_ids(tokens, kept)
-    ids = np.full(mask.shape, -1, np.int32)
+    ids = np.full(mask.shape, -1, dtype)
     ids[mask] = flat
     vlm_ids = None
     if vlm is not None:
-        vlm_ids = np.full(mask.shape, pad_id, np.int32)
+        vlm_ids = np.full(mask.shape, pad_id, dtype)
         vlm_ids[mask] = vlm.to_vlm(flat)
     return PaddedTokens(ids, mask, vlm_ids, (lengths - kept).astype(np.int32))
 
@@ -118,6 +120,8 @@ class NumpyCollate:
         >>> ids.tolist() == tok.encode(samples[1]["action"][None])[0].tolist()
         True
     """
+
+    _dtype: ClassVar[type[np.int32] | type[np.int64]] = np.int32
 
     def __init__(
         self,
@@ -195,11 +199,18 @@ class NumpyCollate:
         tokens = self._encoded(batch) if isinstance(self._source, FastTokenizer) else self._read(batch, self._source)
         if rows < len(samples):
             tokens = _emptied(tokens, rows)
-        padded = pad_tokens(tokens, self._vlm, max_len=self._max_len, overlong=self._overlong, pad_id=self._pad_id)
+        padded = pad_tokens(
+            tokens,
+            self._vlm,
+            max_len=self._max_len,
+            overlong=self._overlong,
+            pad_id=self._pad_id,
+            dtype=self._dtype,
+        )
         added: dict[str, NDArray[Any]] = {"token_ids": padded.ids, "token_mask": padded.mask}
         if padded.vlm_ids is not None:
             added["vlm_ids"] = padded.vlm_ids
-        added["lost"] = np.stack([tokens.saturated, tokens.clipped, tokens.dropped, padded.cut], axis=1)
+        added["lost"] = np.stack([tokens.saturated, tokens.clipped, tokens.dropped, padded.cut], 1).astype(self._dtype)
         named = {f"{self._action_key}.{name}": values for name, values in added.items()}
         if self._batch_size is not None:
             named["row_mask"] = np.arange(len(samples)) < rows
@@ -273,6 +284,8 @@ class TorchCollate(NumpyCollate):
         (torch.int64, True)
     """
 
+    _dtype = np.int64
+
     def _collated(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         from torch.utils.data import default_collate
 
@@ -283,7 +296,7 @@ class TorchCollate(NumpyCollate):
     def _out(self, values: NDArray[Any]) -> Any:
         import torch
 
-        return torch.from_numpy(values if values.dtype == np.bool_ else values.astype(np.int64))
+        return torch.from_numpy(values)
 
 
 class StaticBatches:
