@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -363,6 +364,16 @@ def test_a_sidecar_is_replaced_whole(v2):
     assert Sidecar.open(out, TOK).indices().tolist() == [100, 101, 102, 103]
 
 
+def test_a_sidecar_that_could_not_be_replaced_is_none(v2):
+    """Its parts may be gone, or be those of the other tokenizer."""
+    out, _ = write_sidecar(TOK, v2)
+    spoil(file_of(v2, 2), 2, action=lambda k, v: [np.nan] * 3)
+    with pytest.raises(BrokenDataError):
+        write_sidecar(TOK, v2)
+    with pytest.raises(ValueError, match="not finished"):
+        Sidecar.open(out, TOK)
+
+
 # ---- Written by many ---------------------------------------------------------------------------------
 
 
@@ -522,6 +533,7 @@ def test_a_forked_process_reads_for_itself(sidecar):
     sidecar._lock.acquire()  # as another thread may at the moment of the fork
     pid = os.fork()
     if pid == 0:
+        signal.alarm(20)  # instead of waiting for ever
         os._exit(0 if sidecar[101].tolist() == expected(TOK, [EPISODES[1][0]])[1] else 1)
     assert os.waitpid(pid, 0)[1] == 0
 
