@@ -7,7 +7,7 @@ import string
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +20,8 @@ from fast_tokenizer.io.source import Outline, missing
 _TASK_KEYS = ("task", "tasks", "__index_level_0__")
 #: First row of an episode, and the row after its last, in all files together (v3.0).
 _BOUNDS = ("dataset_from_index", "dataset_to_index")
+#: What a data_path may ask for.
+_NUMBERS = {"v2": ("episode_chunk", "episode_index"), "v3": ("chunk_index", "file_index")}
 
 _Row: TypeAlias = Mapping[str, Any]
 #: The episodes of each file, their lengths, and the first row of each in all files together, or None.
@@ -40,12 +42,13 @@ class Layout:
     def file(self, **numbers: int) -> Path:
         """The data file of an episode (v2.x) or of a chunk and file (v3.0)."""
         try:
-            if wide := [spec for _, _, spec, _ in string.Formatter().parse(self.data_path) if len(spec or "") > 4]:
+            specs = [spec or "" for _, _, spec, _ in string.Formatter().parse(self.data_path)]
+            if wide := [spec for spec in specs if len(spec) > 4 or "{" in spec]:
                 raise ValueError(f"numbers of the form {wide[0]!r}, which no path has")
             relative = self.data_path.format(**numbers)
         except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"{self.root}/meta/info.json: data_path {self.data_path!r} asks for {error}") from None
-        if PurePosixPath(relative).is_absolute() or ".." in PurePosixPath(relative).parts:
+        if any(kind(relative).anchor or ".." in kind(relative).parts for kind in (PurePosixPath, PureWindowsPath)):
             raise ValueError(f"{self.root}/meta/info.json: data_path {self.data_path!r} leaves the folder")
         return self.root / relative
 
@@ -67,7 +70,7 @@ def read_layout(root: Path) -> tuple[Layout, int]:
         fps = None if info.get("fps") is None else float(info["fps"])
         chunks_size = int(info.get("chunks_size") or 1000)
         features = dict(info.get("features") or {})
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path}: is no LeRobot description: {type(error).__name__} {error}") from None
     if fps is not None and not (np.isfinite(fps) and fps > 0):
         raise ValueError(f"{path}: fps must be positive, got {fps}")
@@ -79,7 +82,10 @@ def read_layout(root: Path) -> tuple[Layout, int]:
         if version == "v3.0"
         else "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
     )
-    return Layout(root, version, str(info.get("data_path") or usual), chunks_size, features, fps), claimed
+    layout = Layout(root, version, str(info.get("data_path") or usual), chunks_size, features, fps)
+    # Before anything is looked for by its pattern: files outside the folder are not even listed.
+    layout.file(**dict.fromkeys(_NUMBERS[version[:2]], 0))
+    return layout, claimed
 
 
 def listed_v2(layout: Layout) -> tuple[list[Outline], list[BrokenDataError]]:
@@ -220,7 +226,7 @@ def _json_lines(path: Path) -> list[_Row]:
         if line.strip():
             try:
                 rows.append(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}: line {number} is no JSON: {error}") from None
             if not isinstance(rows[-1], dict):
                 raise ValueError(f"{path}: line {number} is no object")

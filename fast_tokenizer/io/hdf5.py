@@ -3,6 +3,9 @@
 - robomimic, LIBERO: many episodes a file, `data/demo_*/actions`; state by its key within a demonstration, such as
   `obs/robot0_eef_pos` or `obs/ee_states`. Control rate and task text where the file's attributes have them.
 - ALOHA: one episode a file, `action` and `observations/qpos`.
+
+A file may say that values stand in other files. Links and virtual datasets may lead to HDF5 files in the same folder; a
+dataset from somewhere else must not be able to name any other file of this machine.
 """
 
 from __future__ import annotations
@@ -169,12 +172,31 @@ class _Layout:
         where = f"{file} {name}".rstrip()
         try:
             group = root["data"][name] if self.many else root
-            actions = joined([group[k][()] for k in self.action_keys])
-            return Steps(actions, joined([group[k][()] for k in self.state_keys]) if self.state_keys else None)
+            actions, state = (
+                joined([_values(group[k], file) for k in keys]) if keys else None
+                for keys in (self.action_keys, self.state_keys)
+            )
+            assert actions is not None
+            return Steps(actions, state)
         except BrokenDataError as error:
             return BrokenDataError(error.reason, f"{where}: {error}")
         except (OSError, KeyError, RuntimeError, TypeError) as error:  # TypeError: a type that NumPy lacks
             return BrokenDataError("unreadable file", f"{where}: cannot be read: {error}")
+
+
+def _values(array: Any, file: Path) -> Any:
+    """The values of an array. Raises BrokenDataError where they stand in a file that is not beside this one."""
+    folder = file.resolve().parent
+    elsewhere = [name for name, *_ in array.external or ()]  # raw bytes of any file at all, so of none
+    linked = [Path(array.file.filename)]  # where a link has led
+    if array.is_virtual:
+        linked += [folder / source.file_name for source in array.virtual_sources() if source.file_name != "."]
+    elsewhere += [str(path) for path in linked if not (path.is_file() and path.resolve().is_relative_to(folder))]
+    if elsewhere:
+        raise BrokenDataError(
+            "unreadable file", f"its values shall stand in {elsewhere[0]!r}, which is no HDF5 file beside this one"
+        )
+    return array[()]
 
 
 def _layout(contents: Sequence[_Contents], source: Source) -> _Layout:
@@ -236,6 +258,6 @@ def _facts(attributes: Any) -> tuple[tuple[str, ...], float | None]:
 def _json(text: Any) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

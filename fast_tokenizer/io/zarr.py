@@ -42,7 +42,7 @@ def read_zarr(source: Source) -> Dataset:
     with _opened(zarr, path) as root:
         with _reading(path):
             names = _names(path) if "data" in root else []
-            stored = np.asarray(root["meta/episode_ends"][:]) if "meta/episode_ends" in root else None
+            stored = np.asarray(_numbers(root["meta/episode_ends"])[:]) if "meta/episode_ends" in root else None
         if stored is None or not names:
             raise ValueError(f"{path}: expected the arrays data/action and meta/episode_ends; data has {names}")
         action_keys = source.action_keys or (("action",) if "action" in names else _umi_keys(names)) or ("action",)
@@ -73,9 +73,18 @@ def read_zarr(source: Source) -> Dataset:
     periods: list[float] = []
     if time_keys:
         with _opened(zarr, path) as root, suppress(BrokenDataError), _reading(path):  # damage costs its episodes
-            periods = _periods(np.asarray(root["data"]["timestamp"][:], np.float64), buffer.starts, ends)
+            periods = _periods(np.asarray(_numbers(root["data"]["timestamp"])[:], np.float64), buffer.starts, ends)
     hz = common_rate(source, periods)
     return Dataset(path, lengths, action_dim, load, hz=hz, state_dim=state_dim or None)
+
+
+def _numbers(array: Any) -> Any:
+    """The array, nothing of it read yet. Raises ValueError where reading it would make objects, or unpickle them."""
+    metadata = array.metadata.to_dict()
+    codecs = [metadata.get(name) for name in ("filters", "compressor", "codecs") if metadata.get(name)]
+    if array.dtype.kind not in "fiub" or "pickle" in str(codecs):
+        raise ValueError(f"{array.path} holds {array.dtype}, packed by {codecs}: expected plain numbers")
+    return array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +128,7 @@ class _Buffer:
                 )
         with _reading(self.path):
             actions, state, times = (
-                joined([root["data"][k][first:last] for k in keys]) if keys else None
+                joined([_numbers(root["data"][k])[first:last] for k in keys]) if keys else None
                 for keys in (self.action_keys, self.state_keys, self.time_keys)
             )
         assert actions is not None

@@ -175,13 +175,14 @@ def load_paligemma(
         attention: `KIConfig.attention`.
         objective: What is trained.
         dtype: Of all parameters.
-        **options: For ``from_pretrained``: `revision`, `token`, `local_files_only`, ...
+        **options: For ``from_pretrained``: `revision`, `token`, `local_files_only`, ... Weights are not unpickled:
+            they are read from safetensors files only, unless told ``use_safetensors=None``.
 
     Raises:
         ValueError: Weights are missing, left over or of another shape, or see `paligemma_backbone`.
     """
     paligemma, info = _transformers().PaliGemmaForConditionalGeneration.from_pretrained(
-        name_or_path, dtype=dtype, output_loading_info=True, **options
+        name_or_path, dtype=dtype, output_loading_info=True, **{"use_safetensors": True} | options
     )
     wrong = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
     if wrong:

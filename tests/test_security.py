@@ -1,0 +1,283 @@
+"""What a hostile artefact or dataset cannot do. SECURITY.md makes claims; each names the tests that hold it."""
+
+import ast
+import json
+import os
+import pickle
+import re
+import warnings
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+from fast_tokenizer import FastTokenizer
+from fast_tokenizer.io import BrokenDataError, read
+from fast_tokenizer.ki_model import load_pi05, pi05_model
+from fast_tokenizer.ki_model.paligemma import load_paligemma
+
+ROOT = Path(__file__).parents[1]
+SECRET = np.arange(30.0).reshape(10, 3)
+
+
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.fixture
+def payload(tmp_path: Path):
+    """A pickle that leaves a mark; at the end the mark must not be there."""
+    mark = tmp_path / "unpickled"
+    yield pickle.dumps(Hostile(mark))
+    assert not mark.exists()
+
+
+def test_the_payload_would_leave_a_mark(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Hostile(tmp_path / "mark")))
+    assert (tmp_path / "mark").is_dir()
+
+
+# ---- Nothing is unpickled --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["actions", "episode_ends", "hz", "action_names", "state"])
+def test_an_npz_with_objects_is_refused(tmp_path: Path, payload: bytes, name: str) -> None:
+    arrays = {"actions": np.zeros((10, 3)), "episode_ends": np.array([10]), "state": np.zeros((10, 3))}
+    np.savez(tmp_path / "data.npz", **arrays | {name: np.array([[Hostile(tmp_path / "unpickled")]], dtype=object)})
+    with pytest.raises(ValueError, match=r"data\.npz"):
+        list(read(tmp_path / "data.npz").trajectories)
+
+
+def test_a_file_of_tokens_with_objects_is_refused(tmp_path: Path, payload: bytes) -> None:
+    from fast_tokenizer.cli.app import app
+
+    FastTokenizer.default().save(tmp_path / "tok")
+    np.savez(tmp_path / "tokens.npz", ids=np.array([Hostile(tmp_path / "unpickled")], dtype=object))
+    arguments = ["decode", str(tmp_path / "tok"), str(tmp_path / "tokens.npz"), "-o", str(tmp_path / "out.npz")]
+    with pytest.raises(ValueError, match=r"tokens\.npz"):
+        app(arguments, standalone_mode=False)
+
+
+def zarr_buffer(path: Path, zarr_format: int) -> Path:
+    root = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+    for name, values in {"data/action": np.ones((20, 3), np.float32), "meta/episode_ends": np.array([20])}.items():
+        root.create_array(name, data=values, chunks=values.shape, compressors=None)
+    return path
+
+
+PICKLE = {"id": "pickle", "protocol": 4}
+
+
+@pytest.mark.parametrize("array", ["data/action", "meta/episode_ends"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"compressor": PICKLE},
+        {"filters": [PICKLE]},
+        {"dtype": "|O", "fill_value": None, "filters": [PICKLE]},
+        {"dtype": "|O", "fill_value": None, "filters": [{"id": "vlen-utf8"}], "compressor": PICKLE},
+        {"dtype": "|O", "fill_value": None, "filters": [{"id": "vlen-bytes"}, PICKLE]},
+    ],
+    ids=["compressor", "filter", "objects", "texts", "bytes"],
+)
+def test_a_zarr_array_that_is_pickled_is_refused_unread(
+    tmp_path: Path, payload: bytes, array: str, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numcodecs
+
+    # As versions do that unpickle without being asked to.
+    monkeypatch.setattr(numcodecs.Pickle, "decode", lambda self, buffer, out=None: pickle.loads(bytes(buffer)))
+    folder = zarr_buffer(tmp_path / "buffer.zarr", 2)
+    metadata = json.loads((folder / array / ".zarray").read_text())
+    (folder / array / ".zarray").write_text(json.dumps(metadata | changes))
+    for block in (folder / array).iterdir():
+        if block.name not in (".zarray", ".zattrs"):
+            block.write_bytes(payload)
+    warnings.simplefilter("ignore")  # zarr's own, on types that its specification lacks
+    with pytest.raises(BrokenDataError, match=r"buffer\.zarr"):
+        list(read(folder).trajectories)
+
+
+def test_a_zarr_array_of_texts_is_refused(tmp_path: Path) -> None:
+    folder = zarr_buffer(tmp_path / "buffer.zarr", 3)
+    metadata = json.loads((folder / "data/action/zarr.json").read_text())
+    metadata["codecs"] = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "numcodecs.pickle"}]
+    (folder / "data/action/zarr.json").write_text(json.dumps(metadata))
+    with pytest.raises(BrokenDataError, match="pickle"):
+        read(folder)
+
+
+def test_a_checkpoint_that_is_a_pickle_is_refused(tmp_path: Path, payload: bytes) -> None:
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        (tmp_path / name).write_bytes(payload)
+        with pytest.raises(ValueError, match="safetensors"):
+            load_pi05(pi05_model(), tmp_path / name)
+
+
+def test_paligemma_s_weights_are_read_from_safetensors_only(tmp_path: Path, payload: bytes) -> None:
+    from transformers import PaliGemmaConfig
+
+    PaliGemmaConfig().save_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(payload)
+    with pytest.raises(OSError, match="safetensors"):
+        load_paligemma(str(tmp_path), horizon=4, action_dim=2)
+
+
+def test_nothing_in_the_package_unpickles_or_evaluates() -> None:
+    forbidden = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+    for file in sorted((ROOT / "fast_tokenizer").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = {n.name.split(".")[0] for n in node.names} if isinstance(node, ast.Import) else set()
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = {(node.module or "").split(".")[0]}
+            assert not names & forbidden, f"{file}:{node.lineno}"
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("eval", "exec", "torch.load", "yaml.load"), f"{file}:{node.lineno}: {called}"
+                if called in ("np.load", "numpy.load"):
+                    assert "allow_pickle=False" in ast.unparse(node), f"{file}:{node.lineno}: {ast.unparse(node)}"
+
+
+# ---- No file is read but those that were given --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data_path",
+    [
+        "../secret/{episode_index}.parquet",
+        "data/../../secret/{episode_index}.parquet",
+        "/etc/{episode_index}",
+        "..\\secret\\{episode_index}.parquet",
+        "C:\\secret\\{episode_index}.parquet",
+        "../*",
+    ],
+)
+@pytest.mark.parametrize("episodes", [b"", b'{"episode_index": 0, "length": 3}\n'], ids=["none listed", "one listed"])
+def test_a_lerobot_data_path_cannot_leave_its_folder(tmp_path: Path, data_path: str, episodes: bytes) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "0.parquet").write_bytes(b"secret")
+    meta = tmp_path / "data" / "meta"
+    meta.mkdir(parents=True)
+    (meta / "info.json").write_text(json.dumps({"codebase_version": "v2.1", "data_path": data_path}))
+    (meta / "episodes.jsonl").write_bytes(episodes)
+    with pytest.raises(ValueError, match="leaves the folder") as refused:
+        read(tmp_path / "data", on_broken="skip")
+    assert "0.parquet:" not in str(refused.value)
+
+
+@pytest.mark.parametrize("data_path", ["{episode_index:{episode_index}}.parquet", "{episode_index:999999999}.parquet"])
+def test_a_lerobot_data_path_cannot_ask_for_an_endless_name(tmp_path: Path, data_path: str) -> None:
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "info.json").write_text(json.dumps({"codebase_version": "v2.1", "data_path": data_path}))
+    (tmp_path / "meta" / "episodes.jsonl").write_text('{"episode_index": 999999999, "length": 3}\n')
+    with pytest.raises(ValueError, match="asks for numbers of the form"):
+        read(tmp_path)
+
+
+def linked(file: h5py.File, other: Path) -> None:
+    file["data/demo_0/actions"] = h5py.ExternalLink(str(other), "/values")
+
+
+def linked_group(file: h5py.File, other: Path) -> None:
+    file["data"] = h5py.ExternalLink(str(other), "/group")
+
+
+def external(file: h5py.File, other: Path) -> None:
+    file.create_dataset("data/demo_0/actions", (10, 3), "f8", external=[(str(other), 0, h5py.h5f.UNLIMITED)])
+
+
+def virtual(file: h5py.File, other: Path) -> None:
+    layout = h5py.VirtualLayout((10, 3), "f8")
+    layout[:] = h5py.VirtualSource(str(other), "values", shape=(10, 3))
+    file.create_virtual_dataset("data/demo_0/actions", layout)
+
+
+@pytest.mark.parametrize("how", [linked, linked_group, external, virtual])
+@pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
+def test_an_hdf5_file_cannot_name_files_outside_its_folder(
+    tmp_path: Path, how, relative: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "secret.hdf5"
+    inside.mkdir()
+    with h5py.File(outside, "w") as file:
+        file["values"] = SECRET
+        file["group/demo_0/actions"] = SECRET
+    with h5py.File(inside / "demo.hdf5", "w") as file:
+        how(file, Path("../secret.hdf5") if relative else outside)
+    monkeypatch.chdir(tmp_path)
+    for path in (inside / "demo.hdf5", Path("inside/demo.hdf5")):
+        # HDF5 looks for some of these names in the current folder, where they lead to nothing.
+        with pytest.raises(BrokenDataError, match=r"no HDF5 file beside this one|cannot be opened"):
+            list(read(path).trajectories)
+
+
+@pytest.mark.parametrize("how", [linked, linked_group, virtual])
+def test_an_hdf5_file_may_name_files_beside_it(tmp_path: Path, how) -> None:
+    with h5py.File(tmp_path / "values.h5data", "w") as file:
+        file["values"] = SECRET
+        file["group/demo_0/actions"] = SECRET
+    with h5py.File(tmp_path / "demo.hdf5", "w") as file:
+        how(file, Path("values.h5data"))
+    (only,) = read(tmp_path / "demo.hdf5").trajectories
+    np.testing.assert_array_equal(only.actions, SECRET)
+
+
+def test_members_of_an_npz_are_never_unpacked_to_disk(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", actions=SECRET, episode_ends=np.array([10]))
+    with zipfile.ZipFile(tmp_path / "data.npz", "a") as file:
+        file.writestr("../escaped.npy", b"x")
+    list(read(tmp_path / "data.npz").trajectories)
+    assert not (tmp_path.parent / "escaped.npy").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["data.npz"]
+
+
+# ---- Sizes that are claimed ------------------------------------------------------------------------------------
+
+
+def claiming(path: Path, shape: tuple[int, ...]) -> Path:
+    """An npz of a few bytes whose header claims a shape."""
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + b"\0" * 64
+    np.savez(path, episode_ends=np.array([shape[0]]))
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("actions.npy", array)
+    return path
+
+
+@pytest.mark.parametrize("shape", [(10**13, 3), (10**6, 10**9), (-1, 3)])
+def test_a_header_that_claims_more_than_there_is_ends_in_an_error(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises((ValueError, MemoryError)):
+        list(read(claiming(tmp_path / "data.npz", shape)).trajectories)
+
+
+@pytest.mark.parametrize("file", ["info.json", "episodes.jsonl"])
+def test_json_that_is_nested_too_deeply_is_refused(tmp_path: Path, file: str) -> None:
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "info.json").write_text(json.dumps({"codebase_version": "v2.1"}))
+    (tmp_path / "meta" / "episodes.jsonl").write_text('{"episode_index": 0, "length": 3}\n')
+    (tmp_path / "meta" / file).write_text("[" * 200_000)
+    with pytest.raises(ValueError, match=file):
+        read(tmp_path)
+
+
+# ---- SECURITY.md -----------------------------------------------------------------------------------------------
+
+
+def test_the_tests_that_security_md_names_exist() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    claims = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith(("| claim", "| ---"))]
+    assert len(claims) > 10
+    for claim in claims:
+        assert re.search(r"`tests/\w+\.py::\w+`", claim), claim
+    for file, name in re.findall(r"`(tests/\w+\.py)::(\w+)`", text):
+        defined = {n.name for n in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(n, ast.FunctionDef)}
+        assert name in defined, f"{file}::{name}"
