@@ -1,8 +1,9 @@
-"""The measured tables of the project's README, from the folder of results: no figure there is typed by hand."""
+"""The measured figures of the README and of docs/, from the folder of results: none there is typed by hand."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,13 +13,15 @@ from typing import Any
 from benchmarks import tokens
 from benchmarks.artefacts import FAST_PLUS
 from benchmarks.case import ROOT
+from benchmarks.coding import CODINGS
 from benchmarks.ki.predictions import outcomes
 from benchmarks.ki.records import Runs
 from benchmarks.ki.statistics import mean_interval
 from benchmarks.report import markdown_table, significant
 from benchmarks.rows import OURS, PUBLISHED, Row
 
-README = ROOT / "README.md"
+#: Where figures may stand, each between its markers.
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 WORKLOADS = ("aloha", "droid", "libero")
 #: Those whose rows the table shows.
 QUESTIONS = ("encode", "artefacts", "decode", "fit", "tokens")
@@ -43,6 +46,8 @@ INSULATION = {
     "endpoint error": "error",
     "endpoint error in equal time": "error_in_equal_time",
 }
+#: Columns of the table on the grammar's cost.
+COST_COLUMNS = ("vocabulary", "B", "softmax", "processor", "processor / softmax")
 #: Errors that differ by a larger share are said to.
 EQUAL_ERROR = 0.05
 
@@ -67,6 +72,9 @@ def blocks(about: dict[str, Any], rows: Sequence[Row]) -> dict[str, str]:
     found = {}
     if any(row.question == "encode" for row in rows):
         found["measured"] = f"{_caption(about)}\n\n{_against_published(rows)}"
+        found["speed"] = _in_words(rows)
+    if streamed := _million(rows):
+        found["million"] = streamed
     recorded = [row for row in rows if row.question == "tokens" and row.workload.startswith("recorded ")]
     if recorded:
         found["recorded"] = tokens.readme_table(recorded)
@@ -74,18 +82,34 @@ def blocks(about: dict[str, Any], rows: Sequence[Row]) -> dict[str, str]:
 
 
 def update(about: dict[str, Any], rows: Sequence[Row], folder: Path) -> None:
-    """Rewrites the README, from the rows and the tables in the folder."""
-    text = README.read_text()
+    """Rewrites the pages, from the rows and the tables in the folder."""
+    for page, text in rewritten(about, rows, folder).items():
+        page.write_text(text)
+
+
+def rewritten(about: dict[str, Any], rows: Sequence[Row], folder: Path) -> dict[Path, str]:
+    """Each page with the figures of these rows and of the tables in the folder.
+
+    Raises:
+        ValueError: What was measured has a place on no page.
+    """
     found = blocks(about, rows)
     if (robustness := folder / "robustness.md").exists():
         found["robustness"] = fast_plus_lines(robustness.read_text())
     if (coding := folder / "coding.md").exists():
         found |= coding_blocks(coding.read_text())
+    if (cost := folder / "constrained.md").exists():
+        found["grammar-cost"] = cost_lines(cost.read_text())
     if (insulation := folder / "ki.json").exists():
         found["ki"] = insulation_lines(json.loads(insulation.read_text()))
+    texts = {page: page.read_text() for page in PAGES}
     for name, block in found.items():
-        text = replace_between(text, name, block)
-    README.write_text(text)
+        with_it = [page for page, text in texts.items() if f"<!-- {name} -->" in text]
+        if not with_it:
+            raise ValueError(f"no page has the marker <!-- {name} -->")
+        for page in with_it:
+            texts[page] = replace_between(texts[page], name, block)
+    return texts
 
 
 def insulation_lines(results: Mapping[str, Any]) -> str:
@@ -122,10 +146,24 @@ def coding_blocks(coding: str) -> dict[str, str]:
         for columns, lines in ((CODING_COLUMNS, options), (UNIVERSAL_COLUMNS, universal))
     ]
     fewer = [_fewer(options[-1][name]) for name in ("defaults", "all options")]
+    worth = {name: change for name, change in options[-1].items() if "%" in change}
     return {
+        "coding-options": markdown_table(["options", "tokens"], [[_spelled(n), c] for n, c in worth.items()]),
         "coding": "\n\n".join([measured, tables[0], _unequal_errors(errors), tables[1]]),
         "coding-mean": f"{fewer[0]} with the defaults and {fewer[1]} with the best options",
     }
+
+
+def cost_lines(constrained: str) -> str:
+    """Of the table that `benchmarks.constrained` writes: a step of the grammar and of the softmax beside it."""
+    lines = _lines_of(constrained, "The grammar at each step of generation", COST_COLUMNS)
+    return markdown_table(list(COST_COLUMNS), [[line[name] for name in COST_COLUMNS] for line in lines])
+
+
+def _spelled(coding: str) -> str:
+    """A column of the table on coding options as arguments of `fit`."""
+    options = {name: json.dumps(value) if isinstance(value, str) else value for name, value in CODINGS[coding].items()}
+    return ", ".join(f"`{name}={value}`" for name, value in options.items()) or "defaults"
 
 
 def _lines_of(text: str, title: str, columns: Iterable[str]) -> list[dict[str, str]]:
@@ -172,6 +210,45 @@ def _caption(about: dict[str, Any]) -> str:
         f"Measured at {', '.join(places)}: {about['cpu']}, {about['cores']} cores, kernel {about['kernel']}, Python "
         f"{about['python']}; ours on one thread."
     )
+
+
+def _pairs(rows: Sequence[Row], question: str, setting: str) -> list[tuple[Row, Row]]:
+    """The published pipeline's row and ours, of one thread, for each workload that has both."""
+    index = {
+        (r.workload, r.competitor): r
+        for r in rows
+        if (r.question, r.setting) == (question, setting) and (r.threads == 1 or r.competitor != OURS) and not r.problem
+    }
+    keys = [((w, PUBLISHED), (w, OURS)) for w in WORKLOADS]
+    return [(index[a], index[b]) for a, b in keys if a in index and b in index]
+
+
+def _in_words(rows: Sequence[Row]) -> str:
+    """How many times as fast, and how much smaller, over the workloads."""
+
+    def span(question: str, setting: str, figure: str) -> tuple[float, float]:
+        ratios = [them.figures[figure] / us.figures[figure] for them, us in _pairs(rows, question, setting)]
+        return min(ratios, default=math.nan), max(ratios, default=math.nan)
+
+    most = "100,000 chunks"
+    encode, decode, fit = (
+        "{:.0f} to {:.0f}".format(*span(question, setting, "seconds"))
+        for question, setting in (("encode", "batch 256"), ("decode", "batch 256"), ("fit", most))
+    )
+    least, greatest = span("fit", most, "added_mib")
+    return (
+        f"batches are encoded {encode} and decoded {decode} times as fast, and {most} are fitted {fit} times as fast, "
+        f"in 1/{greatest:.0f} to 1/{least:.0f} of the memory"
+    )
+
+
+def _million(rows: Sequence[Row]) -> str | None:
+    """What a fit of a million chunks takes, by the table on growth."""
+    found = [r for r in rows if (r.question, r.workload, r.setting, r.competitor) == ("growth", "N", "1,000,000", OURS)]
+    timed = min((r for r in found if not r.problem), key=lambda r: r.figures["fit"], default=None)
+    if timed is None:
+        return None
+    return f"{timed.figures['fit']:.1f} s and {timed.figures['added_mib'] / 1024:.1f} GiB"
 
 
 def _against_published(rows: Sequence[Row]) -> str:

@@ -32,11 +32,13 @@ def cases(sizes: Sizes, questions: Sequence[str] = results.QUESTIONS) -> list[Ca
 
 
 def main() -> None:
-    """Measures, or writes the README."""
+    """Measures, or writes the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     suite.add_sizes(parser)
     parser.add_argument("--out", type=Path, default=results.FOLDER, help="folder of the results")
-    parser.add_argument("--readme", action="store_true", help="put the results' tables into README.md; measure nothing")
+    parser.add_argument(
+        "--readme", action="store_true", help="put the results' figures into README.md and docs/; measure nothing"
+    )
     parser.add_argument("--only", nargs="+", choices=results.QUESTIONS, help="ask these; keep the others' results")
     arguments = parser.parse_args()
     if arguments.readme:

@@ -10,8 +10,8 @@
 | `diff` | a change to somebody else's code: the lines that it adds must import from us what there is |
 | `bibtex` | nothing |
 
-A block below a line with "Not run by the tests:" is only compiled. A page runs in a folder of its own, in which there are
-the data of `write_data`.
+A block below a line with "Not run by the tests:" is only compiled. A page runs in a folder of its own, in which there
+are the data of `write_data`.
 """
 
 from __future__ import annotations
@@ -46,9 +46,19 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 NOT_RUN = "Not run by the tests:"
-_FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[\w-]*)(?P<rest>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.M | re.S)
+_FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>[\w-]*)(?P<rest>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.M | re.S
+)
 #: Commands of other programs, and where they come from: an extra, or nothing to install.
-_PROGRAMS = {"pytest": "test", "mkdocs": "docs", "ruff": "dev", "mypy": "dev", "git": None, "cmake": None, "ctest": None}
+_PROGRAMS = {
+    "pytest": "test",
+    "mkdocs": "docs",
+    "ruff": "dev",
+    "mypy": "dev",
+    "git": None,
+    "cmake": None,
+    "ctest": None,
+}
 
 
 class UncoveredError(Exception):
@@ -129,8 +139,8 @@ class Runner:
         test = doctest.DocTestParser().get_doctest(block.text, self.names, block.where, block.where, block.line)
         out: list[str] = []
         result = doctest.DocTestRunner().run(test, out=out.append, clear_globs=False)
-        if result.failed:
-            raise UncoveredError("".join(out))
+        if result.failed or not result.attempted:
+            raise UncoveredError("".join(out) or f"{block.where}: no example in it")
         self.names = test.globs
         self.executed += result.attempted
 

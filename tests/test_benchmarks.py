@@ -324,18 +324,24 @@ def test_coding_tables_that_lack_something_are_refused(old, new, message):
         readme.coding_blocks(CODING.replace(old, new))
 
 
-def test_the_readme_is_updated_from_the_coding_tables(tmp_path, monkeypatch):
-    target = tmp_path / "README.md"
-    target.write_text(readme.README.read_text())
-    monkeypatch.setattr(readme, "README", target)
-    before = target.read_text()
+def test_the_pages_are_updated_from_the_coding_tables(tmp_path, monkeypatch):
+    pages = tuple(tmp_path / page.name for page in readme.PAGES)
+    for page, original in zip(pages, readme.PAGES, strict=True):
+        page.write_text(original.read_text())
+    monkeypatch.setattr(readme, "PAGES", pages)
+    before = [page.read_text() for page in pages]
     readme.update({}, [], tmp_path)
-    assert target.read_text() == before  # nothing measured: nothing changes
+    assert [page.read_text() for page in pages] == before  # nothing measured: nothing changes
     (tmp_path / "coding.md").write_text(CODING)
     readme.update({}, [], tmp_path)
-    after = target.read_text()
-    assert "<!-- coding-mean -->1.5 % fewer with the defaults and 19.0 % fewer with the best options<!--" in after
-    assert "| hand | 50.0 | 51.0 (+2.0%) | 41.0 (-18.0%) | 31.5 |" in after
+    first, options = pages[0].read_text(), (tmp_path / "options.md").read_text()
+    assert "<!-- coding-mean -->1.5 % fewer with the defaults and 19.0 % fewer with the best options<!--" in first
+    assert "| hand | 50.0 | 51.0 (+2.0%) | 41.0 (-18.0%) | 31.5 |" in options
+    assert '| `order="dimension-first"`, `end_of_block=None` | -10.0% |' in options
+    options_page = tmp_path / "options.md"
+    options_page.write_text(options.replace("<!-- coding-options -->", ""))
+    with pytest.raises(ValueError, match="no page has the marker <!-- coding-options -->"):
+        readme.update({}, [], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -352,10 +358,10 @@ def test_markers_must_be_there_once_and_in_order(text):
         readme.replace_between(text, "measured", "new")
 
 
-def test_the_readme_says_what_the_results_on_insulation_say():
+def test_a_page_says_what_the_results_on_insulation_say():
     found = json.loads((readme.ROOT / "benchmarks" / "results" / "ki.json").read_text())
     block = readme.insulation_lines(found)
-    assert f"<!-- ki -->\n{block}\n<!-- /ki -->" in readme.README.read_text()
+    assert f"<!-- ki -->\n{block}\n<!-- /ki -->" in (readme.ROOT / "docs" / "benchmarks.md").read_text()
     runs = [r for r in found["runs"] if r["arm"] == "KI+VQA"]
     mean = sum(r["curve"][-1]["error"] for r in runs) / len(runs)
     column = block.splitlines()[0].split(" | ").index("KI+VQA")
@@ -364,9 +370,31 @@ def test_the_readme_says_what_the_results_on_insulation_say():
 
 
 def test_the_readme_has_the_markers():
-    text = readme.README.read_text()
-    for name in ("measured", "recorded", "robustness", "coding", "coding-mean", "ki"):
+    text = readme.PAGES[0].read_text()
+    for name in ("measured", "recorded", "speed", "coding-mean"):
         assert readme.replace_between(text, name, "new") != text
+
+
+def test_the_gain_in_words_is_that_of_the_rows():
+    def rows(question, setting, pairs):
+        found = []
+        for name, (them, us) in zip(readme.WORKLOADS, pairs, strict=False):
+            row = Row(question, name, setting)
+            found += [row.by(readme.PUBLISHED, 2).measured(**them), row.by(readme.OURS).measured(**us)]
+            found += [row.by(readme.OURS, 2).measured(**{figure: value / 2 for figure, value in us.items()})]
+        return found
+
+    seconds = [({"seconds": 10.0}, {"seconds": 1.0}), ({"seconds": 40.0}, {"seconds": 2.0})]
+    both = [({"seconds": 60.0, "added_mib": 100.0}, {"seconds": 1.0, "added_mib": 5.0})]
+    found = [*rows("encode", "batch 256", seconds), *rows("decode", "batch 256", seconds[:1])]
+    found += rows("fit", "100,000 chunks", both)
+    assert readme._in_words(found) == (
+        "batches are encoded 10 to 20 and decoded 10 to 10 times as fast, and 100,000 chunks are fitted 60 to 60 times "
+        "as fast, in 1/20 to 1/20 of the memory"
+    )
+    grown = Row("growth", "N", "1,000,000", readme.OURS, 2).measured(fit=3.76, added_mib=634.0)
+    assert readme._million([*found, grown]) == "3.8 s and 0.6 GiB"
+    assert readme._million(found) is None
 
 
 def test_the_readme_table_shows_ratios_and_what_failed():

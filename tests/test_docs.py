@@ -64,7 +64,7 @@ def test_what_no_rule_covers_is_an_error(block: tuple[str, str], message: str) -
 def test_examples_that_fail_fail() -> None:
     with pytest.raises(ZeroDivisionError):
         Runner().run(Block("python", "", "1 / 0\n", "page.md:1", 1))
-    with pytest.raises(ValueError, match="nowhere"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         Runner().run(Block("sh", "", "fast-tokenizer inspect nowhere\n", "page.md:1", 1))
     with pytest.raises(ImportError):
         Runner().run(Block("diff", "", "+from fast_tokenizer import Nothing\n", "page.md:1", 1))

@@ -1,4 +1,4 @@
-"""What the README says is true: its examples run, its commands are the ones that CI runs."""
+"""What the README and the pages it was once part of promise, beyond that their examples run (`test_docs.py`)."""
 
 import inspect
 import re
@@ -10,22 +10,23 @@ from typer.main import get_command
 
 from fast_tokenizer import FastTokenizer
 from fast_tokenizer.cli.app import app
-from fast_tokenizer.cli.mixture import read_mixture
+from tests.pages import PAGES, ROOT, Runner, blocks, copy_data, write_data
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-
-
-def blocks(*languages: str) -> list[str]:
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    return [text for language, text in fenced if language in languages]
+README = ROOT / "README.md"
 
 
-def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def section(page: str, title: str) -> str:
+    return (ROOT / page).read_text().split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def test_the_examples_print_what_their_comments_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_data(tmp_path)
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), names)
-    printed = capsys.readouterr().out.splitlines()
+    runner, printed = Runner(), []
+    for block in blocks(README):
+        if block.language == "python":
+            runner.run(block)
+            printed += (runner.printed or "").splitlines()
     assert printed[0] == "512 action tokens on VLM ids 256512..257023 of 257152"
     assert any(line.startswith("recommended max_len ") for line in printed)
     refused, repaired = printed[-2:]
@@ -33,45 +34,63 @@ def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert refused.endswith("decode_with_status() decode it all the same")
     assert re.fullmatch(r"chunk 0: \d+ of 350 symbols missing, filled with 0", repaired)
     assert FastTokenizer.load("my_robot").spec.time_horizon == 50
-    assert names["reasons"] == [("not chosen", 10)]
-    assert names["both"].embodiments == ("droid", "aloha")
 
 
 def test_the_first_two_commands_install_and_test() -> None:
-    first, second = blocks("sh")[:2]
+    """.ci/run takes them from here."""
+    first, second = [block.text for block in blocks(README) if block.language == "sh"][:2]
     assert first == "pip install .\nfast-tokenizer demo\n"
     assert second == 'pip install -c constraints.txt -e ".[test]"\npytest\n'
 
 
+def test_the_readme_is_short_enough_to_be_read() -> None:
+    assert len(README.read_text().splitlines()) <= 300
+
+
 def test_the_format_is_stated_in_40_lines() -> None:
-    section = README.split("## The artefact")[1].split("\n## ")[0]
-    assert len([line for line in section.splitlines() if line.strip()]) <= 40
-    assert "MUST" in section
-    assert "MAY" in section
+    stated = section("docs/format.md", "The format")
+    assert len([line for line in stated.splitlines() if line.strip()]) <= 40
+    assert "MUST" in stated
+    assert "MAY" in stated
 
 
 def test_the_commands_have_the_options_that_are_named() -> None:
+    """Also those in tables and text, which nothing runs."""
     commands = get_command(app).commands
-    lines = [line.split("#")[0] for block in blocks("sh", "") for line in block.splitlines()]
-    shown = [shlex.split(line)[1:] for line in lines if line.startswith("fast-tokenizer ")]
-    assert {"fit", "encode", "decode", "inspect", "report", "demo"} <= {command for command, *_ in shown}
-    for command, *rest in shown:
-        known = {name for parameter in commands[command].params for name in parameter.opts}
-        assert {word for word in rest if word.startswith("-")} <= known, command
+    known = {name for command in commands.values() for p in command.params for name in p.opts}
+    for page in PAGES:
+        if page.name in ("CHANGELOG.md", "SECURITY.md") or page.parent.name == "benchmarks":
+            continue
+        text = re.sub(r"```sh\n.*?```", "", page.read_text(), flags=re.S)
+        for name in re.findall(r"`(--[\w-]+)", text):
+            assert name in known | {"--strict"}, f"{page}: {name}"
+    shown = set()
+    for page in PAGES:
+        for block in (b for b in blocks(page) if b.language == "sh"):
+            lines = [shlex.split(line, comments=True) for line in block.text.replace("\\\n", " ").splitlines()]
+            shown |= {words[1] for words in lines if words[:1] == ["fast-tokenizer"]}
+    assert set(commands) <= shown
 
 
-def test_the_mixture_file_is_read(tmp_path: Path) -> None:
-    for name in ("droid_lerobot", "aloha_1.hdf5", "aloha_2.hdf5"):
-        (tmp_path / name).touch()
-    (text,) = blocks("toml")
-    (tmp_path / "config.toml").write_text(text)
-    mixture = read_mixture(tmp_path / "config.toml")
-    assert [entry.name for entry in mixture.entries] == ["droid", "aloha"]
-    assert mixture.weights == [1, 3]
+def test_the_mixture_of_the_page_is_what_its_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    write_data(data)
+    copy_data(data, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    runner = Runner()
+    page = blocks(ROOT / "docs" / "fit.md")
+    (config,) = (b for b in page if b.language == "toml")
+    for block in (config, page[page.index(config) + 1]):
+        runner.run(block)
+    mixture = FastTokenizer.load("both")
+    assert mixture.embodiments == ("droid", "aloha")
+    assert mixture.embodiment("droid").takes_state
+    assert mixture.embodiment("aloha").spec.hz == 50
 
 
 def test_the_table_has_all_options_of_fit() -> None:
-    table = README.split("## What the options do")[1].split("\n## ")[0]
+    table = section("docs/options.md", "All options of `fit`")
     named = [
         n for line in table.splitlines() if line.startswith("| `") for n in re.findall(r"`(\w+)`", line.split("|")[1])
     ]
