@@ -1,4 +1,4 @@
-"""docs/ki_model.md: its tables are what the code gives, the code it names is there. `test_docs.py` runs its examples."""
+"""docs/ki_model.md: its tables are what the code gives, the code it names is there; `test_docs.py` runs its code."""
 
 import functools
 import importlib
