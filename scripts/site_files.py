@@ -12,7 +12,7 @@ from posixpath import normpath, relpath
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +25,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds them."""
     for pattern in TAKEN:
         for path in sorted(ROOT.glob(pattern)):
-            files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+            name = path.relative_to(ROOT).as_posix()
+            # A new file of results is a page at once; its place in the navigation may come later.
+            files.append(File.generated(config, name, abs_src_path=str(path), inclusion=InclusionLevel.NOT_IN_NAV))
     return files
 
 

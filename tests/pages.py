@@ -10,7 +10,7 @@
 | `diff` | a change to somebody else's code: the lines that it adds must import from us what there is |
 | `bibtex` | nothing |
 
-A block below a line with "Not run by the tests:" is only compiled. A page runs in a folder of its own, in which there
+A block of `python` or `sh` below a line with "Not run by the tests:" is compiled, or its options looked up. A page runs in a folder of its own, in which there
 are the data of `write_data`.
 """
 
@@ -35,6 +35,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zarr
+from typer.main import get_command
 
 from fast_tokenizer.cli.app import app
 from fast_tokenizer.synthetic import ROBOTS, generate_trajectories
@@ -121,9 +122,7 @@ class Runner:
         if rule is None:
             raise UncoveredError(f"{block.where}: no rule for a block of {block.language or 'no language'}")
         if not block.run:
-            if block.language != "python":
-                raise UncoveredError(f"{block.where}: only python blocks may be marked as not run")
-            compile(block.text, block.where, "exec")
+            check_unrun(block)
             return
         printed = rule(block)
         self.printed = printed
@@ -146,12 +145,11 @@ class Runner:
 
     def _sh(self, block: Block) -> str:
         out = ""
-        for line in block.text.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words and words[0] == "fast-tokenizer":
+        for words in commands(block):
+            if words[0] == "fast-tokenizer":
                 out += fast_tokenizer(words[1:])
                 self.executed += 1
-            elif words:
+            else:
                 check_command(words, block.where)
         return out
 
@@ -196,6 +194,31 @@ def fast_tokenizer(words: list[str]) -> str:
     if code:
         raise UncoveredError(f"fast-tokenizer {' '.join(words)}: exit code {code}")
     return out.getvalue()
+
+
+def commands(block: Block) -> list[list[str]]:
+    """The words of each command of a block of shell."""
+    lines = [shlex.split(line, comments=True) for line in block.text.replace("\\\n", " ").splitlines()]
+    return [words for words in lines if words]
+
+
+def check_unrun(block: Block) -> None:
+    """What can be said of a block without running it: Python compiles, commands and their options exist."""
+    if block.language == "python":
+        compile(block.text, block.where, "exec")
+    elif block.language == "sh":
+        ours = get_command(app).commands
+        for words in commands(block):
+            if words[0] != "fast-tokenizer":
+                check_command(words, block.where)
+            elif words[1] not in ours:
+                raise UncoveredError(f"{block.where}: there is no command {words[1]!r}")
+            else:
+                known = {name for parameter in ours[words[1]].params for name in parameter.opts}
+                if unknown := [w for w in words[2:] if w.startswith("-") and w not in known]:
+                    raise UncoveredError(f"{block.where}: {words[1]} has no option {unknown[0]}")
+    else:
+        raise UncoveredError(f"{block.where}: only python and sh may be marked as not run")
 
 
 def check_command(words: list[str], where: str) -> None:

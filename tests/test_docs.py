@@ -61,6 +61,22 @@ def test_what_no_rule_covers_is_an_error(block: tuple[str, str], message: str) -
         Runner().run(Block(language, "", text, "page.md:1", 1))
 
 
+@pytest.mark.parametrize(
+    ("language", "text", "message"),
+    [
+        ("sh", "fast-tokenizer fit data -o tok --nothing 3\n", "fit has no option --nothing"),
+        ("sh", "fast-tokenizer nothing\n", "there is no command 'nothing'"),
+        ("sh", "curl example.org\n", "no rule for the command curl"),
+        ("toml", "a = 1\n", "only python and sh may be marked as not run"),
+    ],
+)
+def test_what_is_not_run_must_at_least_exist(language: str, text: str, message: str) -> None:
+    with pytest.raises(UncoveredError, match=re.escape(message)):
+        Runner().run(Block(language, "", text, "page.md:1", 1, run=False))
+    with pytest.raises(SyntaxError):
+        Runner().run(Block("python", "", "1 +\n", "page.md:1", 1, run=False))
+
+
 def test_examples_that_fail_fail() -> None:
     with pytest.raises(ZeroDivisionError):
         Runner().run(Block("python", "", "1 / 0\n", "page.md:1", 1))
@@ -89,7 +105,7 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         path, _, anchor = target.partition("#")
         if "://" in target:
-            assert re.match(r"https://(arxiv\.org/abs/|github\.com/|huggingface\.co/)", target), target
+            assert re.match(r"https://(arxiv\.org/abs/|docs\.ray\.io|github\.com/|huggingface\.co/)", target), target
             continue
         file = (page.parent / path).resolve() if path else page
         assert file.exists(), f"{page}: {target}"

@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from typer.main import get_command
 from fast_tokenizer import FastTokenizer
 from fast_tokenizer.cli.app import app
 from tests.pages import PAGES, ROOT, Runner, blocks, copy_data, write_data
+from tests.pages import commands as commands_of
 
 README = ROOT / "README.md"
 
@@ -64,12 +64,10 @@ def test_the_commands_have_the_options_that_are_named() -> None:
         text = re.sub(r"```sh\n.*?```", "", page.read_text(), flags=re.S)
         for name in re.findall(r"`(--[\w-]+)", text):
             assert name in known | {"--strict"}, f"{page}: {name}"
-    shown = set()
-    for page in PAGES:
-        for block in (b for b in blocks(page) if b.language == "sh"):
-            lines = [shlex.split(line, comments=True) for line in block.text.replace("\\\n", " ").splitlines()]
-            shown |= {words[1] for words in lines if words[:1] == ["fast-tokenizer"]}
-    assert set(commands) <= shown
+    shells = [block for page in PAGES for block in blocks(page) if block.language == "sh"]
+    assert set(commands) <= {
+        words[1] for block in shells for words in commands_of(block) if words[0] == "fast-tokenizer"
+    }
 
 
 def test_the_mixture_of_the_page_is_what_its_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
