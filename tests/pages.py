@@ -10,8 +10,8 @@
 | `diff` | a change to somebody else's code: the lines that it adds must import from us what there is |
 | `bibtex` | nothing |
 
-A block of `python` or `sh` below a line with "Not run by the tests:" is compiled, or its commands and options are looked
-up. A page runs in a folder of its own, in which there are the data of `write_data`.
+A block of `python` or `sh` below a line with "Not run by the tests:" is compiled, or its commands and options are
+looked up. A page runs in a folder of its own, in which there are the data of `write_data`.
 """
 
 from __future__ import annotations
