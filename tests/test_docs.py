@@ -122,7 +122,7 @@ def anchors(page: Path) -> set[str]:
 # ---- The reference -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("package", ["", ".compat", ".io", ".ki_model", ".report", ".sidecar"])
+@pytest.mark.parametrize("package", ["", ".compat", ".io", ".ki_model", ".report", ".sidecar", ".distributed"])
 def test_every_public_name_has_its_place_in_the_reference(package: str) -> None:
     module = __import__(f"fast_tokenizer{package}", fromlist=["__all__"])
     shown = {name for page in (ROOT / "docs" / "api").glob("*.md") for name in directives(page)}
