@@ -226,7 +226,22 @@ def virtual(file: h5py.File, other: Path) -> None:
     file.create_virtual_dataset("data/demo_0/actions", layout)
 
 
-@pytest.mark.parametrize("how", [linked, linked_group, external, virtual])
+def virtual_of_virtual(file: h5py.File, other: Path) -> None:
+    with h5py.File(Path(file.filename).with_name("between.h5data"), "w") as between:
+        layout = h5py.VirtualLayout((10, 3), "f8")
+        layout[:] = h5py.VirtualSource(str(other), "values", shape=(10, 3))
+        between.create_virtual_dataset("values", layout)
+    virtual(file, Path("between.h5data"))
+
+
+def virtual_of_itself(file: h5py.File, other: Path) -> None:
+    virtual(file, other)
+    layout = h5py.VirtualLayout((10, 3), "f8")
+    layout[:] = h5py.VirtualSource(".", "data/demo_0/actions", shape=(10, 3))
+    file.create_virtual_dataset("data/demo_1/actions", layout)
+
+
+@pytest.mark.parametrize("how", [linked, linked_group, external, virtual, virtual_of_virtual, virtual_of_itself])
 @pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
 def test_an_hdf5_file_cannot_name_files_outside_its_folder(
     tmp_path: Path, how, relative: bool, monkeypatch: pytest.MonkeyPatch
@@ -245,7 +260,7 @@ def test_an_hdf5_file_cannot_name_files_outside_its_folder(
             list(read(path).trajectories)
 
 
-@pytest.mark.parametrize("how", [linked, linked_group, virtual])
+@pytest.mark.parametrize("how", [linked, linked_group, virtual, virtual_of_virtual])
 def test_an_hdf5_file_may_name_files_beside_it(tmp_path: Path, how) -> None:
     with h5py.File(tmp_path / "values.h5data", "w") as file:
         file["values"] = SECRET

@@ -186,17 +186,30 @@ class _Layout:
 
 def _values(array: Any, file: Path) -> Any:
     """The values of an array. Raises BrokenDataError where they stand in a file that is not beside this one."""
-    folder = file.resolve().parent
-    elsewhere = [name for name, *_ in array.external or ()]  # raw bytes of any file at all, so of none
-    linked = [Path(array.file.filename)]  # where a link has led
-    if array.is_virtual:
-        linked += [folder / source.file_name for source in array.virtual_sources() if source.file_name != "."]
-    elsewhere += [str(path) for path in linked if not (path.is_file() and path.resolve().is_relative_to(folder))]
-    if elsewhere:
+    if elsewhere := next(_elsewhere(array, file.resolve().parent, set()), None):
         raise BrokenDataError(
-            "unreadable file", f"its values shall stand in {elsewhere[0]!r}, which is no HDF5 file beside this one"
+            "unreadable file", f"its values shall stand in {elsewhere!r}, which is no HDF5 file beside this one"
         )
     return array[()]
+
+
+def _elsewhere(array: Any, folder: Path, seen: set[tuple[Path, str]]) -> Iterator[str]:
+    """Names of files outside the folder that an array, or one that it is put together from, has its values in."""
+    yield from (name for name, *_ in array.external or ())  # raw bytes of any file at all, so of none
+    here = Path(array.file.filename)  # where a link has led
+    if not here.resolve().is_relative_to(folder):
+        yield str(here)
+    if not array.is_virtual:
+        return
+    for source in array.virtual_sources():
+        path = here if source.file_name == "." else folder / source.file_name
+        if not (path.is_file() and path.resolve().is_relative_to(folder)):
+            yield source.file_name
+        elif (part := (path.resolve(), source.dset_name)) not in seen:
+            seen.add(part)
+            with type(array.file)(path, "r") as opened:
+                if source.dset_name in opened:
+                    yield from _elsewhere(opened[source.dset_name], folder, seen)
 
 
 def _layout(contents: Sequence[_Contents], source: Source) -> _Layout:
