@@ -40,7 +40,7 @@ def test_the_first_two_commands_install_and_test() -> None:
     """.ci/run takes them from here."""
     first, second = [block.text for block in blocks(README) if block.language == "sh"][:2]
     assert first == "pip install .\nfast-tokenizer demo\n"
-    assert second == 'pip install -c constraints.txt -e ".[test]"\npytest\n'
+    assert second == 'pip install -c constraints.txt -e ".[test]"\npytest -n auto --dist loadfile\n'
 
 
 def test_the_readme_is_short_enough_to_be_read() -> None:
