@@ -45,8 +45,12 @@ uint64_t differing(const Symbol* symbols, size_t count, Symbol symbol) {
   return bits;
 }
 
-/// Longest runs that are tabulated once and for all; longer ones are tabulated by whoever meets them.
-constexpr size_t kTabulatedRun = 16384;
+/// Longest runs that are tabulated once and for all; longer ones are tabulated by whoever meets them. (Fuzzing sets it
+/// lower: most of its time would go into the table, and no input would have longer runs.)
+#ifndef FAST_TOKENIZER_TABULATED_RUN
+#define FAST_TOKENIZER_TABULATED_RUN 16384
+#endif
+constexpr size_t kTabulatedRun = FAST_TOKENIZER_TABULATED_RUN;
 
 }  // namespace
 
@@ -59,7 +63,8 @@ BpeEncoder::BpeEncoder(const MergeTable& table, Symbol run_symbol, int alphabet_
     const auto symbols = spelling(static_cast<TokenId>(t));
     const auto tail = std::find_if(symbols.rbegin(), symbols.rend(), [=](Symbol s) { return s != run_symbol; });
     const auto runs = std::count(symbols.begin(), symbols.end(), run_symbol);
-    tokens_.push_back({static_cast<uint16_t>(symbols.size()), static_cast<uint16_t>(symbols.size() - runs),
+    tokens_.push_back({static_cast<uint16_t>(symbols.size()),
+                       static_cast<uint16_t>(symbols.size() - static_cast<size_t>(runs)),
                        static_cast<uint16_t>(tail - symbols.rbegin()), kNoToken, 0, 0});
   }
   std::vector<TokenId> token_at;

@@ -78,7 +78,8 @@ EncodedBatch Codec::encode(const ChunkBatch& batch, int num_threads) const {
   parallel_blocks(batch.count, together, threads, [&](size_t begin, size_t end, size_t block, int thread) {
     auto& worker = workers[static_cast<size_t>(thread)];
     if (!worker)
-      worker.emplace(Quantizer(spec_, batch.action_dim, kernels_), Quantizer(wide_spec_, batch.action_dim, kernels_));
+      worker.emplace(
+          Worker{{spec_, batch.action_dim, kernels_}, {wide_spec_, batch.action_dim, kernels_}, {}, {}, {}, {}});
     auto start = [&](size_t i) { return static_cast<size_t>(batch.first_row(i) - batch.first_row(begin)) * dims; };
     Symbol* const symbols = worker->symbols.reserve(start(end) + kMaxLanes);
     for (size_t i = begin; i < end; ++i) {

@@ -44,20 +44,27 @@ size_t contraction(std::span<const int32_t> text) {
   return (a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l') ? 3 : 0;
 }
 
+/// The vocabulary itself, when its parts fit together; what its merges may be is the table's to say.
+TextVocabulary validated(TextVocabulary vocabulary) {
+  auto require = [](bool ok, const char* message) {
+    if (!ok) throw std::invalid_argument(message);
+  };
+  const int64_t tokens = int64_t{vocabulary.alphabet_size} + static_cast<int64_t>(vocabulary.merges.size());
+  require(static_cast<int64_t>(vocabulary.ids.size()) == tokens, "every token needs an id");
+  require(vocabulary.classes.size() == static_cast<size_t>(kMaxCodePoint) + 1, "every code point needs a class");
+  for (const int32_t id : vocabulary.ids)
+    require(id >= 0 && static_cast<size_t>(id) < vocabulary.spellings.size(), "an id lies outside the vocabulary");
+  for (const int32_t token : vocabulary.byte_tokens)
+    require(-1 <= token && token < vocabulary.alphabet_size, "a byte's token is no symbol");
+  return vocabulary;
+}
+
 }  // namespace
 
 TextBpe::TextBpe(TextVocabulary vocabulary)
-    : vocabulary_(std::move(vocabulary)),
+    : vocabulary_(validated(std::move(vocabulary))),
       table_(vocabulary_.alphabet_size, vocabulary_.merges),
       encoder_(table_, static_cast<Symbol>(std::max(0, vocabulary_.byte_tokens[0]))) {
-  if (vocabulary_.ids.size() != static_cast<size_t>(table_.vocab_size()))
-    throw std::invalid_argument("every token needs an id");
-  if (vocabulary_.classes.size() != static_cast<size_t>(kMaxCodePoint) + 1)
-    throw std::invalid_argument("every code point needs a class");
-  for (const int32_t id : vocabulary_.ids)
-    if (id < 0 || id >= vocab_size()) throw std::invalid_argument("an id lies outside the vocabulary");
-  for (const int32_t token : vocabulary_.byte_tokens)
-    if (token < -1 || token >= vocabulary_.alphabet_size) throw std::invalid_argument("a byte's token is no symbol");
   build_whole_characters();
 }
 

@@ -46,7 +46,7 @@ struct TextScratch {
 /// Immutable, and usable from several threads at once.
 class TextBpe {
  public:
-  /// Throws std::invalid_argument for merges that no training produces.
+  /// Throws std::invalid_argument for parts that do not fit together and merges that no training produces.
   explicit TextBpe(TextVocabulary vocabulary);
 
   int vocab_size() const { return static_cast<int>(vocabulary_.spellings.size()); }
