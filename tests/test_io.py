@@ -149,6 +149,42 @@ def test_damage_that_shows_when_it_is_read_names_the_file(tmp_path):
         list(read(path).trajectories)
 
 
+def test_an_npy_that_is_called_npz_says_so(tmp_path):
+    with (tmp_path / "a.npz").open("wb") as file:
+        np.save(file, np.zeros((4, 2)))
+    with pytest.raises(
+        BrokenDataError, match=r"a\.npz: not a readable npz file: it holds a single array; name it \.npy"
+    ):
+        read(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("name", ["actions", "episode_ends", "hz"])
+def test_members_that_are_no_arrays_are_refused(tmp_path, name):
+    path = save(tmp_path / "a.npz", episodes(4, 5), hz=10)
+    with zipfile.ZipFile(path) as file:
+        members = {n: file.read(n) for n in file.namelist()}
+    members[f"{name}.npy"] = b"no array"
+    with zipfile.ZipFile(path, "w") as file:
+        for member, content in members.items():
+            file.writestr(member, content)
+    with pytest.raises(BrokenDataError, match=r"a\.npz: not a readable npz file: "):
+        read(path)
+
+
+@pytest.mark.parametrize("shape", ["(2, 100000000000000000000)", "(1000000000000000, 2)", "(-1, 2)"])
+def test_headers_that_claim_what_no_memory_holds_are_refused(tmp_path, shape):
+    path = save(tmp_path / "a.npz", episodes(4, 5))
+    with zipfile.ZipFile(path) as file:
+        members = {n: file.read(n) for n in file.namelist()}
+    header = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    members["episode_ends.npy"] = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(path, "w") as file:
+        for member, content in members.items():
+            file.writestr(member, content)
+    with pytest.raises(BrokenDataError, match=r"a\.npz: not a readable npz file: "):
+        read(path)
+
+
 def test_a_file_that_changes_between_reads_is_refused(tmp_path):
     dataset = read(save(tmp_path / "a.npz", episodes(4, 5)))
     save(tmp_path / "a.npz", episodes(4, 6))

@@ -364,6 +364,8 @@ def test_nothing_that_can_be_used_is_an_error(tmp_path: Path):
         ({"codebase_version": "v1.6"}, r"expected codebase_version v2\.0, v2\.1 or v3\.0, got v1\.6"),
         ({"codebase_version": None}, "is no LeRobot description: KeyError 'codebase_version'"),
         ({"fps": -1}, "fps must be positive"),
+        ({"chunks_size": 0.5}, "chunks_size must be positive, got 0.5"),
+        ({"chunks_size": -1}, "chunks_size must be positive, got -1"),
         ({"fps": "fast"}, "is no LeRobot description: ValueError"),
         ({"data_path": "{video_key}.parquet"}, "asks for 'video_key'"),
         ({"data_path": "{episode_index.foo}"}, "info.json: data_path '{episode_index.foo}' asks for"),

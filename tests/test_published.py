@@ -391,6 +391,12 @@ def test_merges_may_be_strings_or_lists_and_the_scale_a_float(copy, tokenizers):
     assert FastTokenizer.from_pretrained(copy) == tokenizers["fast_libero_act_c50"]
 
 
+def test_what_is_no_number_is_refused_and_not_taken_for_a_second_file(copy):
+    edit(copy / "tokenizer.json", lambda j: j.update(model=float("nan")))
+    with pytest.raises(ArtefactError, match="'model' must be of type BPE"):
+        FastTokenizer.from_pretrained(copy)
+
+
 def drop_last_token(j):
     del j["model"]["vocab"][max(j["model"]["vocab"], key=j["model"]["vocab"].get)]
 

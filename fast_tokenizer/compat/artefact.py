@@ -105,7 +105,7 @@ def _tokenizer(root: Path) -> tuple[Path, _Json]:
     if not files:
         raise FileNotFoundError(f"{root} has neither {TOKENIZER_FILE} nor {TOKENIZER_FOLDER}/{TOKENIZER_FILE}")
     read = [_read(f) for f in files]
-    if any(r.get("model") != read[0].get("model") for r in read):
+    if any(r.get("model") != read[0].get("model") for r in read[1:]):
         raise ArtefactError(f"{files[0]} and {files[1]} hold different vocabularies; remove the one that is wrong")
     return files[0], read[0]
 

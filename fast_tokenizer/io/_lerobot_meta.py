@@ -72,6 +72,8 @@ def read_layout(root: Path) -> tuple[Layout, int]:
         features = dict(info.get("features") or {})
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path}: is no LeRobot description: {type(error).__name__} {error}") from None
+    if chunks_size < 1:
+        raise ValueError(f"{path}: chunks_size must be positive, got {info['chunks_size']!r}")
     if fps is not None and not (np.isfinite(fps) and fps > 0):
         raise ValueError(f"{path}: fps must be positive, got {fps}")
     version = version if version.startswith("v") else f"v{version}"

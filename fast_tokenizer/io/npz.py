@@ -10,8 +10,6 @@ Nothing is unpickled.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -40,7 +38,9 @@ def read_npz(source: Source) -> Dataset:
         if state_field in names or (state_field is None and "state" in names and source.state):
             state_field = state_field or "state"
             state_shape, state_dtype = _header(file, state_field)
-        fields = {name: file[name] for name in ("episode_ends", "hz", "action_names", "state_names") if name in names}
+        fields = {
+            name: _array(file, name) for name in ("episode_ends", "hz", "action_names", "state_names") if name in names
+        }
     if not field:
         raise ValueError(f"{path}: expected an array {' or '.join(map(repr, usual))}, got {names}")
     if state_field is not None and state_field not in names:
@@ -60,7 +60,7 @@ def read_npz(source: Source) -> Dataset:
 
     def load() -> _Arrays:
         with _reading(path, "npz"), _opened(path) as file:
-            return file[field], None if state_field is None else file[state_field]
+            return _array(file, field), None if state_field is None else _array(file, state_field)
 
     dataset = _dataset(path, shape, dtype, fields.get("episode_ends"), load, hz, action_names)
     return replace(dataset, state_dim=None if state_field is None else state_shape[-1], state_names=state_names)
@@ -89,7 +89,7 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
     """Turns what NumPy raises for a file that is not what it should be into one error that names the file."""
     try:
         yield
-    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+    except Exception as error:  # NumPy and zipfile raise what they like
         # NumPy's reason, unless it is the advice to unpickle what cannot be trusted.
         reason = "" if "pickle" in str(error) else f": {error}"
         raise BrokenDataError("unreadable file", f"{path}: not a readable {kind} file{reason}") from None
@@ -98,10 +98,19 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
 @contextmanager
 def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     """An npz file, none of its arrays read yet."""
-    with np.load(path, allow_pickle=False) as file:
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array; name it .npy")
+    opened = np.load(path, allow_pickle=False)
+    if not isinstance(opened, np.lib.npyio.NpzFile):
+        raise ValueError("it holds a single array; name it .npy")
+    with opened as file:
         yield file
+
+
+def _array(file: np.lib.npyio.NpzFile, field: str) -> NDArray[Any]:
+    """An array. NumPy gives what is none as bytes."""
+    values = file[field]
+    if not isinstance(values, np.ndarray):
+        raise ValueError(f"{field!r} is no array")
+    return values
 
 
 def _header(file: np.lib.npyio.NpzFile, field: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
