@@ -35,7 +35,7 @@ struct RunEnds {
   TokenId first, last;
 };
 
-/// Per-thread scratch, reused from chunk to chunk.
+/// Scratch of one thread and one encoder, reused from chunk to chunk.
 class EncodeScratch {
  private:
   friend class BpeEncoder;

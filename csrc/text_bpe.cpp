@@ -155,7 +155,8 @@ int64_t TextBpe::encode(std::span<const int32_t> text, std::vector<int32_t>& ids
     if (by_characters_ && std::all_of(word.begin(), word.end(), is_whole)) {
       scratch.characters.assign(word.begin(), word.end());
       scratch.tokens.resize(word.size());
-      if (const auto count = by_characters_->try_encode(scratch.characters, scratch.tokens.data(), scratch.encode)) {
+      if (const auto count =
+              by_characters_->try_encode(scratch.characters, scratch.tokens.data(), scratch.encode_characters)) {
         append(*count);
         continue;
       }
@@ -163,7 +164,7 @@ int64_t TextBpe::encode(std::span<const int32_t> text, std::vector<int32_t>& ids
     scratch.bytes.clear();
     damaged += append_bytes(word, scratch.bytes);
     scratch.tokens.resize(scratch.bytes.size());
-    append(encoder_.encode(scratch.bytes, scratch.tokens.data(), scratch.encode));
+    append(encoder_.encode(scratch.bytes, scratch.tokens.data(), scratch.encode_bytes));
   }
   return damaged;
 }

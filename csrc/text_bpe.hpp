@@ -38,7 +38,7 @@ struct TextVocabulary {
 };
 
 struct TextScratch {
-  EncodeScratch encode;
+  EncodeScratch encode_bytes, encode_characters;  ///< each encoder continues a table of its own in it
   std::vector<Symbol> characters, bytes;
   std::vector<TokenId> tokens;
 };

@@ -60,8 +60,11 @@ void check_table(Input& in) {
 
 double any_number(Input& in) { return in.one_in(8) ? in.any_double() : 1 + in.coarse(0.9); }
 
+/// Seldom anything; then seldom such that the codec is large, which takes long to build.
 int any_integer(Input& in, int low, int high) {
-  return in.one_in(16) ? static_cast<int>(in.bits(4)) : in.between(low, high);
+  if (!in.one_in(16)) return in.between(low, high);
+  const auto any = static_cast<int>(in.bits(4));
+  return std::abs(int64_t{any}) <= kMaxVocabSize && !in.one_in(64) ? any % 256 : any;
 }
 
 void check_codec(Input& in) {

@@ -23,7 +23,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const QuantizerSpec spec = spec_from(in, dims);
   const Coding coding = coding_from(in);
   const std::vector<RawMerge> merges = grown_merges(in, alphabet_of(spec, coding), 16);
-  const Codec codec(spec, merges, *kernels[in.between<size_t>(0, kernels.size() - 1)], coding);
+  const Kernels* const kernel = kernels[in.between<size_t>(0, kernels.size() - 1)];
+  const Codec codec(spec, merges, *kernel, coding);
 
   std::vector<int64_t> horizons, offsets = {0};
   std::vector<int32_t> ids;
@@ -42,10 +43,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   codec.decode({ids, offsets}, horizons, dims, out.data(), counts.data(), 1);
   expect(all_finite(out), "decoded values are finite");
 
-  std::vector<double> by_baseline(values);
-  std::vector<DecodeCounts> again(count);
-  Codec(spec, merges, *kernels[0], coding).decode({ids, offsets}, horizons, dims, by_baseline.data(), again.data(), 1);
-  expect(same_bits(out, by_baseline), "all kernels decode to the same bits");
+  if (kernel != kernels[0]) {
+    std::vector<double> by_baseline(values);
+    std::vector<DecodeCounts> again(count);
+    const Codec baseline(spec, merges, *kernels[0], coding);
+    baseline.decode({ids, offsets}, horizons, dims, by_baseline.data(), again.data(), 1);
+    expect(same_bits(out, by_baseline), "all kernels decode to the same bits");
+  }
 
   size_t first = 0;
   for (size_t i = 0; i < count; ++i) {

@@ -175,7 +175,6 @@ def read_artefact(data: bytes, folder: Path) -> None:
         tokenizer = FastTokenizer.load(file)
     except (Exception, RecursionError) as error:
         expect_own(error, folder)
-        assert isinstance(error, ArtefactError), repr(error)
         return
     check_decoding(tokenizer, choices)
     again = artefact.loads(artefact.to_bytes(tokenizer.spec))
@@ -191,8 +190,9 @@ def check_decoding(tokenizer: FastTokenizer, choices: Choices) -> None:
     if horizon * dims > 1000 or tokenizer.spec.relative is not None:
         return
     ids = [choices.below(tokenizer.spec.vocab_size + 1) - 1 for _ in range(choices.below(20))]
-    chunks, status = tokenizer.decode_with_status([ids], time_horizon=horizon, action_dim=dims)
-    assert chunks.shape == (1, horizon, dims) and np.isfinite(chunks).all()
+    chunks, _ = tokenizer.decode_with_status([ids], time_horizon=horizon, action_dim=dims)
+    assert chunks.shape == (1, horizon, dims)
+    assert np.isfinite(chunks).all()
 
 
 PROCESSOR = {"scale": 10.0, "min_token": -97, "time_horizon": None, "action_dim": 2, "vocab_size": 6}
@@ -202,7 +202,8 @@ TOKENIZER = {
     "post_processor": {"type": "ByteLevel"}, "decoder": {"type": "ByteLevel"},
     "model": {
         "type": "BPE", "dropout": None, "unk_token": None,
-        "vocab": {"a": 0, "b": 1, "Ã": 2, "¡": 3, "aa": 4, "Ã¡": 5, "aab": 6}, "merges": [["a", "a"], "Ã ¡", ["aa", "b"]],
+        "vocab": {"a": 0, "b": 1, "Ã": 2, "¡": 3, "aa": 4, "Ã¡": 5, "aab": 6},
+        "merges": [["a", "a"], "Ã ¡", ["aa", "b"]],
     },
 }  # fmt: skip
 
