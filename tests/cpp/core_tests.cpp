@@ -40,6 +40,7 @@
 #include "layout.hpp"
 #include "levels.hpp"
 #include "naive.hpp"
+#include "parallel.hpp"
 #include "quantize.hpp"
 #include "text_codec.hpp"
 
@@ -1117,6 +1118,31 @@ void threads_do_not_change_results(Random& random, int iterations) {
   });
 }
 
+/// All calls on one codec at once, from threads that are not its own. For ThreadSanitizer.
+void many_threads_share_one_codec(Random& random, int) {
+  const Shape shape = random_shape(random, 6);
+  for (const Parsing parsing : {Parsing::kBpe, Parsing::kOptimal}) {
+    const QuantizerSpec spec = random_spec(random, shape.action_dim, true);
+    const Coding coding = {random_layout(random), parsing, 2};
+    const Codec codec(spec, random_merges(random, spec, coding), default_kernels(), coding);
+    const std::vector<float> data = random_chunks<float>(random, shape);
+    const EncodedBatch wanted = codec.encode(shape.view(data), 1);
+    const Decoded wanted_values = decode(codec, wanted.ids, wanted.offsets, shape);
+    std::vector<EncodedBatch> encoded(4);
+    std::vector<Decoded> decoded(encoded.size());
+    parallel_parts(static_cast<int>(encoded.size()), [&](int part) {
+      for (int i = 0; i < 20; ++i) {
+        encoded[static_cast<size_t>(part)] = codec.encode(shape.view(data), 2);
+        decoded[static_cast<size_t>(part)] = decode(codec, wanted.ids, wanted.offsets, shape, 2);
+      }
+    });
+    for (size_t i = 0; i < encoded.size(); ++i) {
+      CHECK_EQUAL(encoded[i].ids, wanted.ids);
+      CHECK_EQUAL(bits(decoded[i].values), bits(wanted_values.values));
+    }
+  }
+}
+
 void empty_batches_encode_and_decode_to_nothing(Random&, int) {
   const Codec codec({{1.0}, -1, 1, {}}, {});
   const EncodedBatch encoded = codec.encode({nullptr, true, 7, 0, 10, {}, 0}, 4);
@@ -1781,6 +1807,7 @@ const Test kTests[] = {
     TEST(kernels_give_the_same_bits),
     TEST(kernels_that_do_not_exist_are_refused),
     TEST(threads_do_not_change_results),
+    TEST(many_threads_share_one_codec),
     TEST(empty_batches_encode_and_decode_to_nothing),
     TEST(symbols_and_ids_that_do_not_exist_are_refused),
     TEST(chunks_of_other_dimensions_are_refused),
