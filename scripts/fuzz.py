@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "fuzz"
 CORPUS = ROOT / "tests" / "fuzz" / "corpus"
-CORE = ("artefact", "bpe", "chunks", "decode", "text")
+CORE = ("artefact", "bpe", "chunks", "decode", "layout", "text", "utf8")
 READERS = ("artefact_json", "published_json", "csv", "npz", "tfrecord", "hdf5", "zarr", "lerobot")
 #: Memory goes back to the system seldom, and stacks of allocations are not kept: most of the time would go into both.
 ASAN_OPTIONS = "quarantine_size_mb=4:allocator_release_to_os_interval_ms=-1:malloc_context_size=1"

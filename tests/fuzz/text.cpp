@@ -1,4 +1,4 @@
-// Published tokenizers: any vocabulary and text, any ids, any bytes.
+// Published tokenizers: any vocabulary, text and ids.
 #include "cases.hpp"
 #include "text_codec.hpp"
 
@@ -23,52 +23,6 @@ int32_t character_from(Input& in) {
                        : in.one_in(4) ? in.one_of<int32_t>({' ', '\'', 's', 'r', 'e', 'l', '\n', '0'})
                                       : in.between<int32_t>(kZero - 20, kZero + 20);
   return is_character(code) ? code : kZero;
-}
-
-/// W3C's "maximal subparts", from the table of well-formed sequences in the Unicode standard (3-7).
-std::vector<int32_t> read_utf8(const std::vector<uint8_t>& bytes) {
-  struct Row {
-    uint8_t first, last;
-    std::vector<std::pair<uint8_t, uint8_t>> more;
-  };
-  static const std::pair<uint8_t, uint8_t> any = {0x80, 0xBF};
-  static const std::vector<Row> rows = {{0x00, 0x7F, {}},
-                                        {0xC2, 0xDF, {any}},
-                                        {0xE0, 0xE0, {{0xA0, 0xBF}, any}},
-                                        {0xE1, 0xEC, {any, any}},
-                                        {0xED, 0xED, {{0x80, 0x9F}, any}},
-                                        {0xEE, 0xEF, {any, any}},
-                                        {0xF0, 0xF0, {{0x90, 0xBF}, any, any}},
-                                        {0xF1, 0xF3, {any, any, any}},
-                                        {0xF4, 0xF4, {{0x80, 0x8F}, any, any}}};
-  std::vector<int32_t> out;
-  for (size_t i = 0; i < bytes.size();) {
-    const uint8_t lead = bytes[i++];
-    int32_t code = -1;
-    for (const Row& row : rows) {
-      if (lead < row.first || lead > row.last) continue;
-      const int mask = row.more.empty() ? 0x7F : 0x3F >> row.more.size();
-      code = lead & mask;
-      for (const auto& [low, high] : row.more) {
-        if (i == bytes.size() || bytes[i] < low || bytes[i] > high) {
-          code = -1;
-          break;
-        }
-        code = code * 64 + bytes[i++] % 64;
-      }
-    }
-    out.push_back(code);
-  }
-  return out;
-}
-
-void check_reading(Input& in) {
-  std::vector<uint8_t> bytes;
-  while (!in.empty()) bytes.push_back(static_cast<uint8_t>(in.bits(1)));
-  bytes.shrink_to_fit();
-  std::vector<int32_t> read;
-  for_each_character(bytes, [&](int32_t code) { read.push_back(code); });
-  expect(read == read_utf8(bytes), "bytes are read as the Unicode standard says");
 }
 
 /// Without classes. Most bytes that the texts need have a token.
@@ -202,10 +156,6 @@ void check_refusal(Input& in, TextVocabulary vocabulary) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Input in(data, size);
-  if (in.one_in(3)) {
-    check_reading(in);
-    return 0;
-  }
   static const std::vector<CharacterClass> classes = some_classes();
   const TextVocabulary vocabulary = vocabulary_from(in);
   TextVocabulary complete = vocabulary;
