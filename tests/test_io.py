@@ -158,6 +158,12 @@ def test_an_npy_that_is_called_npz_says_so(tmp_path):
         read(tmp_path / "a.npz")
 
 
+def test_single_numbers_are_no_actions(tmp_path):
+    np.savez(tmp_path / "a.npz", actions=1.0, state=2.0, state_names=["x"], episode_ends=[1])
+    with pytest.raises(ValueError, match=r"a\.npz: expected actions of shape \(L, D\) .*; got \(\)"):
+        read(tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize("name", ["actions", "episode_ends", "hz"])
 def test_members_that_are_no_arrays_are_refused(tmp_path, name):
     path = save(tmp_path / "a.npz", episodes(4, 5), hz=10)

@@ -43,6 +43,7 @@ def read_npz(source: Source) -> Dataset:
         }
     if not field:
         raise ValueError(f"{path}: expected an array {' or '.join(map(repr, usual))}, got {names}")
+    _require_rank(path, shape)
     if state_field is not None and state_field not in names:
         raise ValueError(f"{path}: expected an array {state_field!r}, got {names}")
     hz = _hz(path, fields.get("hz"))
@@ -138,8 +139,7 @@ def _dataset(
     """Checks the outline. Chunks of rank 3 are trajectories of equal length; their `episode_ends` count for nothing."""
     if dtype.kind != "f" or dtype.itemsize not in (4, 8):
         raise ValueError(f"{path}: expected actions of float32 or float64, got {dtype}")
-    if len(shape) not in (2, 3) or 0 in shape:
-        raise ValueError(f"{path}: expected actions of shape (L, D) or (N, T, D), not empty; got {shape}")
+    _require_rank(path, shape)
     if names is not None and len(names) != shape[-1]:
         raise ValueError(f"{path}: action_names has {len(names)} names for {shape[-1]} dimensions")
     if len(shape) == 3:
@@ -171,6 +171,11 @@ def _dataset(
             yield Steps(actions[rows].copy(), None if state is None else state[rows].copy())
 
     return Dataset(path, lengths, shape[-1], episodes, hz, names, horizon=shape[1] if len(shape) == 3 else None)
+
+
+def _require_rank(path: Path, shape: tuple[int, ...]) -> None:
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise ValueError(f"{path}: expected actions of shape (L, D) or (N, T, D), not empty; got {shape}")
 
 
 def _field(keys: tuple[str, ...], what: str) -> str | None:
