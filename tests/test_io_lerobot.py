@@ -339,6 +339,44 @@ def test_a_broken_first_file_of_v3_costs_its_episodes(tmp_path: Path, kind: str)
     assert reasons(dataset) == {DAMAGE[kind][1]: 2}
 
 
+@pytest.mark.parametrize("write", [write_v2, write_v3])
+@pytest.mark.parametrize("length", [-1, 2**62])
+def test_lengths_that_no_episode_has_are_refused(tmp_path: Path, write, length):
+    root = write(tmp_path)
+    if write is write_v2:
+        listed = root / "meta" / "episodes.jsonl"
+        listed.write_text(json.dumps({"episode_index": 0, "length": length if length < 0 else 10**400}))
+    else:
+        listed = root / "meta" / "episodes" / "chunk-000" / "file-001.parquet"
+        change(listed, length=pa.array([length]), dataset_from_index=None, dataset_to_index=None)
+    with pytest.raises(ValueError, match=r"meta/episodes.*: expected rows with "):
+        read(root)
+
+
+def test_rows_that_no_file_has_are_not_counted_one_by_one(tmp_path: Path):
+    root = write_v3(tmp_path)
+    path = root / "data" / "chunk-000" / "file-000.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["episode_index"]), path)
+    listed = root / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
+    lengths = [2**47, 2**47]
+    change(
+        listed,
+        length=pa.array(lengths),
+        dataset_from_index=pa.array([0, 2**47]),
+        dataset_to_index=pa.array([2**47, 2**48]),
+    )
+    with pytest.raises(BrokenDataError, match="does not say which rows are whose"):
+        list(read(root).trajectories)
+
+
+def test_episode_numbers_of_two_a_row_are_refused(tmp_path: Path):
+    root = write_v2(tmp_path)
+    path = root / "data" / "chunk-000" / "episode_000000.parquet"
+    change(path, episode_index=pa.array([[0, 0]] * 7))
+    with pytest.raises(BrokenDataError, match=r"episode_index must be numbers, got list"):
+        list(read(root).trajectories)
+
+
 def test_an_episode_that_is_not_in_its_file_is_left_out(tmp_path: Path):
     root = write_v3(tmp_path)
     path = root / "data" / "chunk-000" / "file-000.parquet"

@@ -23,6 +23,9 @@ _BOUNDS = ("dataset_from_index", "dataset_to_index")
 #: What a data_path may ask for.
 _NUMBERS = {"v2": ("episode_chunk", "episode_index"), "v3": ("chunk_index", "file_index")}
 
+#: Episodes and steps are fewer.
+_MOST = 2**48
+
 _Row: TypeAlias = Mapping[str, Any]
 #: The episodes of each file, their lengths, and the first row of each in all files together, or None.
 _Listed: TypeAlias = dict[Path, list[tuple[EpisodeInfo, int, int | None]]]
@@ -97,7 +100,7 @@ def listed_v2(layout: Layout) -> tuple[list[Outline], list[BrokenDataError]]:
     path = layout.root / "meta" / "episodes.jsonl"
     for row in _json_lines(path):
         try:
-            index, length = int(row["episode_index"]), int(row["length"])
+            index, length = _episode(row["episode_index"], row["length"])
         except (KeyError, TypeError, ValueError, OverflowError):
             raise ValueError(f"{path}: expected rows with episode_index and length, got {dict(row)}") from None
         _once(path, index, seen)
@@ -127,7 +130,8 @@ def listed_v3(layout: Layout, parquet: Any) -> tuple[list[Outline], list[BrokenD
             raise ValueError(f"{path}: has no column {lacking[0]!r}")
         for row in rows:
             try:
-                index, length, chunk, number = (int(row[n]) for n in needed)
+                index, length = _episode(row["episode_index"], row["length"])
+                chunk, number = int(row["data/chunk_index"]), int(row["data/file_index"])
             except (TypeError, ValueError, OverflowError):
                 raise ValueError(f"{path}: expected rows with numbers in {list(needed)}, got {row}") from None
             _once(path, index, seen)
@@ -139,6 +143,14 @@ def listed_v3(layout: Layout, parquet: Any) -> tuple[list[Outline], list[BrokenD
             by_file.setdefault(file, []).append((info, length, first if isinstance(first, int) else None))
     located, found = _where_they_are(layout, by_file, parquet)
     return _outlines(located), _unlisted(folder, [f"episode {i}" for i in sorted(found - seen)])
+
+
+def _episode(index: Any, length: Any) -> tuple[int, int]:
+    """An episode's number and length. Raises ValueError, or what `int` does, where they are none."""
+    number, steps = int(index), int(length)
+    if abs(number) >= _MOST or not 0 <= steps < _MOST:
+        raise ValueError("no episode has such numbers")
+    return number, steps
 
 
 def _unlisted(where: Path, names: Sequence[str]) -> list[BrokenDataError]:

@@ -302,7 +302,7 @@ def _row_ranges(table: Any, outline: Outline, wanted: Sequence[int]) -> list[ran
     if len(outline.episodes) == 1:
         return [range(table.num_rows)] * len(wanted)
     # Rows of an episode that is not listed may stand anywhere, so all must be accounted for.
-    if outline.rows is None or sorted(i for rows in outline.rows for i in rows) != list(range(table.num_rows)):
+    if outline.rows is None or not _are_all(outline.rows, table.num_rows):
         raise BrokenDataError(
             "missing column",
             f"{outline.file}: has no column 'episode_index', and meta/episodes does not say which rows are whose",
@@ -310,10 +310,17 @@ def _row_ranges(table: Any, outline: Outline, wanted: Sequence[int]) -> list[ran
     return [outline.rows[i] for i in wanted]
 
 
+def _are_all(parts: Sequence[range], rows: int) -> bool:
+    """Whether each of so many rows is in one part, whatever size a file says that its parts are."""
+    if any(not 0 <= p.start <= p.stop <= rows for p in parts) or sum(map(len, parts)) != rows:
+        return False
+    return len({i for p in parts for i in p}) == rows
+
+
 def _numbers(column: Any, name: str) -> NDArray[Any]:
     """(L,) of a column of numbers, of which none is missing."""
     values = column_array(column).ravel()
-    if column.null_count or values.dtype.kind not in "fiu":
+    if column.null_count or values.dtype.kind not in "fiu" or len(values) != len(column):
         raise BrokenDataError("other dimensions", f"{name} must be numbers, got {column.type}")
     return values
 
