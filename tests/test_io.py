@@ -164,6 +164,13 @@ def test_single_numbers_are_no_actions(tmp_path):
         read(tmp_path / "a.npz")
 
 
+def test_names_that_are_no_text_are_refused(tmp_path):
+    names = np.array([0x110000, 0x20], "<u4").view("<U1")
+    path = save(tmp_path / "a.npz", episodes(4, 5, dims=2), action_names=names)
+    with pytest.raises(BrokenDataError, match=r"a\.npz: a dimension's name is no text"):
+        read(path)
+
+
 @pytest.mark.parametrize("name", ["actions", "episode_ends", "hz"])
 def test_members_that_are_no_arrays_are_refused(tmp_path, name):
     path = save(tmp_path / "a.npz", episodes(4, 5), hz=10)

@@ -53,11 +53,11 @@ def read_npz(source: Source) -> Dataset:
         raise ValueError(f"{path}: {state_field} of shape {state_shape} does not fit {field} of shape {shape}")
     if state_field is not None and (state_dtype.kind not in "fiub" or 0 in state_shape):
         raise ValueError(f"{path}: expected {state_field} of numbers, got {state_dtype} of shape {state_shape}")
-    state_names = _names(fields.get("state_names")) if state_field == "state" else None
+    state_names = _names(path, fields.get("state_names")) if state_field == "state" else None
     if state_names is not None and len(state_names) != state_shape[-1]:
         raise ValueError(f"{path}: state_names has {len(state_names)} names for {state_shape[-1]} dimensions")
 
-    action_names = _names(fields.get("action_names")) if field in ("actions", "chunks") else None
+    action_names = _names(path, fields.get("action_names")) if field in ("actions", "chunks") else None
 
     def load() -> _Arrays:
         with _reading(path, "npz"), _opened(path) as file:
@@ -184,8 +184,11 @@ def _field(keys: tuple[str, ...], what: str) -> str | None:
     return keys[0] if keys else None
 
 
-def _names(names: NDArray[Any] | None) -> tuple[str, ...] | None:
-    return None if names is None else tuple(str(n) for n in names.ravel())
+def _names(path: Path, names: NDArray[Any] | None) -> tuple[str, ...] | None:
+    try:
+        return None if names is None else tuple(str(n) for n in names.ravel())
+    except SystemError:  # what NumPy raises for text with numbers that are no characters
+        raise BrokenDataError("unreadable file", f"{path}: a dimension's name is no text") from None
 
 
 def _episode_bounds(path: Path, ends: NDArray[Any], rows: int) -> NDArray[np.int64]:
