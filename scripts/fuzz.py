@@ -90,7 +90,7 @@ def run(target: str, seconds: int) -> Outcome:
 
 
 def minimise(target: str) -> None:
-    """Replaces the corpus that is checked in: by as few of all inputs as reach the same edges, where libFuzzer can tell.
+    """Replaces the corpus that is checked in by as few of all inputs as reach the same edges, where libFuzzer can tell.
 
     It cannot for Python, where it would start itself anew: there the newest inputs are added, which reached new edges.
     """
