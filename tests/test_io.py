@@ -171,6 +171,21 @@ def test_names_that_are_no_text_are_refused(tmp_path):
         read(path)
 
 
+@pytest.mark.parametrize(
+    ("hz", "got"),
+    [
+        (np.array(0.0), r"0\.0"),
+        (np.array(np.nan), "nan"),
+        (np.array([10, 20]), r"int64 of shape \(2,\)"),
+        (np.array([0x110000], "<u4").view("<U1"), r"<U1 of shape \(1,\)"),
+    ],
+    ids=["zero", "NaN", "two", "no text either"],
+)
+def test_a_rate_that_is_no_positive_number_is_refused(tmp_path, hz, got):
+    with pytest.raises(ValueError, match=rf"a\.npz: hz must be one positive number, got {got}"):
+        read(save(tmp_path / "a.npz", episodes(4, 5), hz=hz))
+
+
 @pytest.mark.parametrize("name", ["actions", "episode_ends", "hz"])
 def test_members_that_are_no_arrays_are_refused(tmp_path, name):
     path = save(tmp_path / "a.npz", episodes(4, 5), hz=10)

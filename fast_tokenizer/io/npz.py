@@ -208,6 +208,8 @@ def _episode_bounds(path: Path, ends: NDArray[Any], rows: int) -> NDArray[np.int
 def _hz(path: Path, hz: NDArray[Any] | None) -> float | None:
     if hz is None:
         return None
-    if hz.size != 1 or hz.dtype.kind not in "fiu" or not (np.isfinite(hz).all() and float(hz.ravel()[0]) > 0):
-        raise ValueError(f"{path}: hz must be one positive number, got {hz!r}")
+    if hz.size != 1 or hz.dtype.kind not in "fiu":
+        raise ValueError(f"{path}: hz must be one positive number, got {hz.dtype} of shape {hz.shape}")
+    if not (np.isfinite(hz).all() and float(hz.ravel()[0]) > 0):
+        raise ValueError(f"{path}: hz must be one positive number, got {hz.ravel()[0]}")
     return float(hz.ravel()[0])

@@ -47,7 +47,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (size_t n = in.between<size_t>(0, 8); n > 0 && !sequence.empty(); --n)  // and now any sequence
     sequence[in.between<size_t>(0, sequence.size() - 1)] = in.between<Symbol>(0, layout.has_end() ? 4 : 3);
   for (size_t n = in.between<size_t>(0, 12); n > 0; --n)
-    sequence.push_back(in.between<Symbol>(0, 4) % (layout.has_end() ? 5 : 4));
+    sequence.push_back(in.between<Symbol>(0, layout.has_end() ? 4 : 3));
   if (in.flag()) sequence.resize(in.between<size_t>(0, sequence.size()));
   Symbols got(T * D), scratch(T * D);
   Arranger arranger(layout, symbols, T, D, got.data(), scratch.data());
