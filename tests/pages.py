@@ -57,6 +57,8 @@ _PROGRAMS = {
     "ruff": "dev",
     "mypy": "dev",
     "git": None,
+    "apt-get": None,
+    "cibuildwheel": None,
     "cmake": None,
     "ctest": None,
 }
