@@ -204,7 +204,7 @@ def test_a_sidecar_cannot_name_files_outside_its_folder(tmp_path: Path, part: st
     pq.write_table(parts.set_column(parts.schema.get_field_index("part"), "part", named), folder / PARTS)
     digest = hashlib.sha256((folder / PARTS).read_bytes()).hexdigest()
     replace(manifest, parts_digest=digest).save(folder)
-    with pytest.raises(ValueError, match="outside (its|of the) folder"):
+    with pytest.raises(ValueError, match=r"outside (its|of the) folder"):
         Sidecar.open(folder, tokenizer).frames([0])
 
 
