@@ -100,11 +100,14 @@ void Corpus::add(std::span<const Word> words, const CorpusCounts& counts) {
   for (size_t i = 0; i < words.size(); ++i) {
     const Word w = words[i];
     const bool is_end_of_block = layout_.has_end() && w == kEndOfBlockWord;
+    require(value != kEndOfBlockWord || layout_.end_of_block != EndOfBlock::kChunk || w == kEndWord,
+            "a value after the end of a chunk");
     int64_t repeats = 1;
     if (is_repeat(w)) {
       require(value != kEndWord && w != kRepeat, "a repeat of nothing");
       repeats = w & kMostRepeats;
     } else if (w == kEndWord) {
+      require(i > (ends.empty() ? 0 : ends.back()), "a chunk without a value");
       ends.push_back(i + 1);
       value = w;
       continue;
@@ -118,6 +121,10 @@ void Corpus::add(std::span<const Word> words, const CorpusCounts& counts) {
   }
   require(words.empty() || words.back() == kEndWord, "a chunk without an end");
   require(ends.size() == counts.chunks, "another number of chunks");
+  const auto fits = [](int64_t more, int64_t so_far) { return more <= (int64_t{1} << 60) - so_far; };
+  require(fits(counts.symbols, counts_.symbols) && fits(counts.clipped, counts_.clipped) &&
+              fits(counts.saturated, counts_.saturated),
+          "more than can be counted");
   require(counts.symbols >= spelled && (layout_.has_end() || counts.symbols == spelled), "another number of symbols");
   need_parts(1);
   size_t begin = 0;

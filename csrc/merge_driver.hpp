@@ -69,6 +69,7 @@ class MergeDriver {
   Candidate pop_best();
   int expansion_length(PairKey pair) const { return lengths_[left_of(pair)] + lengths_[right_of(pair)]; }
 
+  bool started_ = false;  ///< all counts are known
   int alphabet_size_, most_merges_;
   int64_t min_frequency_;
   int max_token_symbols_;

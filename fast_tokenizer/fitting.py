@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
@@ -267,15 +268,14 @@ class FitOptions:
 
     def empty_corpus(self) -> AnyCorpus:
         """An empty corpus of the engine."""
-        directory = None
-        if self.memory_budget is not None:
-            directory = tempfile.gettempdir() if self.spill_directory is None else os.fspath(self.spill_directory)
-        storage: dict[str, Any] = {"memory_budget": self.memory_budget, "spill_directory": directory}
-        if self.engine == "threads":
-            return Corpus(self.scales, **self.coding, **storage)
-        from fast_tokenizer.distributed import RayCorpus
+        directory = None if self.spill_directory is None else str(Path(self.spill_directory).absolute())
+        if self.engine == "ray":
+            from fast_tokenizer.distributed import RayCorpus
 
-        return RayCorpus(self.scales, **self.coding, **storage)
+            return RayCorpus(self.scales, **self.coding, memory_budget=self.memory_budget, spill_directory=directory)
+        if self.memory_budget is not None and directory is None:
+            directory = tempfile.gettempdir()
+        return Corpus(self.scales, **self.coding, memory_budget=self.memory_budget, spill_directory=directory)
 
 
 #: The coefficients of chunks, wherever they lie.

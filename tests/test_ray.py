@@ -1,10 +1,12 @@
 """Fitting and encoding on a real Ray cluster: the artefact of one machine, on whatever nodes, whichever dies."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +21,13 @@ from fast_tokenizer.cutting import Cut
 from fast_tokenizer.distributed import TrajectoryChunks, connect, encode_trajectories, write_sidecar
 from fast_tokenizer.distributed import cluster as ray_cluster
 from fast_tokenizer.distributed import shards as ray_shards
+from fast_tokenizer.distributed import tasks as ray_tasks
 from fast_tokenizer.distributed import trajectories as ray_trajectories
 from fast_tokenizer.distributed.pieces import Quantizer, make_piece, summary_rows, to_summary
 from fast_tokenizer.distributed.tasks import spans
 from fast_tokenizer.errors import ClusterError
 from fast_tokenizer.fitting import EmbodimentData
-from fast_tokenizer.io import BrokenDataError, Trajectories, read
+from fast_tokenizer.io import BrokenDataError, Trajectories, of_arrays, read
 from fast_tokenizer.io.dataset import Dataset, Steps
 from fast_tokenizer.normalize import Normalizer
 from fast_tokenizer.relative import Relative
@@ -47,7 +50,7 @@ OPTIONS = {"vocab_size": 512, "normalize": "quantile"}
 class Nodes:
     """A cluster whose head runs the driver's calls only; workers come, go, and are killed."""
 
-    def __init__(self):
+    def __init__(self, folder):
         from ray.cluster_utils import Cluster
 
         # What is dead is to be noticed within a second or two, not half a minute.
@@ -58,13 +61,19 @@ class Nodes:
             "health_check_failure_threshold": 3,
         }
         head = {"num_cpus": 0, "object_store_memory": 200 << 20, "include_dashboard": False, "_system_config": health}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
-        self.workers = []
+        self.folder = folder  # of the nodes; the driver's is another, as on a cluster
+        with contextlib.chdir(folder):
+            self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.workers = [self.add_node()]
+
+    def add_node(self):
+        with contextlib.chdir(self.folder):
+            return self.cluster.add_node(num_cpus=1, object_store_memory=200 << 20)
 
     def be(self, count):
         """So many workers of one CPU."""
         while len(self.workers) < count:
-            self.workers.append(self.cluster.add_node(num_cpus=1, object_store_memory=200 << 20))
+            self.workers.append(self.add_node())
         while len(self.workers) > count:
             self.cluster.remove_node(self.workers.pop())
         self.settle()
@@ -83,8 +92,8 @@ class Nodes:
 
 
 @pytest.fixture(scope="module")
-def nodes():
-    found = Nodes()
+def nodes(tmp_path_factory):
+    found = Nodes(tmp_path_factory.mktemp("nodes"))
     os.environ["RAY_ADDRESS"] = found.cluster.address
     connect(found.cluster.address)
     yield found
@@ -109,9 +118,9 @@ def recording(tmp_path_factory):
     return path
 
 
-def run_cli(*arguments):
+def run_cli(*arguments, folder=None):
     program = [sys.executable, "-m", "fast_tokenizer", *map(str, arguments)]
-    return subprocess.run(program, capture_output=True, text=True, check=False)
+    return subprocess.run(program, capture_output=True, text=True, check=False, cwd=folder)
 
 
 def same(fitted, expected):
@@ -145,15 +154,19 @@ def test_nodes_do_not_matter(nodes, recording, expected, small_tasks, count):
 
 
 def test_the_command_line_fits_and_encodes_the_same(nodes, recording, tmp_path):
+    """Paths are those of the folder in which the command is given, which is not that of the nodes."""
     nodes.be(2)
-    common = [recording, "--stride", "5", "--vocab-size", "512", "--max-chunks", "900", "--json"]
+    here = recording.parent
+    common = [recording.name, "--stride", "5", "--vocab-size", "512", "--max-chunks", "900", "--json"]
     found = {}
     for engine in ("threads", "ray"):
-        done = run_cli("fit", *common, "-o", tmp_path / engine, "--engine", engine)
+        done = run_cli("fit", *common, "-o", tmp_path / engine, "--engine", engine, folder=here)
         assert done.returncode == 0, done.stderr
         found[engine] = json.loads(done.stdout)
         output = tmp_path / f"{engine}.npz"
-        done = run_cli("encode", tmp_path / "threads", recording, "-o", output, "--engine", engine, "--json")
+        done = run_cli(
+            "encode", tmp_path / "threads", recording.name, "-o", output, "--engine", engine, "--json", folder=here
+        )
         assert done.returncode == 0, done.stderr
         with np.load(output) as file:
             found[engine]["tokens"] = {name: file[name].tolist() for name in file.files}
@@ -249,7 +262,7 @@ def test_a_sidecar_is_written_by_the_workers(nodes, expected, lerobot, tmp_path)
     found = {}
     for engine in ("threads", "ray"):
         output = tmp_path / engine
-        done = run_cli("sidecar", tmp_path / "tok", lerobot, "-o", output, "--engine", engine, "--json")
+        done = run_cli("sidecar", "tok", lerobot, "-o", engine, "--engine", engine, "--json", folder=tmp_path)
         assert done.returncode == 0, done.stderr
         found[engine] = tree(output)
     assert found["ray"] == found["threads"]
@@ -362,22 +375,79 @@ def test_a_node_killed_while_it_reads(nodes, expected, small_tasks, tmp_path, be
     assert len(nodes.workers) == 2
 
 
-def test_a_node_killed_while_it_merges(nodes, recording, expected, small_tasks):
-    """Its symbols are read, quantized and merged again on another, and no pair is counted twice."""
+def noted(folder):
+    """Trajectories that leave a file, with the node's name in front, for each time that one is read."""
+
+    def load(chosen):
+        for i in np.flatnonzero(chosen):
+            (folder / f"{ray.get_runtime_context().get_node_id()}-{i}-{time.time_ns()}").touch()
+            yield Steps(EPISODES[i])
+
+    lengths = np.array([len(a) for a in EPISODES], np.int64)
+    return Trajectories([Dataset(Path("noted"), lengths, EPISODES[0].shape[1], load, 50.0)])
+
+
+def test_nodes_killed_while_they_merge(nodes, monkeypatch, tmp_path):
+    """Their symbols are read, quantized and merged again on the one that is left, and no pair is counted twice."""
     nodes.be(3)
-    seen = []
+    cut = Cut(HORIZON)
+    chunks = TrajectoryChunks(noted(tmp_path), cut)
+    # Pieces must lie in the object stores of the nodes: smaller ones than 100 kB would be sent to the driver.
+    monkeypatch.setattr(ray_trajectories, "TASK_COEFFICIENTS", 1_200 * CHUNKS[0].size)
+    sizes, read_before = [], []
+    deal = ray_shards._deal
+
+    def dealt(pieces):
+        sizes.extend(s.words_bytes for _, summaries in pieces for s in summaries)
+        return deal(pieces)
+
+    monkeypatch.setattr(ray_shards, "_deal", dealt)
 
     def progress(stage, done, total):
-        if stage == "merge":
-            seen.append(done)
-            if done > 100 and len(nodes.workers) == 3:
-                nodes.kill()
+        if stage == "merge" and done > 100 and len(nodes.workers) == 3:
+            read_before.extend(tmp_path.iterdir())
+            made = Counter(mark.name.split("-")[0] for mark in read_before)
+            for worker in sorted(nodes.workers, key=lambda w: -made[w.node_id])[:2]:  # those that made most pieces
+                nodes.kill(worker.node_id)
 
-    chunks = TrajectoryChunks(read(recording).trajectories, CUT)
-    fitted = FastTokenizer.fit(chunks, **OPTIONS, hz=50.0, engine="ray", progress=progress)
-    assert len(nodes.workers) == 2
-    assert 1 < sum(n <= 100 for n in seen) < len(seen) - 1
-    assert same(fitted, expected)
+    normalizer = Normalizer.fit(np.concatenate(EPISODES), "quantile")
+    options = OPTIONS | {"normalize": normalizer}
+    fitted = FastTokenizer.fit(chunks, **options, engine="ray", progress=progress)
+    assert len(nodes.workers) == 1
+    assert sum(size > 100_000 for size in sizes) >= 3
+    assert len([*tmp_path.iterdir()]) > len(read_before), "nothing was lost"
+    assert same(fitted, FastTokenizer.fit([windows(a, HORIZON) for a in EPISODES], **options))
+
+
+def test_a_process_that_dies_on_some_data_ends_with_one_error(nodes, tmp_path, monkeypatch):
+    """As for want of memory. It is not tried for ever."""
+    nodes.be(1)
+    monkeypatch.setattr(ray_tasks, "RETRIES", 1)
+    chunks = TrajectoryChunks(dying(), CUT)
+    with pytest.raises(ClusterError, match="quantizing: WorkerCrashedError"):
+        FastTokenizer.fit(chunks, 512, engine="ray")
+
+
+def dying():
+    def load(chosen):
+        os._exit(1)
+
+    return Trajectories([Dataset(Path("dying"), np.array([300]), 14, load, 50.0)])
+
+
+def test_an_error_that_cannot_be_sent_is_told(nodes):
+    nodes.be(1)
+
+    class OddError(Exception):
+        def __init__(self, a, b):
+            super().__init__(f"{a} and {b}")
+
+    def load(chosen):
+        raise OddError(1, 2)
+
+    chunks = TrajectoryChunks(Trajectories([Dataset(Path("odd"), np.array([300]), 14, load, 50.0)]), CUT)
+    with pytest.raises(RuntimeError, match="OddError: 1 and 2"):
+        FastTokenizer.fit(chunks, 512, engine="ray")
 
 
 def test_a_node_killed_while_it_encodes(nodes, expected, small_tasks, tmp_path, beside):
@@ -424,7 +494,7 @@ def test_an_actor_lost_again_and_again_ends_with_one_error(nodes, recording, sma
 
     monkeypatch.setattr(ray_shards.ClusterShards, "_start", killed_at_once)
     chunks = TrajectoryChunks(read(recording).trajectories, CUT)
-    with pytest.raises(ClusterError, match=r"share 0 of 2 was lost 2 times, last: .*; nothing was written"):
+    with pytest.raises(ClusterError, match=r"share 0 of 2 \(\d+ chunks\) was lost 2 times, last: .*; nothing was"):
         FastTokenizer.fit(chunks, **OPTIONS, engine="ray")
 
 
@@ -484,8 +554,22 @@ def test_targets_need_one_machine(nodes, recording):
     chunks = TrajectoryChunks(read(recording).trajectories, CUT)
     with pytest.raises(ValueError, match="target_rmse and target_max_error are fitted on one machine"):
         FastTokenizer.fit(chunks, 512, target_rmse=0.01, engine="ray")
+    trajectories, none = read(recording).trajectories, Cut(10_000)
     with pytest.raises(ValueError, match="got no chunks to fit on"):
-        FastTokenizer.fit(TrajectoryChunks(read(recording).trajectories, Cut(10_000)), 512, engine="ray")
+        FastTokenizer.fit(TrajectoryChunks(trajectories, none), 512, engine="ray")
+    with pytest.raises(ValueError, match="got no chunks"):
+        encode_trajectories(FastTokenizer.default(), trajectories, none, lambda *_: None)
+    with pytest.raises(ClusterError, match=r"connected to the Ray cluster at .*, not to 192\.0\.2\.9:1"):
+        connect("192.0.2.9:1")
+
+
+def test_trajectories_without_a_chunk_are_not_in_the_statistics(nodes):
+    nodes.be(1)
+    short = np.full((HORIZON - 1, 14), 50.0, np.float32)
+    trajectories = of_arrays("some", [EPISODES[0], short, EPISODES[1]]).trajectories
+    fitted = FastTokenizer.fit(TrajectoryChunks(trajectories, CUT), 512, normalize="min-max", engine="ray")
+    alone = Normalizer.fit(np.concatenate(EPISODES[:2]), "min-max")
+    assert fitted.spec.normalizer.half_range.tolist() == alone.half_range.tolist()
 
 
 def test_another_version_on_a_node_is_refused():
@@ -502,9 +586,14 @@ def test_another_version_on_a_node_is_refused():
         (["--address", "auto"], "--address goes with --engine ray"),
         (["--engine", "ray", "--threads", "2"], "--threads goes with --engine threads"),
         (["--engine", "ray", "--address", "127.0.0.1:1"], "no Ray cluster at 127.0.0.1:1: Connection refused"),
+        (["--engine", "ray", "--address", "auto"], "no Ray cluster at 127.0.0.1:2: Connection refused"),
     ],
 )
-def test_a_command_without_its_cluster_is_one_line(tmp_path, recording, options, message):
+def test_a_command_without_its_cluster_is_one_line(tmp_path, recording, options, message, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where a cluster was that is gone
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:2")
     done = run_cli("fit", recording, "-o", tmp_path / "tok", *options)
     assert (done.returncode, (tmp_path / "tok").exists()) == (1, False)
     assert done.stderr.startswith(f"fast-tokenizer: {message}")

@@ -198,6 +198,16 @@ def words_of(sequence):
     return np.array([*words, 0x7FFF], np.uint16), 1, len(sequence), 0, 0
 
 
+def test_no_merges_at_a_time_are_none(fitted):
+    shards = filled(CHUNKS).into_shards(-20, 20)
+    driver = MergeDriver(41, *LIMITS)
+    driver.add_counts(*shards.count_pairs())
+    for most in (0, 0, 16):
+        merges = driver.next(most).tolist()
+        assert len(merges) <= most
+        assert len({tuple(m) for m in merges}) == len(merges)
+
+
 def test_several_merges_at_a_time_are_several(fitted):
     sizes = []
     corpus = filled(CHUNKS, end_of_block=fitted.end_of_block)
@@ -247,6 +257,8 @@ END = 0x7FFF
         ([ZERO, 0x8002, END], (1, 2, 0, 0), "another number of symbols"),
         ([ZERO, END], (1, 2, 0, 0), "another number of symbols"),
         ([ZERO, END], (1, 1, -1, 0), "nothing below 0"),
+        ([END], (1, 0, 0, 0), "a chunk without a value"),
+        ([ZERO, END], (1, 1, 2**62, 0), "more than can be counted"),
     ],
 )
 def test_words_that_no_corpus_has_are_refused(words, counts, message):
@@ -260,6 +272,9 @@ def test_words_that_no_corpus_has_are_refused(words, counts, message):
 
 def test_an_end_of_a_block_may_stand_for_zeros():
     corpus = Corpus([1.0], end_of_block="chunk")
+    for words in ([END_OF_BLOCK, ZERO, END], [END_OF_BLOCK, 0x8001, END]):
+        with pytest.raises(ValueError, match="a value after the end of a chunk"):
+            corpus.add_words(np.array(words, np.uint16), 1, 10, 0, 0)
     corpus.add_words(np.array([ZERO + 1, END_OF_BLOCK, END], np.uint16), 1, 10, 0, 0)
     assert [x.tolist() for x in corpus.histogram()] == [[0, 1], [9, 1]]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from fast_tokenizer.errors import ClusterError
 
+_HOST_AND_PORT = re.compile(r"([^:/]+):(\d{1,5})")
 _SECONDS_TO_CONNECT = 10.0
 
 
@@ -34,27 +35,37 @@ def connect(address: str | None = None) -> None:
 
     Raises:
         ImportError: Ray is not installed.
-        ClusterError: There is no cluster at this address.
+        ClusterError: There is no cluster at this address, or no CPU in it; or this process is connected to another.
     """
     ray = import_ray()
     if ray.is_initialized():
-        return
-    _require_listener(address or os.environ.get("RAY_ADDRESS", ""))
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"no Ray cluster at {address or 'the usual places'}: {error}") from None
+        here = ray.get_runtime_context().gcs_address
+        if address is not None and _HOST_AND_PORT.fullmatch(address) and address != here:
+            raise ClusterError(f"this process is connected to the Ray cluster at {here}, not to {address}")
+    else:
+        _require_listener(address)
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+            raise ClusterError(f"no Ray cluster at {address or 'the usual places'}: {error}") from None
+    if not nodes():
+        raise ClusterError("no node of the Ray cluster has a CPU")
 
 
-def _require_listener(address: str) -> None:
-    """Refuses "host:port" where nobody listens: Ray would try for two minutes."""
-    found = re.fullmatch(r"([^:/]+):(\d{1,5})", address)
+def _require_listener(address: str | None) -> None:
+    """Refuses an address where nobody listens: Ray would try for two minutes."""
+    where = os.environ.get("RAY_ADDRESS") or address
+    if where in (None, "auto"):  # the cluster started last, which may be gone
+        from ray._private.utils import read_ray_address
+
+        where = read_ray_address()
+    found = _HOST_AND_PORT.fullmatch(where or "")
     if found is None:
         return
     try:
         socket.create_connection((found[1], int(found[2])), timeout=_SECONDS_TO_CONNECT).close()
     except OSError as error:
-        raise ClusterError(f"no Ray cluster at {address}: {error.strerror or error}") from None
+        raise ClusterError(f"no Ray cluster at {where}: {error.strerror or error}") from None
 
 
 def nodes() -> list[tuple[str, int]]:
@@ -80,7 +91,7 @@ def plain_errors(doing: str, *passed_on: type[Exception]) -> Iterator[None]:
         if not isinstance(cause, exceptions.RayError):
             raise cause from None
         first_line = next((line for line in str(cause).splitlines() if line.strip()), "")
-        raise ClusterError(f"{doing}: {type(cause).__name__}: {first_line.strip()}; nothing was written") from None
+        raise ClusterError(f"{doing}: {type(cause).__name__}: {first_line.strip()}") from None
 
 
 def _cause(error: BaseException, exceptions: Any) -> BaseException:
@@ -107,7 +118,7 @@ def quiet_data() -> Iterator[None]:
     context.print_on_execution_start = False
     logger = logging.getLogger("ray.data")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)  # what goes wrong is raised
     try:
         with DataContext.current(context):
             yield

@@ -15,7 +15,7 @@ from fast_tokenizer.chunk import ChunkBlock
 from fast_tokenizer.distributed.cluster import connect, import_ray, plain_errors
 from fast_tokenizer.distributed.pieces import PieceSummary, Quantizer, make_piece, summary_rows, to_summary
 from fast_tokenizer.distributed.shards import ClusterShards, ShardPlan
-from fast_tokenizer.distributed.tasks import checked
+from fast_tokenizer.distributed.tasks import RETRIES, checked
 
 #: Blocks of the driver's own that wait in the object store to be quantized, at most.
 _WAITING = 8
@@ -162,5 +162,5 @@ def _quantize_block(block: ChunkBlock, quantizer: Quantizer, item: int) -> Any:
 
 @functools.cache
 def _task(function: Callable[..., Any]) -> Any:
-    """A function as a task, run again as often as its node is lost."""
-    return import_ray().remote(function).options(max_retries=-1)
+    """A function as a task, run again where its node is lost."""
+    return import_ray().remote(function).options(max_retries=RETRIES)

@@ -35,12 +35,14 @@ def encode_trajectories(
     Raises:
         BrokenDataError: An episode cannot be used.
         ClusterError: Something was lost with a node and cannot be made again.
-        ValueError: The data changed while it was read.
+        ValueError: There are no chunks, or the data changed while it was read.
     """
     connect()
     counts = cut.count(trajectories.lengths)
     tasks = spans(counts, TASK_VALUES // (cut.horizon * trajectories.action_dim))
     total = int(counts.sum())
+    if not total:
+        raise ValueError("got no chunks")
     found: dict[int, Row] = {}
     done = 0
     encode = functools.partial(_encode, shared(tokenizer), shared((trajectories, cut)))

@@ -90,10 +90,7 @@ def summary_rows(pieces: Any) -> list[dict[str, Any]]:
 def to_summary(row: dict[str, Any]) -> PieceSummary:
     """From plain values. Raises ClusterError where another version of this package made the piece."""
     if row["version"] != build():
-        raise ClusterError(
-            f"a node of the cluster runs fast_tokenizer {row['version']}, this process {build()}: install the same "
-            "version everywhere"
-        )
+        raise other_version(row["version"], build())
     return PieceSummary(
         row["item"],
         row["chunks"],
@@ -113,6 +110,13 @@ def add_to(corpus: _core.Corpus, pieces: Any) -> None:
     for row, words in zip(summary_rows(pieces), pieces.column(WORDS), strict=True):
         array = np.frombuffer(words.as_buffer(), np.uint16)
         corpus.add_words(array, row["chunks"], row["symbols"], row["clipped"], row["saturated"])
+
+
+def other_version(theirs: str, ours: str) -> ClusterError:
+    """The error of a node that may not come to the same result."""
+    return ClusterError(
+        f"a node of the cluster runs fast_tokenizer {theirs}, this process {ours}: install the same version everywhere"
+    )
 
 
 def build() -> str:

@@ -6,10 +6,13 @@ node, as on a shared file system. Small tasks would read large files again and a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,10 +20,14 @@ from numpy.typing import NDArray
 
 from fast_tokenizer.cutting import Cut
 from fast_tokenizer.distributed.cluster import import_ray, plain_errors, quiet_data
+from fast_tokenizer.distributed.pieces import build, other_version
 from fast_tokenizer.io import Trajectories
 
 #: What tasks are told, and what they return: plain values. `first` and `last` are the trajectories, `last` excluded.
 Row: TypeAlias = dict[str, Any]
+
+#: How often a task is run again where its process or its node died: on some data it may die every time.
+RETRIES = 10
 
 
 def shared(value: Any) -> Any:
@@ -35,14 +42,27 @@ def checked(row: Row) -> Row:
     return row
 
 
-def _guarded(task: Callable[[Any], Any], table: Any) -> Any:
-    """What the task makes of the table, or the row of its error."""
+def _guarded(task: Callable[[Any], Any], version: str, folder: str, table: Any) -> Any:
+    """What the task makes of the table, or the row of its error. Relative paths are those of the driver's folder."""
     import pyarrow as pa
 
     try:
-        return task(table)
+        if version != build():
+            raise other_version(build(), version)
+        with contextlib.chdir(folder) if Path(folder).is_dir() else contextlib.nullcontext():
+            return task(table)
     except Exception as error:
-        return pa.table({"error": [pickle.dumps(error)]})
+        return pa.table({"error": [_pickled(error)]})
+
+
+def _pickled(error: Exception) -> bytes:
+    """An error, or what can be said of one that does not come back."""
+    try:
+        pickled = pickle.dumps(error)
+        pickle.loads(pickled)
+    except Exception:
+        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
+    return pickled
 
 
 @functools.lru_cache(maxsize=4)
@@ -78,7 +98,7 @@ def running(task: Callable[[Any], Any], rows: list[Row], doing: str) -> Iterator
 
     Args:
         task: Takes an Arrow table of one row, and returns one.
-        rows: What each is told.
+        rows: What each is told; at least one.
         doing: What is done, for errors.
     """
     import_ray()
@@ -86,7 +106,11 @@ def running(task: Callable[[Any], Any], rows: list[Row], doing: str) -> Iterator
 
     with quiet_data(), plain_errors(doing):
         dataset = from_items(rows, override_num_blocks=len(rows))
-        yield dataset.map_batches(functools.partial(_guarded, task), batch_size=1, batch_format="pyarrow")
+        guarded = functools.partial(_guarded, task, build(), str(Path.cwd()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # there is no other way yet to say how often a task is tried
+            made = dataset.map_batches(guarded, batch_size=1, batch_format="pyarrow", max_retries=RETRIES)
+        yield made
 
 
 def trajectories_of(reference: Any, row: Row) -> tuple[Trajectories, Cut]:

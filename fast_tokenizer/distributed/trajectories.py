@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import pickle
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,8 @@ TASK_COEFFICIENTS = 1 << 26
 class TrajectoryChunks:
     """The chunks of trajectories, which the workers of a cluster read: `FastTokenizer.fit(chunks, engine="ray")`.
 
-    Statistics are of the recorded steps, once each, or of every chunk's steps where actions are relative. Of
+    Statistics are of the recorded steps of trajectories that have a chunk, once each, or of every chunk's steps where
+    actions are relative. Of
     `max_chunks` or `sample_fraction` the sample is that of one machine.
 
     Attributes:
@@ -76,6 +77,9 @@ class TrajectoryChunks:
                 "max_chunks=...), and give the scale that it finds"
             )
         count = self._count(options)
+        has_chunk = self.cut.count(self.trajectories.lengths) > 0
+        if not has_chunk.all():  # statistics are of what is fitted on
+            return replace(self, trajectories=self.trajectories.select(has_chunk)).collect(corpus, options, report)
         data = shared((self.trajectories, self.cut))
         kind, normalizer = options.statistics, options.normalize
         if kind is not None:
