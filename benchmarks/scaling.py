@@ -168,7 +168,7 @@ def constants(folder: Path) -> dict[str, Any]:
                 name: statistics.median(r[name] for r in runs)
                 for name in ("shard_seconds", "pick_seconds", "add_seconds")
             },
-            "trips_one_by_one": one_by_one["trips"],
+            **{f"one_by_one_{name}": one_by_one[name] for name in ("trips", "pick_seconds", "add_seconds")},
         }
     large, small = (found[size] for size in SIZES)
     more = large["chunks"] - small["chunks"]
@@ -188,7 +188,9 @@ def constants(folder: Path) -> dict[str, Any]:
         "shard_fixed_seconds": small["shard_seconds"] - slope("shard_seconds") * small["chunks"],
         "merges": large["merges"],
         "trips": large["trips"],
-        "trips_one_by_one": large["trips_one_by_one"],
+        "trips_one_by_one": large["one_by_one_trips"],
+        "one_by_one_pick_us_a_trip": 1e6 * large["one_by_one_pick_seconds"] / large["one_by_one_trips"],
+        "one_by_one_add_us_a_trip_and_node": 1e6 * large["one_by_one_add_seconds"] / large["one_by_one_trips"],
         "bytes_a_merge": large["bytes_a_merge"],
         "pair_count_bytes": large["pair_count_bytes"],
         "pick_us_a_trip": 1e6 * large["pick_seconds"] / large["trips"],
@@ -297,14 +299,17 @@ def project(measured: dict[str, Any], chunks: int, nodes: int, cpus: int) -> dic
     """
     c = measured
     workers = nodes * cpus
-    trip = (c["trip_base_ms"] + nodes * c["trip_ms_a_node"]) / 1e3
-    trip += (c["pick_us_a_trip"] + nodes * c["add_us_a_trip_and_node"]) / 1e6
+
+    def trip(kind: str) -> float:
+        waiting = (c["trip_base_ms"] + nodes * c["trip_ms_a_node"]) / 1e3
+        return float(waiting + (c[f"{kind}pick_us_a_trip"] + nodes * c[f"{kind}add_us_a_trip_and_node"]) / 1e6)
+
     return {
         "statistics": c["read_us_a_chunk"] * 1e-6 * chunks / workers,
         "quantize": c["task_us_a_chunk"] * 1e-6 * chunks / workers,
         "merge_shards": max(0.0, c["shard_fixed_seconds"]) + c["shard_us_a_chunk"] * 1e-6 * chunks / workers,
-        "merge_driver": c["trips"] * trip,
-        "merge_driver_one_by_one": c["trips_one_by_one"] * trip,
+        "merge_driver": c["trips"] * trip(""),
+        "merge_driver_one_by_one": c["trips_one_by_one"] * trip("one_by_one_"),
         "store_bytes_a_node": c["piece_bytes_a_chunk"] * chunks / nodes,
         "shard_bytes_a_node": c["shard_bytes_a_chunk"] * chunks / nodes,
         "driver_bytes": nodes * c["merges"] * c["bytes_a_merge"],
@@ -331,7 +336,7 @@ def blocks(results: dict[str, Any]) -> dict[str, str]:
         (f"trips for {c['merges']} merges, all that are certain", f"{c['trips']}"),
         ("driver: to pick merges, a trip", f"{significant(c['pick_us_a_trip'])} us"),
         ("driver: to add the effects of a node, a trip", f"{significant(c['add_us_a_trip_and_node'])} us"),
-        *((f"trip to {n} actors", f"{ms:.2f} ms") for n, ms in c["trip_ms"].items()),
+        *((f"trip to {n} actor{'s' if n > '1' else ''}", f"{ms:.2f} ms") for n, ms in c["trip_ms"].items()),
     ]
     cluster = []
     for chunks, nodes, cpus in CLUSTERS:

@@ -23,7 +23,5 @@ def test_twice_the_nodes_take_half_the_time_but_for_the_trips(results):
     for name in ("statistics", "quantize", "store_bytes_a_node", "shard_bytes_a_node"):
         assert two[name] == pytest.approx(one[name] / 2)
     assert two["merge_driver"] > one["merge_driver"]
-    assert one["merge_driver_one_by_one"] / one["merge_driver"] == pytest.approx(
-        measured["trips_one_by_one"] / measured["trips"]
-    )
+    assert one["merge_driver_one_by_one"] > 2 * one["merge_driver"]
     assert measured["trips_one_by_one"] == measured["merges"]

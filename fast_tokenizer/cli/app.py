@@ -260,7 +260,7 @@ def fit(
     Files are read one at a time: once for normalisation statistics, once to fit, those of held-out episodes once more.
 
     With --engine ray the workers of a cluster do the first two, each with some of the episodes: DATA must lead to the
-    same files on all nodes. It measures on at most 200,000 of the held-out chunks.
+    same files on all nodes. It measures on about 200,000 of the held-out chunks at most.
     """
     check_output_folder(output)
     use_engine(engine.value, address, threads)

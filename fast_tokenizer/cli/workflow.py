@@ -346,7 +346,7 @@ MEASURED_CHUNKS = 200_000
 
 
 def thinned(trajectories: Trajectories, cut: Cut, most: int) -> Trajectories:
-    """Every so manieth trajectory, so that there are at most so many chunks, or one trajectory."""
+    """Every second, third, ... trajectory, so that there are at most so many chunks, or one trajectory."""
     counts = cut.count(trajectories.lengths)
     every = 1
     while counts[::every].sum() > most and every < len(counts):

@@ -31,7 +31,7 @@ def connect(address: str | None = None) -> None:
 
     Args:
         address: "auto" or "host:port", as for `ray.init`. None: what the environment variable RAY_ADDRESS says, or a
-            cluster started on this machine; else one of this machine's cores is started, for this process.
+            cluster started on this machine; else one is started, of all cores here, for this process.
 
     Raises:
         ImportError: Ray is not installed.
