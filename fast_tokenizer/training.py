@@ -65,13 +65,17 @@ def pad_tokens(
         dtype: Of the ids.
 
     Raises:
-        ValueError: A sequence is longer than `max_len`, or has an id that the VLM vocabulary has no room for.
+        ValueError: A sequence is longer than `max_len`, or has an id that the VLM vocabulary has no room for; the
+            padding id is an action token; or a bad option.
 
     Example:
         >>> padded = pad_tokens(TokenBatch.from_lists([[5, 6, 7], [8]]), VlmVocab.paligemma(2048), max_len=4)
         >>> padded.ids.tolist(), padded.vlm_ids.tolist()
         ([[5, 6, 7, -1], [8, -1, -1, -1]], [[257018, 257017, 257016, 0], [257015, 0, 0, 0]])
     """
+    _check_padding(vlm, overlong, pad_id)
+    if max_len is not None:
+        max_len = integer("max_len", max_len, 1, MAX_LEN, "positive")
     lengths = tokens.lengths
     longest = int(lengths.max(initial=0))
     width = longest if max_len is None else max_len
@@ -91,6 +95,13 @@ def pad_tokens(
         vlm_ids = np.full(mask.shape, pad_id, dtype)
         vlm_ids[mask] = vlm.to_vlm(flat)
     return PaddedTokens(ids, mask, vlm_ids, (lengths - kept).astype(np.int32))
+
+
+def _check_padding(vlm: VlmVocab | None, overlong: str, pad_id: int) -> None:
+    if overlong not in get_args(Overlong):
+        raise ValueError(f"overlong must be 'refuse' or 'cut', got {overlong!r}")
+    if vlm is not None and vlm.is_action(pad_id):
+        raise ValueError(f"VLM id {pad_id} pads, and is an action token: {vlm.describe()}; give a pad_id")
 
 
 class NumpyCollate:
@@ -154,8 +165,6 @@ class NumpyCollate:
             ValueError: The tokenizer has more tokens than the VLM was given room for, or several embodiments; the
                 padding id is an action token; or a bad option.
         """
-        if overlong not in get_args(Overlong):
-            raise ValueError(f"overlong must be 'refuse' or 'cut', got {overlong!r}")
         vocab_size = source.vocab_size if isinstance(source, FastTokenizer) else source.manifest.vocab_size
         if isinstance(source, FastTokenizer) and isinstance(source.spec, MixtureSpec):
             source.spec.require_one()
@@ -163,8 +172,7 @@ class NumpyCollate:
             raise ValueError(f"the tokenizer has {vocab_size} tokens, the VLM room for {vlm.vocab_size}")
         own = 0 if vlm is None or vlm.pad_id is None else vlm.pad_id
         self._pad_id = own if pad_id is None else integer("pad_id", pad_id, -(2**31), 2**31 - 1, "in int32")
-        if vlm is not None and vlm.is_action(self._pad_id):
-            raise ValueError(f"VLM id {self._pad_id} pads, and is an action token: {vlm.describe()}; give a pad_id")
+        _check_padding(vlm, overlong, self._pad_id)
         self._max_len = None if max_len is None else integer("max_len", max_len, 1, MAX_LEN, "positive")
         self._batch_size = None if batch_size is None else integer("batch_size", batch_size, 1, 2**31 - 1, "positive")
         self._source, self._vlm, self._overlong = source, vlm, overlong
@@ -197,6 +205,10 @@ class NumpyCollate:
             samples = [*samples, *[samples[-1]] * (self._batch_size - rows)]
         batch = self._collated(samples)
         tokens = self._encoded(batch) if isinstance(self._source, FastTokenizer) else self._read(batch, self._source)
+        if len(tokens) != len(samples):  # lists of lists, of which PyTorch makes batches of its own
+            raise ValueError(
+                f"{len(samples)} samples gave {len(tokens)} rows: expected arrays or tensors, a chunk or a number each"
+            )
         if rows < len(samples):
             tokens = _emptied(tokens, rows)
         padded = pad_tokens(

@@ -38,6 +38,12 @@ def test_few_blocks_are_not_run_and_each_says_why() -> None:
         assert len(reason.partition(NOT_RUN)[2].split()) >= 4, reason
 
 
+@pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
+def test_no_marker_begins_a_line_of_text(page: Path) -> None:
+    """It would begin a block of HTML, in which nothing is formatted, and end a list."""
+    assert [line for line in page.read_text().splitlines() if re.match(r" *<!-- [\w-]+ -->[^\n]", line)] == []
+
+
 # ---- The rules themselves ----------------------------------------------------------------------------------------
 
 

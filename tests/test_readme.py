@@ -33,7 +33,7 @@ def test_the_examples_print_what_their_comments_say(tmp_path: Path, monkeypatch:
     assert refused.startswith("chunk 0: too few symbols: got ")
     assert refused.endswith("decode_with_status() decode it all the same")
     assert re.fullmatch(r"chunk 0: \d+ of 350 symbols missing, filled with 0", repaired)
-    assert FastTokenizer.load("my_robot").spec.time_horizon == 50
+    assert FastTokenizer.load("first_try").spec.time_horizon == 50
 
 
 def test_the_first_two_commands_install_and_test() -> None:

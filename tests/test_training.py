@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from fast_tokenizer import FastTokenizer, Relative, TokenBatch, VlmVocab
 from fast_tokenizer.io import read
 from fast_tokenizer.sidecar import Sidecar, write_sidecar
+from fast_tokenizer.synthetic import ROBOTS, generate_trajectories
 from fast_tokenizer.training import LOST, NumpyCollate, StaticBatches, TorchCollate, pad_tokens
 from tests.lerobot_folders import write_v2
 
@@ -401,3 +402,33 @@ def test_padding_is_that_of_the_batch():
     assert pad_tokens(TokenBatch.from_lists([])).ids.shape == (0, 0)
     with pytest.raises(ValueError, match=r"token id 5 at index 5 is outside 0\.\.4"):
         pad_tokens(TokenBatch.from_lists([[1, 2], [3, 4, 0, 5]]), VlmVocab.paligemma(5))
+
+
+def test_the_benchmark_compares_before_it_times(monkeypatch):
+    """Tiny: that it runs, and has a line for each contender."""
+    from benchmarks import training as benchmark
+
+    for name, value in {"BATCH": 8, "FIT_CHUNKS": 300, "STEPS": 2, "STEP_SECONDS": 0.001}.items():
+        monkeypatch.setattr(benchmark, name, value)
+    monkeypatch.setattr(benchmark, "recorded_episodes", lambda: generate_trajectories(ROBOTS["aloha"], 2, seed=1))
+    calls, waiting = benchmark.tables(0.01)
+    assert len(calls.lines) == 6
+    assert len(waiting.lines) == 12
+
+
+def test_options_of_padding_that_make_no_sense():
+    tokens, vlm = TokenBatch.from_lists([[5, 6, 7], [8]]), VlmVocab.paligemma(2048)
+    for options, message in [
+        ({"overlong": "refused"}, "overlong must be 'refuse' or 'cut'"),
+        ({"max_len": -1}, "max_len must be positive"),
+        ({"max_len": 2.5}, "max_len must be an integer"),
+        ({"pad_id": 257_018}, "pads, and is an action token"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            pad_tokens(tokens, vlm, **options)
+
+
+def test_lists_of_which_pytorch_makes_batches_of_its_own_are_refused():
+    samples = [{"action": np.zeros((20, 7)).tolist()}] * 2
+    with pytest.raises(ValueError, match="2 samples gave 20 rows: expected arrays or tensors"):
+        TorchCollate(FastTokenizer.default())(samples)
