@@ -216,32 +216,139 @@ def linked_group(file: h5py.File, other: Path) -> None:
     file["data"] = h5py.ExternalLink(str(other), "/group")
 
 
-def external(file: h5py.File, other: Path) -> None:
-    file.create_dataset("data/demo_0/actions", (10, 3), "f8", external=[(str(other), 0, h5py.h5f.UNLIMITED)])
+def linked_demonstration(file: h5py.File, other: Path) -> None:
+    file["data/demo_0"] = h5py.ExternalLink(str(other), "/group/demo_0")
 
 
-def virtual(file: h5py.File, other: Path) -> None:
+def linked_other_names(file: h5py.File, other: Path) -> None:
+    file["data"] = h5py.ExternalLink(str(other), "/private_group")
+
+
+def linked_demonstration_of_other_names(file: h5py.File, other: Path) -> None:
+    file["data/demo_0"] = h5py.ExternalLink(str(other), "/private_group/private_demo")
+
+
+def linked_by_a_symbolic_link(file: h5py.File, other: Path) -> None:
+    beside = Path(file.filename).with_name("beside.h5data")
+    beside.symlink_to(other)
+    linked(file, Path(beside.name))
+
+
+def external(file: h5py.File, other: Path, name: str = "data/demo_0/actions") -> None:
+    file.create_dataset(name, (10, 3), "f8", external=[(str(other), 0, h5py.h5f.UNLIMITED)])
+
+
+def virtual(file: h5py.File, other: Path | str, values: str = "values", name: str = "data/demo_0/actions") -> None:
     layout = h5py.VirtualLayout((10, 3), "f8")
-    layout[:] = h5py.VirtualSource(str(other), "values", shape=(10, 3))
-    file.create_virtual_dataset("data/demo_0/actions", layout)
+    layout[:] = h5py.VirtualSource(str(other), values, shape=(10, 3))
+    file.create_virtual_dataset(name, layout)
+
+
+def virtual_by_a_symbolic_link(file: h5py.File, other: Path) -> None:
+    beside = Path(file.filename).with_name("beside.h5data")
+    beside.symlink_to(other)
+    virtual(file, Path(beside.name))
+
+
+def beside(file: h5py.File, name: str) -> h5py.File:
+    path = Path(file.filename).parent / name
+    path.parent.mkdir(exist_ok=True)
+    return h5py.File(path, "a")
 
 
 def virtual_of_virtual(file: h5py.File, other: Path) -> None:
-    with h5py.File(Path(file.filename).with_name("between.h5data"), "w") as between:
-        layout = h5py.VirtualLayout((10, 3), "f8")
-        layout[:] = h5py.VirtualSource(str(other), "values", shape=(10, 3))
-        between.create_virtual_dataset("values", layout)
+    with beside(file, "between.h5data") as between:
+        virtual(between, other, name="values")
+    virtual(file, Path("between.h5data"))
+
+
+def virtual_of_external(file: h5py.File, other: Path) -> None:
+    with beside(file, "between.h5data") as between:
+        external(between, other, "values")
     virtual(file, Path("between.h5data"))
 
 
 def virtual_of_itself(file: h5py.File, other: Path) -> None:
     virtual(file, other)
-    layout = h5py.VirtualLayout((10, 3), "f8")
-    layout[:] = h5py.VirtualSource(".", "data/demo_0/actions", shape=(10, 3))
-    file.create_virtual_dataset("data/demo_1/actions", layout)
+    virtual(file, ".", "data/demo_0/actions", "data/demo_1/actions")
 
 
-@pytest.mark.parametrize("how", [linked, linked_group, external, virtual, virtual_of_virtual, virtual_of_itself])
+def virtual_in_a_circle(file: h5py.File, other: Path) -> None:
+    virtual(file, ".", "data/demo_0/actions")
+
+
+def in_a_subfolder(file: h5py.File, other: Path, how=virtual, first=virtual) -> None:
+    """HDF5 looks for c.h5data in the subfolder, where it is another than the one beside the file."""
+    with beside(file, "c.h5data") as harmless, beside(file, "sub/b.h5data") as b, beside(file, "sub/c.h5data") as c:
+        harmless["values"] = np.zeros((10, 3))
+        virtual(b, Path("c.h5data"), name="values")
+        how(c, other, name="values")
+    first(file, Path("sub/b.h5data"))
+
+
+def in_a_subfolder_external(file: h5py.File, other: Path) -> None:
+    in_a_subfolder(file, other, how=external)
+
+
+def in_a_subfolder_by_a_link(file: h5py.File, other: Path) -> None:
+    in_a_subfolder(file, other, first=linked)
+
+
+def percent_in_a_file_name(file: h5py.File, other: Path) -> None:
+    """HDF5 reads %% as %."""
+    with beside(file, "x%%.h5data") as harmless, beside(file, "x%.h5data") as x:
+        harmless["values"] = np.zeros((10, 3))
+        virtual(x, other, name="values")
+    virtual(file, Path("x%%.h5data"))
+
+
+def percent_in_an_array_name(file: h5py.File, other: Path) -> None:
+    with beside(file, "c.h5data") as c:
+        c["y%%"] = np.zeros((10, 3))
+        virtual(c, other, name="y%")
+    virtual(file, Path("c.h5data"), "y%%")
+
+
+def array_of_its_own_with_percent(file: h5py.File, other: Path) -> None:
+    file["y%%"] = np.zeros((10, 3))
+    virtual(file, other, name="y%")
+    virtual(file, ".", "y%%")
+
+
+def in_the_current_folder(file: h5py.File, other: Path) -> None:
+    """HDF5 looks there for what is not beside the file, or is no HDF5 file."""
+    Path(file.filename).with_name("secret.hdf5").write_bytes(b"not HDF5")
+    virtual(file, Path("secret.hdf5"))
+
+
+REFUSED = r"no HDF5 file beside this one|cannot be opened|names with % are not taken|more than 8 deep"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        linked,
+        linked_group,
+        linked_demonstration,
+        linked_other_names,
+        linked_demonstration_of_other_names,
+        linked_by_a_symbolic_link,
+        external,
+        virtual,
+        virtual_by_a_symbolic_link,
+        virtual_of_virtual,
+        virtual_of_external,
+        virtual_of_itself,
+        virtual_in_a_circle,
+        in_a_subfolder,
+        in_a_subfolder_external,
+        in_a_subfolder_by_a_link,
+        percent_in_a_file_name,
+        percent_in_an_array_name,
+        array_of_its_own_with_percent,
+        in_the_current_folder,
+    ],
+)
 @pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
 def test_an_hdf5_file_cannot_name_files_outside_its_folder(
     tmp_path: Path, how, relative: bool, monkeypatch: pytest.MonkeyPatch
@@ -251,16 +358,54 @@ def test_an_hdf5_file_cannot_name_files_outside_its_folder(
     with h5py.File(outside, "w") as file:
         file["values"] = SECRET
         file["group/demo_0/actions"] = SECRET
+        file["private_group/private_demo/private_array"] = SECRET
     with h5py.File(inside / "demo.hdf5", "w") as file:
         how(file, Path("../secret.hdf5") if relative else outside)
     monkeypatch.chdir(tmp_path)
     for path in (inside / "demo.hdf5", Path("inside/demo.hdf5")):
         # HDF5 looks for some of these names in the current folder, where they lead to nothing.
-        with pytest.raises(BrokenDataError, match=r"no HDF5 file beside this one|cannot be opened"):
+        with pytest.raises(BrokenDataError, match=REFUSED) as refused:
             list(read(path).trajectories)
+        assert "private" not in str(refused.value), "names of what is in the other file"
 
 
-@pytest.mark.parametrize("how", [linked, linked_group, virtual, virtual_of_virtual])
+@pytest.mark.parametrize("name", ["./c.h5data", "sub/../c.h5data", "sub\\c.h5data", "C:c.h5data", "..", ""])
+def test_virtual_datasets_give_plain_names(tmp_path: Path, name: str) -> None:
+    (tmp_path / "sub").mkdir()
+    for file_name in {"c.h5data", Path(name).name} - {"", ".."}:
+        with h5py.File(tmp_path / file_name, "w") as file:
+            file["values"] = SECRET
+    with h5py.File(tmp_path / "demo.hdf5", "w") as file:
+        space, properties = h5py.h5s.create_simple(SECRET.shape), h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_virtual(space, name.encode(), b"values", space)
+        h5py.h5d.create(file.id, b"action", h5py.h5t.NATIVE_DOUBLE, space, properties)
+    with pytest.raises(BrokenDataError, match=r"demo\.hdf5: leads to .*, which is no HDF5 file beside this one"):
+        list(read(tmp_path / "demo.hdf5").trajectories)
+
+
+def test_hdf5_files_that_are_symbolic_links_have_those_beside_them_in_both_places(tmp_path: Path) -> None:
+    """The hub's cache is such a folder."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    for name, blob in {"values.h5data": "0a", "demo.hdf5": "0b"}.items():
+        (tmp_path / "snapshot" / name).symlink_to(tmp_path / "blobs" / blob)
+    with h5py.File(tmp_path / "blobs/0a", "w") as file:
+        file["values"] = SECRET
+    with h5py.File(tmp_path / "blobs/0b", "w") as file:
+        virtual(file, Path("values.h5data"))
+    (only,) = read(tmp_path / "snapshot/demo.hdf5").trajectories
+    np.testing.assert_array_equal(only.actions, SECRET)
+
+
+def virtual_of_its_own(file: h5py.File, other: Path) -> None:
+    virtual(file, other, name="values")
+    virtual(file, ".")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [linked, linked_group, linked_demonstration, virtual, virtual_of_virtual, virtual_of_its_own],
+)
 def test_an_hdf5_file_may_name_files_beside_it(tmp_path: Path, how) -> None:
     with h5py.File(tmp_path / "values.h5data", "w") as file:
         file["values"] = SECRET

@@ -4,8 +4,10 @@
   `obs/robot0_eef_pos` or `obs/ee_states`. Control rate and task text where the file's attributes have them.
 - ALOHA: one episode a file, `action` and `observations/qpos`.
 
-A file may say that values stand in other files. Links and virtual datasets may lead to HDF5 files in the same folder; a
-dataset from somewhere else must not be able to name any other file of this machine.
+A file may say that values stand in other files. Links and virtual datasets may lead to HDF5 files in its own folder,
+but not to folders within; a dataset from somewhere else must not be able to name any other file of this machine. How
+HDF5 looks names up is not worked out again here: where a link has led it says itself, and the plain names of virtual
+datasets it finds in that one folder first, unless the user's own environment (HDF5_VDS_PREFIX) sends it elsewhere.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NoReturn
 
 import numpy as np
@@ -32,6 +34,9 @@ from fast_tokenizer.io.source import (
     of_files,
     require,
 )
+
+_DEEPEST = 8
+"""How many virtual datasets may be put together from one another. HDF5 sets no end to it: a circle ends the process."""
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -51,7 +56,7 @@ def read_hdf5(source: Source) -> Dataset:
     for file in files:
         try:
             with _opened(h5py, file) as root:
-                contents.append(_contents(root, source))
+                contents.append(_contents(root, source, file))
         except BrokenDataError as error:
             contents.append(error.bare())
     readable = [c for c in contents if isinstance(c, _Contents)]
@@ -87,10 +92,11 @@ def read_hdf5(source: Source) -> Dataset:
 
 @dataclass(frozen=True, slots=True)
 class _Demo:
-    """A demonstration's name in its file, and the shapes of its arrays that may be read; None: cannot be opened."""
+    """A demonstration's name in its file, and the shapes of its arrays that may be read; None: there is a problem."""
 
     name: str
     shapes: Mapping[str, tuple[int, ...]] | None
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,25 +113,27 @@ class _Contents:
     hz: float | None = None
 
 
-def _contents(root: Any, source: Source) -> _Contents:
+def _contents(root: Any, source: Source, file: Path) -> _Contents:
     keys = {*source.action_keys, *source.state_keys, "actions", "action", "observations/qpos"}
-    if not ("data" in root and hasattr(root["data"], "keys")):
-        return _Contents(False, (_Demo("", _shapes(root, keys)),))
+    if not ("data" in root and hasattr(data := _at(root, "data", file), "keys")):
+        return _Contents(False, (_Demo("", _shapes(root, keys, file)),))
     demos = []
-    for name in sorted(root["data"], key=natural):
+    for name in sorted(data, key=natural):
         try:
-            demo = root["data"][name]
-        except (KeyError, OSError, RuntimeError):  # a link to nowhere
-            demos.append(_Demo(name, None))
-        else:
+            demo = _at(data, name, file)
             if hasattr(demo, "keys"):
-                demos.append(_Demo(name, _shapes(demo, keys)))
-    return _Contents(True, tuple(demos), *_facts(root["data"].attrs))
+                demos.append(_Demo(name, _shapes(demo, keys, file)))
+        except BrokenDataError as error:
+            demos.append(_Demo(name, None, str(error)))
+        except (KeyError, OSError, RuntimeError, UnicodeDecodeError):
+            demos.append(_Demo(name, None, "cannot be opened; is it a link to nowhere?"))
+    return _Contents(True, tuple(demos), *_facts(data.attrs))
 
 
-def _shapes(group: Any, keys: Iterable[str]) -> dict[str, tuple[int, ...]]:
+def _shapes(group: Any, keys: Iterable[str], file: Path) -> dict[str, tuple[int, ...]]:
     """Those of the arrays (L, D) or (L,) that there are."""
-    shapes = {k: getattr(group[k], "shape", None) or () for k in keys if k in group}  # None: h5py.Empty
+    arrays = {k: _at(group, k, file) for k in keys if k in group}
+    shapes = {k: getattr(a, "shape", None) or () for k, a in arrays.items()}  # None: h5py.Empty
     return {k: shape if len(shape) == 2 else (*shape, 1) for k, shape in shapes.items() if len(shape) in (1, 2)}
 
 
@@ -158,7 +166,7 @@ class _Layout:
         if contents.many != self.many:
             return BrokenDataError("missing column", f"{file}: is not laid out as the other files are")
         if demo.shapes is None:
-            return BrokenDataError("unreadable file", f"{file}: {demo.name} cannot be opened; is it a link to nowhere?")
+            return BrokenDataError("unreadable file", f"{file}: {demo.name} {demo.problem}")
         where = f"{file}: {demo.name}" if demo.name else str(file)
         lacking = next((k for k in (*self.action_keys, *self.state_keys) if k not in demo.shapes), None)
         if lacking is not None:
@@ -171,45 +179,67 @@ class _Layout:
         """An episode's arrays."""
         where = f"{file} {name}".rstrip()
         try:
-            group = root["data"][name] if self.many else root
+            group = _at(_at(root, "data", file), name, file) if self.many else root
             actions, state = (
-                joined([_values(group[k], file) for k in keys]) if keys else None
+                joined([_at(group, k, file)[()] for k in keys]) if keys else None
                 for keys in (self.action_keys, self.state_keys)
             )
             assert actions is not None
             return Steps(actions, state)
         except BrokenDataError as error:
             return BrokenDataError(error.reason, f"{where}: {error}")
-        except (OSError, KeyError, RuntimeError, TypeError) as error:  # TypeError: a type that NumPy lacks
+        except (OSError, KeyError, RuntimeError, UnicodeDecodeError, TypeError) as error:  # TypeError: NumPy lacks it
             return BrokenDataError("unreadable file", f"{where}: cannot be read: {error}")
 
 
-def _values(array: Any, file: Path) -> Any:
-    """The values of an array. Raises BrokenDataError where they stand in a file that is not beside this one."""
-    if elsewhere := next(_elsewhere(array, file.resolve().parent, set()), None):
-        raise BrokenDataError(
-            "unreadable file", f"its values shall stand in {elsewhere!r}, which is no HDF5 file beside this one"
-        )
-    return array[()]
+def _at(group: Any, name: str, file: Path) -> Any:
+    """What stands under a name. Raises BrokenDataError, before it is looked into, if it is not all beside this file."""
+    found = group[name]
+    if hasattr(found, "is_virtual"):
+        _require_own(found, file, set(), 0)
+    else:
+        _require_beside(Path(found.file.filename), file)
+    return found
 
 
-def _elsewhere(array: Any, folder: Path, seen: set[tuple[Path, str]]) -> Iterator[str]:
-    """Names of files outside the folder that an array, or one that it is put together from, has its values in."""
-    yield from (name for name, *_ in array.external or ())  # raw bytes of any file at all, so of none
+def _require_own(array: Any, file: Path, seen: set[tuple[Path, str, int]], depth: int) -> None:
+    """Refuses an array if it, or one that it is put together from, has values in a file that is not beside this one."""
     here = Path(array.file.filename)  # where a link has led
-    if not here.resolve().is_relative_to(folder):
-        yield str(here)
+    _require_beside(here, file)
+    for name, *_ in array.external or ():
+        raise _elsewhere(name)  # raw bytes of any file at all, so of none
     if not array.is_virtual:
         return
+    if depth == _DEEPEST:
+        raise BrokenDataError("unreadable file", f"virtual datasets of virtual datasets, more than {_DEEPEST} deep")
     for source in array.virtual_sources():
-        path = here if source.file_name == "." else folder / source.file_name
-        if not (path.is_file() and path.resolve().is_relative_to(folder)):
-            yield source.file_name
-        elif (part := (path.resolve(), source.dset_name)) not in seen:
-            seen.add(part)
-            with type(array.file)(path, "r") as opened:
-                if source.dset_name in opened:
-                    yield from _elsewhere(opened[source.dset_name], folder, seen)
+        name = source.file_name
+        path = here if name == "." else here.parent / name
+        if (part := (path, source.dset_name, depth)) in seen:
+            continue
+        seen.add(part)
+        if "%" in name + source.dset_name:  # %% and %b: HDF5 opens another name than the one that stands here
+            shown = f"{name!r}, {source.dset_name!r}"
+            raise BrokenDataError("unreadable file", f"a virtual dataset leads to {shown}: names with % are not taken")
+        if PureWindowsPath(name).name != name and name != ".":  # separators of either system, drives
+            raise _elsewhere(name)
+        _require_beside(path, file)
+        with type(array.file)(path, "r") as opened:
+            found = opened[source.dset_name]
+            if not isinstance(found, type(array)):
+                raise BrokenDataError("unreadable file", f"{source.dset_name!r} in {path} is no array")
+            _require_own(found, file, seen, depth + 1)
+
+
+def _require_beside(path: Path, file: Path) -> None:
+    """Both must be in one folder, as they are called, which is how HDF5 looks for names, and where links have led."""
+    folders = [(p.absolute().parent, p.resolve().parent) for p in (path, file)]
+    if not (path.is_file() and folders[0] == folders[1]):
+        raise _elsewhere(str(path))
+
+
+def _elsewhere(name: str) -> BrokenDataError:
+    return BrokenDataError("unreadable file", f"leads to {name!r}, which is no HDF5 file beside this one")
 
 
 def _layout(contents: Sequence[_Contents], source: Source) -> _Layout:
@@ -229,12 +259,14 @@ def _refuse(h5py: Any, file: Path, contents: _Contents, layout: _Layout) -> NoRe
     """Says what there is, where no demonstration has the arrays."""
     demo = next((d for d in contents.demos if d.shapes is not None), None)
     if demo is None:
+        for broken in contents.demos:
+            raise BrokenDataError("unreadable file", f"{file}: {broken.name} {broken.problem}")
         raise ValueError(f"{file}: its group 'data' holds no demonstrations")
     keys = (*layout.action_keys, *layout.state_keys)
     key = next((k for k in keys if k not in (demo.shapes or ())), keys[0])
     inside = f"data/{demo.name}" if contents.many else "the file"
     with _opened(h5py, file) as root:
-        there = _arrays(root["data"][demo.name] if contents.many else root)
+        there = _arrays(_at(_at(root, "data", file), demo.name, file) if contents.many else root)
     raise ValueError(f"{file}: expected an array {key!r} (L, D) in {inside}; there are {there}")
 
 
@@ -245,9 +277,9 @@ def _opened(h5py: Any, file: Path) -> Iterator[Any]:
     try:
         with h5py.File(file, "r") as root:
             yield root
-    except BrokenDataError:
-        raise
-    except (OSError, KeyError, RuntimeError) as error:
+    except BrokenDataError as error:
+        raise BrokenDataError(error.reason, f"{file}: {error}") from None
+    except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:  # UnicodeDecodeError: names that are no text
         raise BrokenDataError("unreadable file", f"{file}: not a readable HDF5 file: {error}") from None
 
 
