@@ -321,6 +321,18 @@ def in_the_current_folder(file: h5py.File, other: Path) -> None:
     virtual(file, Path("secret.hdf5"))
 
 
+def by_another_path_to_itself(file: h5py.File, other: Path) -> None:
+    """HDF5 looks for c.h5data in the folder by which it opened the file first, though the link gives another."""
+    path = Path(file.filename)
+    with beside(file, "real/c.h5data") as harmless, beside(file, "c.h5data") as c:
+        harmless["values"] = np.zeros((10, 3))
+        virtual(c, other, name="values")
+    path.rename(path.parent / "real/demo.hdf5")
+    path.symlink_to("real/demo.hdf5")
+    virtual(file, "c.h5data", name="values")
+    linked(file, Path("real/demo.hdf5"))
+
+
 REFUSED = r"no HDF5 file beside this one|cannot be opened|names with % are not taken|more than 8 deep"
 
 
@@ -347,6 +359,7 @@ REFUSED = r"no HDF5 file beside this one|cannot be opened|names with % are not t
         percent_in_an_array_name,
         array_of_its_own_with_percent,
         in_the_current_folder,
+        by_another_path_to_itself,
     ],
 )
 @pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])

@@ -232,7 +232,10 @@ def _require_own(array: Any, file: Path, seen: set[tuple[Path, str, int]], depth
 
 
 def _require_beside(path: Path, file: Path) -> None:
-    """Both must be in one folder, as they are called, which is how HDF5 looks for names, and where links have led."""
+    """Both must be in one folder, where symbolic links lead and also as they are called.
+
+    HDF5 looks for names in the folder by which it opened a file first, whatever path leads to that file later.
+    """
     folders = [(p.absolute().parent, p.resolve().parent) for p in (path, file)]
     if not (path.is_file() and folders[0] == folders[1]):
         raise _elsewhere(str(path))
