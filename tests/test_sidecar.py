@@ -357,6 +357,67 @@ def test_a_folder_that_holds_something_else_is_left_alone(v2, tmp_path):
         write_sidecar(TOK, v2, tmp_path / "file")
 
 
+@pytest.mark.parametrize("name", ["sidecar.json", "unfinished.json"])
+@pytest.mark.parametrize("content", ["", "{}", "[" * 200_000, '{"format": "of somebody else"}'])
+def test_somebody_else_s_file_of_that_name_makes_no_sidecar(v2, tmp_path, name, content):
+    other = tmp_path / "other"
+    (other / "data").mkdir(parents=True)
+    (other / "data" / "mine.parquet").write_text("mine")
+    (other / name).write_text(content)
+    before = tree(other)
+    with pytest.raises(ValueError, match="is not empty, and no sidecar"):
+        write_sidecar(TOK, v2, other)
+    assert tree(other) == before
+    with_a_mark = {"sidecar.json": "unfinished.json", "unfinished.json": "sidecar.json"}[name]
+    (other / with_a_mark).write_text(json.dumps({"format": "fast_tokenizer.sidecar"}))
+    with pytest.raises(ValueError, match="is not empty, and no sidecar"):  # the other one would be lost
+        write_sidecar(TOK, v2, other)
+
+
+def linked_part(data):
+    part = next(data.rglob("*.parquet"))
+    part.rename(data.parent.parent / "kept.parquet")
+    part.symlink_to(data.parent.parent / "kept.parquet")
+
+
+def linked_folder(data):
+    data.rename(data.parent.parent / "kept")
+    data.symlink_to(data.parent.parent / "kept")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda data: (data / "chunk-000" / "notes.txt").write_text("mine"), "data/chunk-000/notes.txt"),
+        (linked_part, "data/chunk-00"),
+        (linked_folder, "data"),
+    ],
+)
+def test_what_no_sidecar_has_is_not_deleted(v2, change, named, finished):
+    out, _ = write_sidecar(TOK, v2)
+    if not finished:
+        spoil(file_of(v2, 2), 2, action=lambda k, v: [np.nan] * 3)
+        with pytest.raises(BrokenDataError):
+            write_sidecar(TOK, v2)
+        assert (out / "unfinished.json").exists()
+        assert not (out / "sidecar.json").exists()
+    change(out / "data")
+    before = tree(v2.parent)
+    with pytest.raises(ValueError, match=rf"{out / named}.*: is nothing that a sidecar has, and would be deleted"):
+        write_sidecar(TOK, v2, on_broken="skip")
+    assert tree(v2.parent) == before
+
+
+def test_what_a_killed_writer_left_is_deleted(v2):
+    out, _ = write_sidecar(TOK, v2)
+    left = [out / ".sidecar.json.123.0a1b2c3d", out / "data/chunk-000/.episode_000000.parquet.123.0a1b2c3d"]
+    for path in left:
+        path.write_text("half")
+    write_sidecar(TOK, v2)
+    assert not any(path.exists() for path in left)
+
+
 def test_a_sidecar_is_replaced_whole(v2):
     write_sidecar(fitted(seed=1), v2)
     out, manifest = write_sidecar(TOK, v2, episodes=[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -103,10 +104,7 @@ class Manifest:
             if (folder / UNFINISHED).is_file():
                 raise ValueError(f"{folder}: the sidecar is not finished: its writing was interrupted, or still runs")
             raise FileNotFoundError(f"{folder}: no sidecar there: it has no {MANIFEST}")
-        try:
-            values = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{path}: is no JSON: {error}") from None
+        values = read_json(path)
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise ValueError(f"{path}: is no manifest of a sidecar")
         if values.get("version") != VERSION:
@@ -120,13 +118,30 @@ class Manifest:
         return cls(**{field.name: values[field.name] for field in fields(cls)})
 
 
+def read_json(path: Path) -> Any:
+    """What a file says that may come from anywhere. Raises ValueError, which names it, where it is no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is no JSON: {error}") from None
+
+
+def is_mark(path: Path) -> bool:
+    """Whether a file is a sidecar's manifest or mark, by what it says: others may have files of these names."""
+    try:
+        values = read_json(path)
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("format") == FORMAT
+
+
 def written_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Writes a file under a name of its own, and renames it when it is on the disk.
 
     Whoever writes the same file at the same time cannot be in the way.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")  # `name_of_leftover` knows it
     try:
         with temporary.open("xb") as file:
             write(file)
@@ -138,9 +153,15 @@ def written_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
+def name_of_leftover(path: Path) -> str | None:
+    """The name of the file that a killed `written_whole` was to write; None where the file is nothing of the kind."""
+    match = re.fullmatch(r"\.(.+)\.\d+\.[0-9a-f]{8}", path.name)
+    return match and match[1]
+
+
 def is_leftover(path: Path) -> bool:
     """Whether a file is what a killed `written_whole` left of the manifest, the mark or the table of the parts."""
-    return path.name.startswith(tuple(f".{name}." for name in (MANIFEST, UNFINISHED, PARTS)))
+    return name_of_leftover(path) in (MANIFEST, UNFINISHED, PARTS)
 
 
 def _is_a(value: Any, kind: Any) -> bool:

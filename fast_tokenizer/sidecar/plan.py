@@ -20,7 +20,19 @@ from fast_tokenizer.cutting import check_same_robot
 from fast_tokenizer.io.dataset import BrokenDataError, EpisodeInfo
 from fast_tokenizer.io.lerobot import LerobotFiles, lerobot_files
 from fast_tokenizer.io.source import Outline, Source, fetch, require
-from fast_tokenizer.sidecar.manifest import DATA, MANIFEST, PARTS, UNFINISHED, Manifest, is_leftover, written_whole
+from fast_tokenizer.sidecar.manifest import (
+    DATA,
+    FORMAT,
+    MANIFEST,
+    PARTS,
+    UNFINISHED,
+    VERSION,
+    Manifest,
+    is_leftover,
+    is_mark,
+    name_of_leftover,
+    written_whole,
+)
 from fast_tokenizer.sidecar.parts import PartCounts, PartJob, PartRules, write_part
 from fast_tokenizer.tokenizer import FastTokenizer
 
@@ -55,16 +67,20 @@ class SidecarPlan:
         """Makes the folder ready; a sidecar that stands there is gone from now on, finished or not.
 
         Raises:
-            ValueError: There is something else in the folder, which is not touched.
+            ValueError: There is something else in the folder, or a link; nothing is touched.
         """
         if self.output.exists():
             if not self.output.is_dir():
                 raise ValueError(f"{self.output}: is a file; name a folder")
-            present = {p.name for p in self.output.iterdir() if not is_leftover(p)}
-            if present and not present & {MANIFEST, UNFINISHED}:
+            present = [p for p in self.output.iterdir() if not is_leftover(p)]
+            marks = [p for p in present if p.name in (MANIFEST, UNFINISHED)]
+            if present and not (marks and all(is_mark(p) for p in marks)):
                 raise ValueError(f"{self.output}: is not empty, and no sidecar; name another folder")
+            if foreign := self._foreign():
+                raise ValueError(f"{foreign}: is nothing that a sidecar has, and would be deleted; name another folder")
         # In this order no moment has a manifest beside parts that are not its own.
-        written_whole(self.output / UNFINISHED, lambda file: file.write(json.dumps(self.head, indent=2).encode()))
+        mark = json.dumps({"format": FORMAT, "version": VERSION, **self.head}, indent=2).encode()
+        written_whole(self.output / UNFINISHED, lambda file: file.write(mark))
         (self.output / MANIFEST).unlink(missing_ok=True)
         (self.output / PARTS).unlink(missing_ok=True)
         for path in self.output.iterdir():
@@ -129,6 +145,19 @@ class SidecarPlan:
             if progress is not None:
                 progress(done, self.frames)
         return self.finish(counts)
+
+    def _foreign(self) -> Path | None:
+        """Something in the folder of the parts that is none, nor what a killed writer left of one."""
+        folder = self.output / DATA
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            return folder
+        planned = {self.output / job.part for job in self.jobs}  # a source may call its files anything
+        for path in folder.rglob("*"):
+            part = path.with_name(name_of_leftover(path) or path.name)
+            is_part = path.is_file() and (part.suffix == ".parquet" or part in planned)
+            if path.is_symlink() or not (path.is_dir() or is_part):
+                return path
+        return None
 
     def _of_all_jobs(self, counts: Iterable[PartCounts]) -> dict[str, PartCounts]:
         """Counts by part, each of which accounts for all that its job was to do."""
