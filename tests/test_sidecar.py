@@ -175,7 +175,7 @@ def test_a_mixture_s_embodiment_is_named_and_the_fingerprint_is_the_mixture_s(v2
     assert (manifest.embodiment, manifest.fingerprint) == ("b", mixture.fingerprint())
     assert [r["ids"] for r in rows(out)] == expected(mixture.embodiment("b"), [a for a, _ in EPISODES])
     assert Sidecar.open(out, mixture)[INDEX[3]].tolist() == rows(out)[3]["ids"]
-    with pytest.raises(ValueError, match="was written with the tokenizer"):
+    with pytest.raises(ValueError, match="It has the ids of 'b', one of several embodiments: give the tokenizer that"):
         Sidecar.open(out, mixture.embodiment("b"))
 
 
@@ -636,6 +636,127 @@ def test_damage_is_named(sidecar):
         Sidecar.open(folder, TOK)
 
 
+@pytest.mark.parametrize("content", [b"[" * 200_000, b'{"a":' * 200_000, b"\xff", b"[]", b'"x"', b"7"])
+def test_a_manifest_that_is_none_is_refused(sidecar, content):
+    (sidecar.path / "sidecar.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"sidecar\.json: is no (JSON|manifest)"):
+        Sidecar.open(sidecar.path, TOK)
+
+
+@pytest.mark.parametrize("content", [b"xx", b"PAR1" + bytes(50) + b"PAR1"])
+def test_a_table_of_parts_that_is_no_parquet_is_refused(sidecar, content):
+    (sidecar.path / "parts.parquet").write_bytes(content)
+    manifest = json.loads((sidecar.path / "sidecar.json").read_text())
+    manifest["parts_digest"] = hashlib.sha256(content).hexdigest()
+    (sidecar.path / "sidecar.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"parts\.parquet: is no table of parts"):
+        Sidecar.open(sidecar.path, TOK)
+
+
+def test_parts_that_were_exchanged_are_refused(v2):
+    """Each is whole, and has as many frames as the other: only their numbers say that they are each other's."""
+    longer = pq.read_table(file_of(v2, 0)).to_pydict() | {"episode_index": [1] * 7, "index": list(range(100, 107))}
+    pq.write_table(pa.table(longer), file_of(v2, 1))
+    listed = v2 / "meta/episodes.jsonl"
+    listed.write_text(listed.read_text().replace('"length": 4', '"length": 7'))
+    out, _ = write_sidecar(TOK, v2)
+    a, b, _ = sorted((out / "data").rglob("*.parquet"))
+    a.rename(out / "a")
+    b.rename(a)
+    (out / "a").rename(b)
+    for ask in (lambda s: s[2], lambda s: s.frames([101]), lambda s: s.indices()):
+        with pytest.raises(ValueError, match=r"episode_00000\d\.parquet: is damaged: its frames begin at (0|100), by"):
+            ask(Sidecar.open(out, TOK))
+
+
+def other_part(folder, metadata=None, **columns):
+    """A sidecar of whose first part, of 7 frames, somebody exchanged columns or the metadata."""
+    path = folder / "data/chunk-000/episode_000000.parquet"
+    table = pq.read_table(path)
+    about = table.schema.metadata if metadata is None else {b"fast_tokenizer.sidecar": metadata}
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(*values))
+    pq.write_table(table.replace_schema_metadata(about), path)
+    return path
+
+
+INT64, INT32, IDS = pa.int64(), pa.int32(), pa.list_(pa.int32())
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"index": ([6, 5, 4, 3, 2, 1, 0], INT64)}, "its frames begin at 6, by the table of the parts at 0"),
+        ({"index": ([10, 11, 12, 13, 14, 15, 16], INT64)}, "its frames begin at 10, by the table of the parts at 0"),
+        ({"index": ([0, 2, 1, 3, 4, 5, 6], INT64)}, "its frames are not in rising order"),
+        ({"index": ([0, 1, 1, 3, 4, 5, 6], INT64)}, "its frames are not in rising order"),
+        ({"index": ([0, 1, 2, 3, 4, 5, 100], INT64)}, "go up to 100, by the table of the parts others begin at 100"),
+        ({"index": ([0, 1, None, 3, 4, 5, 6], INT64)}, "'index' has empty cells"),
+        ({"index": (["a"] * 7,)}, "column 'index' must be int64, got string"),
+        ({"ids": ([[1, -5]] * 7, IDS)}, "ids must lie in 0..255, got -5"),
+        ({"ids": ([[256, 1]] * 7, IDS)}, "ids must lie in 0..255, got 256"),
+        ({"ids": ([[1, None]] * 7, IDS)}, "'ids' has empty cells"),
+        ({"ids": ([[1]] * 6 + [None], IDS)}, "'ids' has empty cells"),
+        ({"ids": ([[1.5]] * 7,)}, "column 'ids' must be list<int32>, got list<"),
+        ({"ids": ([[2**40]] * 7, pa.list_(INT64))}, "column 'ids' must be list<int32>, got list<"),
+        ({"ids": ([[1]] * 7, pa.large_list(INT32))}, "column 'ids' must be list<int32>, got large_list<"),
+        ({"ids": (["a"] * 7,)}, "column 'ids' must be list<int32>, got string"),
+        ({"real_steps": ([5, 5, 5, 4, 3, 2, 0], INT32)}, "real_steps must lie in 1..5, got 0"),
+        ({"real_steps": ([6, 5, 5, 4, 3, 2, 1], INT32)}, "real_steps must lie in 1..5, got 6"),
+        ({"clipped": ([0] * 6 + [-1], INT32)}, "dropped must lie in 0..2147483647, got -1"),
+    ],
+)
+def test_a_part_of_other_values_is_refused(v2, columns, message):
+    out, _ = write_sidecar(TOK, v2)
+    path = other_part(out, **columns)
+    sidecar = Sidecar.open(out, TOK)
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: is (damaged|no part).*{re.escape(message)}"):
+        sidecar.frames([3])
+    if "index" in columns:
+        with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: is (damaged|no part)"):
+            sidecar.indices()
+
+
+@pytest.mark.parametrize("metadata", [b"[" * 200_000, b"[]", b"7", b"{"])
+def test_a_part_of_other_metadata_is_refused(v2, metadata):
+    out, _ = write_sidecar(TOK, v2)
+    path = other_part(out, metadata)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: is no part of a sidecar"):
+        Sidecar.open(out, TOK)[0]
+
+
+@pytest.mark.parametrize(
+    ("anew", "message"),
+    [
+        ({"horizon": 4}, "has horizon 4, but the sidecar that was opened 3"),
+        ({"horizon": 3, "dimensions": [2, 1]}, r"has dimensions \[2, 1\], but the sidecar that was opened None"),
+    ],
+)
+def test_a_sidecar_that_is_written_anew_while_it_is_open_is_not_mixed(v2, anew, message):
+    tok = FastTokenizer.default()
+    sidecar = Sidecar.open(write_sidecar(tok, v2, horizon=3)[0], tok)
+    before = sidecar[0].tolist()
+    write_sidecar(tok, v2, **anew)
+    assert sidecar[0].tolist() == before
+    with pytest.raises(ValueError, match=message):
+        sidecar[100]
+
+
+def test_embodiments_of_one_mixture_are_not_mixed(v2):
+    chunks = np.random.default_rng(0).normal(size=(100, T, 3))
+    mixture = FastTokenizer.fit_mixture({"a": EmbodimentData(chunks), "b": EmbodimentData(3 * chunks, scale=4.0)}, 256)
+    sidecar = Sidecar.open(write_sidecar(mixture, v2, embodiment="a")[0], mixture)
+    write_sidecar(mixture, v2, embodiment="b")
+    with pytest.raises(ValueError, match="has embodiment 'b', but the sidecar that was opened 'a'"):
+        sidecar[0]
+
+
+@pytest.mark.parametrize("given", ["my_robot", None])
+def test_what_is_no_tokenizer_is_refused(sidecar, given):
+    with pytest.raises(ValueError, match=f"expected a FastTokenizer, got {type(given).__name__}"):
+        Sidecar.open(sidecar.path, given)
+
+
 def rewritten(folder, **columns):
     """A sidecar whose table of parts somebody else made, with the digest that goes with it."""
     table = pq.read_table(folder / "parts.parquet")
@@ -656,14 +777,23 @@ def rewritten(folder, **columns):
         ({"frames": [7, 4, 10]}, "has 21 frames in 3 parts, expected 20 in 3"),
         ({"first_indices": [[0], [200], [100]]}, "does not number its frames in rising order"),
         ({"first_indices": [[0], [], [100]]}, "does not number its frames in rising order"),
-        ({"first_indices": [[0, 50], [100], [200]]}, "is damaged"),  # there is no second row group
+        ({"first_indices": [[0, 50], [100], [200]]}, "has row groups 1, but the sidecar that was opened 2"),
+        ({"first_indices": [[1], [100], [200]]}, "its frames begin at 0, by the table of the parts at 1"),
+        ({"first_indices": [0, 100, 200]}, "column 'first_indices' must be list<int64>, got int64"),
+        ({"first_indices": [[0], [None], [200]]}, "has empty cells"),
+        ({"frames": ["7", "4", "9"]}, "column 'frames' must be int64, got string"),
+        ({"frames": [-7, 18, 9]}, "has a part of -7 frames"),
+        ({"part": ["C:/x", "b", "c"]}, "names a part outside of the folder, C:/x"),
+        ({"part": [r"..\..\x", "b", "c"]}, r"names a part outside of the folder, ..\..\x"),
+        ({"part": [r"\\host\x", "b", "c"]}, "names a part outside of the folder"),
+        ({"part": ["a\0b", "b", "c"]}, "is no part of a sidecar"),
     ],
 )
 def test_a_table_of_parts_that_cannot_be_is_refused(v2, columns, message):
     out, _ = write_sidecar(TOK, v2)
     rewritten(out, **columns)
     with pytest.raises(ValueError, match=re.escape(message)):
-        Sidecar.open(out, TOK).frames([0, 50])
+        Sidecar.open(out, TOK).frames([1, 50])
 
 
 def test_a_part_without_its_columns_is_refused(v2):

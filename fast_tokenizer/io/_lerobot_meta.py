@@ -7,14 +7,14 @@ import string
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from fast_tokenizer.io._parquet import column_array, reading
 from fast_tokenizer.io.dataset import BrokenDataError, EpisodeInfo
-from fast_tokenizer.io.source import Outline, missing
+from fast_tokenizer.io.source import Outline, leaves_folder, missing
 
 #: Names of the columns and fields that have task texts.
 _TASK_KEYS = ("task", "tasks", "__index_level_0__")
@@ -51,7 +51,7 @@ class Layout:
             relative = self.data_path.format(**numbers)
         except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"{self.root}/meta/info.json: data_path {self.data_path!r} asks for {error}") from None
-        if any(kind(relative).anchor or ".." in kind(relative).parts for kind in (PurePosixPath, PureWindowsPath)):
+        if leaves_folder(relative):
             raise ValueError(f"{self.root}/meta/info.json: data_path {self.data_path!r} leaves the folder")
         return self.root / relative
 

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -153,6 +153,11 @@ def require(package: str, extra: str, path: Path) -> Any:
     except ImportError:
         name = package.split(".")[0]
         raise ImportError(f"{path}: needs the package {name}: pip install 'fast-tokenizer[{extra}]'") from None
+
+
+def leaves_folder(relative: str) -> bool:
+    """Whether a path from a file leads out of the folder that it should be in, on whichever system it is read."""
+    return any(kind(relative).anchor or ".." in kind(relative).parts for kind in (PurePosixPath, PureWindowsPath))
 
 
 def is_lfs_pointer(path: Path) -> bool:

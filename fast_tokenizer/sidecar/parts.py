@@ -277,6 +277,7 @@ def _table(columns: dict[str, NDArray[Any]], tokens: TokenBatch, job: PartJob) -
         "fingerprint": job.rules.fingerprint,
         "embodiment": job.rules.embodiment,
         "horizon": job.rules.horizon,
+        "dimensions": None if job.rules.dimensions is None else list(job.rules.dimensions),
         "episode_end": "repeat-last",
         "columns": COLUMNS,
     }

@@ -9,7 +9,7 @@ import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -17,14 +17,29 @@ from numpy.typing import ArrayLike, NDArray
 
 from fast_tokenizer._arguments import as_array, integer
 from fast_tokenizer.io.lerobot import lerobot_files
-from fast_tokenizer.io.source import Source, fetch, require
+from fast_tokenizer.io.source import Source, fetch, leaves_folder, require
 from fast_tokenizer.sidecar.manifest import FORMAT, PARTS, Manifest
 from fast_tokenizer.sidecar.plan import source_facts
 from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
 
-#: Columns of whole numbers, a row each; what `_Block.rows` has.
-_NUMBERS = ("index", "episode_index", "frame_index", "real_steps", "saturated", "clipped", "dropped")
+#: Columns of a part that have a whole number a row, and their types; what `_Block.rows` has.
+_NUMBERS = {
+    "index": "int64",
+    "episode_index": "int64",
+    "frame_index": "int64",
+    "real_steps": "int32",
+    "saturated": "int32",
+    "clipped": "int32",
+    "dropped": "int32",
+}
+#: Types of all of them, and those of the table of the parts; a list's items may have any name.
+_PART_TYPES = {**_NUMBERS, "ids": "list<int32>"}
+_TABLE_TYPES = {"part": "string", "first_indices": "list<int64>", "last_index": "int64", "frames": "int64"}
+#: What parts say in their metadata as the manifest does.
+_SHARED = ("fingerprint", "embodiment", "horizon", "dimensions")
+#: What a damaged file, or one that somebody else made, raises in pyarrow, json or below.
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, NotImplementedError, RecursionError)
 #: Files that are kept open.
 _OPEN_FILES = 64
 
@@ -81,14 +96,19 @@ class Sidecar:
         Raises:
             FileNotFoundError: There is no sidecar.
             ImportError: `pyarrow` is not installed.
-            ValueError: It is not finished, damaged, or was written with another tokenizer.
+            ValueError: It is not finished, damaged, or was written with another tokenizer; or no tokenizer is given.
         """
+        if not isinstance(tokenizer, FastTokenizer):
+            raise ValueError(f"expected a FastTokenizer, got {type(tokenizer).__name__}")
         sidecar = cls._load(Path(path), cache_bytes)
         written, wanted = sidecar.manifest.fingerprint, tokenizer.fingerprint()
         if written != wanted:
+            name = sidecar.manifest.embodiment
+            whole = f". It has the ids of {name!r}, one of several embodiments: give the tokenizer that has them all"
             raise ValueError(
                 f"{path}: was written with the tokenizer {written[:16]}, but this one is {wanted[:16]}; "
                 "its ids mean something else: write the sidecar anew, or load the tokenizer that it was written with"
+                + ("" if name is None else whole)
             )
         return sidecar
 
@@ -102,8 +122,12 @@ class Sidecar:
             content = b""
         if hashlib.sha256(content).hexdigest() != manifest.parts_digest:
             raise ValueError(f"{path / PARTS}: is not the table of parts that the manifest is about")
-        parts = parquet.read_table(io.BytesIO(content), use_threads=False).combine_chunks()
-        if problem := _problem_of(parts, manifest):
+        try:
+            parts = parquet.read_table(io.BytesIO(content), use_threads=False).combine_chunks()
+            problem = _problem_of(parts, manifest)
+        except _UNREADABLE as error:
+            raise ValueError(f"{path / PARTS}: is no table of parts: {error}") from None
+        if problem:
             raise ValueError(f"{path / PARTS}: {problem}")
         rule = "0 or more"
         return cls(path, manifest, parts, integer("cache_bytes", cache_bytes, 0, 2**62, rule))
@@ -134,8 +158,7 @@ class Sidecar:
 
     def indices(self) -> NDArray[np.int64]:
         """(N,) numbers of all frames that it has, rising. Reads that column of every part; 8 bytes a frame."""
-        parts = [self._file(i).read(columns=["index"], use_threads=False) for i in range(self.manifest.parts)]
-        return np.concatenate([p.column("index").to_numpy() for p in parts])
+        return np.concatenate([self._numbers(part) for part in range(self.manifest.parts)])
 
     def frames(self, indices: ArrayLike) -> Frames:
         """Frames by their numbers in the source, which is what LeRobot's samples have under `index`.
@@ -220,10 +243,14 @@ class Sidecar:
                 if len(self._files) > _OPEN_FILES:
                     self._files.popitem(last=False)[1].close()
             self._files.move_to_end(part)
+            begin, end = self._first[group], self._first[group + 1 : group + 2]
             try:
                 block = _Block.read(self._files[part], group - int(self._groups[part]))
-            except (OSError, ValueError, IndexError, AttributeError) as error:
-                raise ValueError(f"{self.path / self._part(part)}: is damaged: {error}") from None
+                problem = _wrong_numbers(block.rows[:, 0], begin, end) or block.wrong_values(self.manifest)
+            except _UNREADABLE as error:
+                problem = str(error)
+            if problem:
+                raise ValueError(f"{self.path / self._part(part)}: is damaged: {problem}")
             self._blocks[group] = block
             self._held += block.nbytes
             while self._held > self._cache_bytes and len(self._blocks) > 1:
@@ -232,7 +259,7 @@ class Sidecar:
 
     def _part(self, part: int) -> str:
         name = str(self._parts.column("part")[part].as_py())
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        if leaves_folder(name):
             raise ValueError(f"{self.path / PARTS}: names a part outside of the folder, {name}")
         return name
 
@@ -243,31 +270,82 @@ class Sidecar:
         try:
             file = parquet.ParquetFile(path, memory_map=True)
             about = json.loads((file.schema_arrow.metadata or {})[FORMAT.encode()])
-            if lacking := [n for n in (*_NUMBERS, "ids") if n not in file.schema_arrow.names]:
-                raise ValueError(f"has no column {lacking[0]!r}")
-        except (OSError, ValueError, KeyError) as error:
+            if not isinstance(about, dict):
+                raise ValueError(f"its metadata is no object but {about!r:.80}")
+            if problem := _wrong_types(file.schema_arrow, _PART_TYPES):
+                raise ValueError(problem)
+        except _UNREADABLE as error:
             raise ValueError(f"{path}: is no part of a sidecar: {error}") from None
-        rows, expected = file.metadata.num_rows, self._parts.column("frames")[part].as_py()
-        if about.get("fingerprint") != self.manifest.fingerprint or rows != expected:
-            raise ValueError(
-                f"{path}: has {rows} frames of the tokenizer {str(about.get('fingerprint'))[:16]}, expected {expected} "
-                f"of {self.manifest.fingerprint[:16]}; the part was changed"
-            )
+        said = {"frames": file.metadata.num_rows, "row groups": file.num_row_groups}
+        expected = {
+            "frames": self._parts.column("frames")[part].as_py(),
+            "row groups": int(self._groups[part + 1] - self._groups[part]),
+        }
+        for name in _SHARED:
+            said[name], expected[name] = about.get(name), getattr(self.manifest, name)
+        for name, value in expected.items():
+            if said[name] != value:
+                raise ValueError(
+                    f"{path}: has {name} {said[name]!r:.80}, but the sidecar that was opened {value!r}; the part was "
+                    "changed, or the sidecar was written anew"
+                )
         return file
+
+    def _numbers(self, part: int) -> NDArray[np.int64]:
+        """`index` of a part's frames."""
+        path = self.path / self._part(part)
+        with self._file(part) as file:
+            try:
+                column = file.read(columns=["index"], use_threads=False).column("index")
+                numbers: NDArray[np.int64] = column.to_numpy()
+                first = self._groups[part]
+                after = self._groups[part + 1]
+                problem = "has empty cells" if column.null_count else None
+                problem = problem or _wrong_numbers(numbers, self._first[first], self._first[after : after + 1])
+            except _UNREADABLE as error:
+                problem = str(error)
+        if problem:
+            raise ValueError(f"{path}: is damaged: {problem}")
+        return numbers
 
 
 def _problem_of(parts: Any, manifest: Manifest) -> str | None:
     """What is wrong with a table of parts, which may come from anywhere; None where all that is relied on holds."""
-    needed = ("part", "first_indices", "last_index", "frames")
-    if lacking := [name for name in needed if name not in parts.column_names]:
-        return f"has no column {lacking[0]!r}"
-    if sum(parts.column(name).null_count for name in needed):
+    if problem := _wrong_types(parts.schema, _TABLE_TYPES):
+        return problem
+    first = parts.column("first_indices").combine_chunks()
+    if sum(parts.column(name).null_count for name in _TABLE_TYPES) or first.values.null_count:
         return "has empty cells"
-    frames, first = parts.column("frames").to_numpy(), parts.column("first_indices").combine_chunks()
+    frames = parts.column("frames").to_numpy()
+    if (frames < 1).any():
+        return f"has a part of {frames.min()} frames"
     if (len(frames), int(frames.sum())) != (manifest.parts, manifest.frames):
         return f"has {int(frames.sum())} frames in {len(frames)} parts, expected {manifest.frames} in {manifest.parts}"
     if not (np.diff(first.values.to_numpy()) > 0).all() or not (np.diff(first.offsets.to_numpy()) > 0).all():
         return "does not number its frames in rising order"
+    return None
+
+
+def _wrong_types(schema: Any, types: dict[str, str]) -> str | None:
+    """Which column is not there, or of another type."""
+    for name, expected in types.items():
+        if name not in schema.names:
+            return f"has no column {name!r}"
+        kind = schema.field(name).type
+        item = getattr(kind, "value_type", None)
+        if expected != (str(kind) if item is None else f"{str(kind).partition('<')[0]}<{item}>"):
+            return f"column {name!r} must be {expected}, got {kind}"
+    return None
+
+
+def _wrong_numbers(index: NDArray[np.int64], first: int, after: NDArray[np.int64]) -> str | None:
+    """How numbers of frames are not those from `first` on, rising, up to the first that comes `after`, if any does."""
+    if index[0] != first:
+        return f"its frames begin at {index[0]}, by the table of the parts at {first}"
+    if not (np.diff(index) > 0).all():
+        return "its frames are not in rising order"
+    if len(after) and index[-1] >= after[0]:
+        return f"its frames go up to {index[-1]}, by the table of the parts others begin at {after[0]}"
     return None
 
 
@@ -287,16 +365,29 @@ class _Block:
 
     def find(self, wanted: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """The rows of frames, if all are here."""
-        if self.has_gaps:
-            rows = np.searchsorted(self.rows[:, 0], wanted)
-            return rows if rows.max() < len(self.rows) and (self.rows[rows, 0] == wanted).all() else None
-        rows = wanted - self.first
-        return rows if rows.max() < len(self.rows) else None
+        rows = np.searchsorted(self.rows[:, 0], wanted) if self.has_gaps else wanted - self.first
+        inside = rows.min() >= 0 and rows.max() < len(self.rows)
+        return rows if inside and (self.rows[rows, 0] == wanted).all() else None
+
+    def wrong_values(self, manifest: Manifest) -> str | None:
+        """What no writer writes: ids that the tokenizer does not have, steps beyond the chunk, losses below none."""
+        for name, values, low, high in (
+            ("ids", self.ids, 0, manifest.vocab_size - 1),
+            ("real_steps", self.rows[:, 3], 1, manifest.horizon),
+            ("saturated, clipped or dropped", self.rows[:, 4:], 0, np.iinfo(np.int32).max),
+        ):
+            if len(bad := values[(values < low) | (values > high)]):
+                return f"{name} must lie in {low}..{high}, got {bad[0]}"
+        return None
 
     @classmethod
     def read(cls, file: Any, group: int) -> _Block:
         table = file.read_row_group(group, columns=[*_NUMBERS, "ids"], use_threads=False)
+        if lacking := [name for name in _PART_TYPES if table.column(name).null_count]:
+            raise ValueError(f"column {lacking[0]!r} has empty cells")
         ids = table.column("ids").combine_chunks()
+        if ids.values.null_count:
+            raise ValueError("column 'ids' has empty cells")
         rows = np.stack([table.column(n).to_numpy().astype(np.int64) for n in _NUMBERS], axis=1)
         first, last = int(rows[0, 0]), int(rows[-1, 0])
         # Copies: a view would keep the whole table.
