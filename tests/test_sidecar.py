@@ -225,6 +225,8 @@ def test_a_file_that_is_not_there_costs_its_episodes(source):
     file_of(source, 2).unlink()
     with pytest.raises(BrokenDataError, match="no such file"):
         write_sidecar(TOK, source)
+    with pytest.raises(ValueError, match=r"holds no episode that can be used: .*no such file"):
+        write_sidecar(TOK, source, on_broken="skip", episodes=[2])
     out, manifest = write_sidecar(TOK, source, on_broken="skip")
     assert (manifest.frames, manifest.episodes_left_out) == (11, {"missing file": 1})
     assert len(rows(out)) == 11
@@ -295,6 +297,8 @@ def test_frame_index_is_counted_where_the_source_does_not_say_it(tmp_path):
         ({"dimensions": [0, 1, 3]}, "a dimension must lie in the data's dimensions 0..2, got 3"),
         ({"dimensions": [0, 1, 1]}, "each once"),
         ({"episodes": [0, 7]}, "has no episode 7"),
+        ({"episodes": [99]}, "has no episode 99"),
+        ({"episodes": [99], "dimensions": [0, 1, 2]}, "has no episode 99"),
         ({"embodiment": "a"}, "no embodiment of this tokenizer is called 'a'"),
         ({"action_key": "actoin"}, "has no column 'actoin' of numbers"),
         ({"on_broken": "ignore"}, "on_broken must be 'raise' or 'skip', got 'ignore'"),
@@ -848,6 +852,7 @@ def test_the_command_s_errors_are_one_line(v2, tmp_path):
     TOK.save(tmp_path / "tok")
     for args, message in (
         (("-o", v2 / "tokens"), "lies within the source"),
+        (("--episodes", "99"), "has no episode 99"),
         (("--horizon", "1s"), "horizon=10, but the tokenizer was fitted for 5"),
     ):
         done = run("sidecar", tmp_path / "tok", v2, *args)

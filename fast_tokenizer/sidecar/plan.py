@@ -237,6 +237,8 @@ def plan_sidecar(
         episodes=None if episodes is None else frozenset(episodes),
     )
     files = lerobot_files(opened)
+    # First: where no file has a wanted episode, none was looked into, and nothing is known of the actions.
+    wanted, left_out = _wanted(files, opened)
     chosen = None if dimensions is None else _dimensions(dimensions, files.action_dim)
     names = files.dimension_names
     if names is not None and chosen is not None:
@@ -252,10 +254,9 @@ def plan_sidecar(
     rules = PartRules(
         tokenizer.fingerprint(), embodiment, _horizon(horizon, spec.time_horizon), chosen, opened.skip, hz
     )
-    jobs, left_out = _jobs(target, rules, files, opened)
     return SidecarPlan(
         target,
-        tuple(jobs),
+        tuple(_job(target, rules, files, outline, numbers) for outline, numbers in wanted),
         (*opened.left_out, *left_out),
         {
             "fingerprint": rules.fingerprint,
@@ -339,16 +340,14 @@ def _written(
                 future.cancel()
 
 
-def _jobs(
-    output: Path, rules: PartRules, files: LerobotFiles, source: Source
-) -> tuple[list[PartJob], list[BrokenDataError]]:
-    """A job for each data file of which episodes are wanted; and what else is listed, with the reason."""
+def _wanted(files: LerobotFiles, source: Source) -> tuple[list[tuple[Outline, tuple[int, ...]]], list[BrokenDataError]]:
+    """Each data file of which episodes are wanted, and which of its; and what else is listed, with the reason."""
     if source.episodes is not None:
         unknown = sorted(source.episodes - {e.index for o in files.outlines for e in o.episodes})
         if unknown:
             listed = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
             raise ValueError(f"{files.root}: has no episode {listed}")
-    jobs, left_out, others, total = [], [], 0, 0
+    found, left_out, others, total = [], [], 0, 0
     for outline in files.outlines:
         wanted = []
         for i, episode in enumerate(outline.episodes):
@@ -362,16 +361,19 @@ def _jobs(
             else:
                 raise episode.problem
         if wanted:
-            part = f"{DATA}/{outline.file.relative_to(files.root).as_posix().removeprefix(f'{DATA}/')}"
-            one = replace(files, outlines=(_without_texts(outline),), tasks={})
-            jobs.append(PartJob(output, part, rules, one, tuple(wanted)))
+            found.append((outline, tuple(wanted)))
     if others:
         message = f"{files.root}: {others} of {total} episodes are not chosen"
         left_out.append(BrokenDataError("not chosen", message, others))
-    if not jobs:
+    if not found:
         reasons = "; ".join(str(e) for e in left_out[:1])
         raise ValueError(f"{files.root}: holds no episode that can be used{': ' if reasons else ''}{reasons}")
-    return jobs, left_out
+    return found, left_out
+
+
+def _job(output: Path, rules: PartRules, files: LerobotFiles, outline: Outline, wanted: tuple[int, ...]) -> PartJob:
+    part = f"{DATA}/{outline.file.relative_to(files.root).as_posix().removeprefix(f'{DATA}/')}"
+    return PartJob(output, part, rules, replace(files, outlines=(_without_texts(outline),), tasks={}), wanted)
 
 
 def _without_texts(outline: Outline) -> Outline:
