@@ -734,6 +734,7 @@ def test_a_part_of_other_metadata_is_refused(v2, metadata):
     [
         ({"horizon": 4}, "has horizon 4, but the sidecar that was opened 3"),
         ({"horizon": 3, "dimensions": [2, 1]}, r"has dimensions \[2, 1\], but the sidecar that was opened None"),
+        ({"horizon": 3, "action_key": "observation.state"}, r"has action_keys \['observation.state'\], but"),
     ],
 )
 def test_a_sidecar_that_is_written_anew_while_it_is_open_is_not_mixed(v2, anew, message):

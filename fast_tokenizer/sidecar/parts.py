@@ -278,6 +278,8 @@ def _table(columns: dict[str, NDArray[Any]], tokens: TokenBatch, job: PartJob) -
         "embodiment": job.rules.embodiment,
         "horizon": job.rules.horizon,
         "dimensions": None if job.rules.dimensions is None else list(job.rules.dimensions),
+        "action_keys": list(job.files.action_keys),
+        "state_keys": list(job.files.state_keys),
         "episode_end": "repeat-last",
         "columns": COLUMNS,
     }

@@ -37,7 +37,7 @@ _NUMBERS = {
 _PART_TYPES = {**_NUMBERS, "ids": "list<int32>"}
 _TABLE_TYPES = {"part": "string", "first_indices": "list<int64>", "last_index": "int64", "frames": "int64"}
 #: What parts say in their metadata as the manifest does.
-_SHARED = ("fingerprint", "embodiment", "horizon", "dimensions")
+_SHARED = ("fingerprint", "embodiment", "horizon", "dimensions", "action_keys", "state_keys")
 #: What a damaged file, or one that somebody else made, raises in pyarrow, json or below.
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, NotImplementedError, RecursionError)
 #: Files that are kept open.
@@ -376,8 +376,9 @@ class _Block:
             ("real_steps", self.rows[:, 3], 1, manifest.horizon),
             ("saturated, clipped or dropped", self.rows[:, 4:], 0, np.iinfo(np.int32).max),
         ):
-            if len(bad := values[(values < low) | (values > high)]):
-                return f"{name} must lie in {low}..{high}, got {bad[0]}"
+            least, most = values.min(initial=low), values.max(initial=low)
+            if least < low or most > high:
+                return f"{name} must lie in {low}..{high}, got {least if least < low else most}"
         return None
 
     @classmethod
