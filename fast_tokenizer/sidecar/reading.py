@@ -342,7 +342,7 @@ def _wrong_numbers(index: NDArray[np.int64], first: int, after: NDArray[np.int64
     """How numbers of frames are not those from `first` on, rising, up to the first that comes `after`, if any does."""
     if index[0] != first:
         return f"its frames begin at {index[0]}, by the table of the parts at {first}"
-    if not (np.diff(index) > 0).all():
+    if not (index[1:] > index[:-1]).all():  # a difference may overflow
         return "its frames are not in rising order"
     if len(after) and index[-1] >= after[0]:
         return f"its frames go up to {index[-1]}, by the table of the parts others begin at {after[0]}"
