@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from fast_tokenizer import FastTokenizer, windows
 from fast_tokenizer._core import Corpus
@@ -35,7 +36,6 @@ from fast_tokenizer.statistics import EXACT_ROWS, NormalizerStatistics
 from fast_tokenizer.synthetic import ROBOTS, generate_trajectories
 from tests.lerobot_folders import lists, write_info
 
-ray = pytest.importorskip("ray")
 # Ray itself leaves files and sockets open, and warns of its own future.
 pytestmark = pytest.mark.filterwarnings("default")
 
