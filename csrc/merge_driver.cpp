@@ -61,7 +61,7 @@ MergeEffect& MergeDriver::effect_of(size_t pick) {
 }
 
 const std::vector<Pick>& MergeDriver::next(size_t most) {
-  if (merges_.empty()) counts_.for_each([&](PairKey pair, int64_t n) { offer(pair, n); });
+  if (!std::exchange(started_, true)) counts_.for_each([&](PairKey pair, int64_t n) { offer(pair, n); });
   for (size_t i = 0; i < picks_.size(); ++i) take_effect(picks_[i], effect_of(i));
   picks_.clear();
   find_picks(std::min<size_t>(most, static_cast<size_t>(most_merges_) - merges_.size()));
