@@ -405,7 +405,7 @@ def test_an_export_that_fails_leaves_the_old_one_whole(
 ) -> None:
     native = tokenizer
     native.save_pretrained(tmp_path)
-    before = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    before = files_in(tmp_path)
     rename, calls = Path.rename, 0
 
     def failing(self: Path, goal: Path) -> Path:
@@ -420,7 +420,7 @@ def test_an_export_that_fails_leaves_the_old_one_whole(
         patched.setattr(Path, "rename", failing)
         with pytest.raises(OSError, match="No space left"):
             published.save_pretrained(tmp_path)
-    assert {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert files_in(tmp_path) == before
     assert FastTokenizer.load(tmp_path) == native
     published.save_pretrained(tmp_path)
     assert FastTokenizer.load(tmp_path) == published

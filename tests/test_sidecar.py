@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ import torch
 from fast_tokenizer import EmbodimentData, FastTokenizer, Relative
 from fast_tokenizer.io import BrokenDataError, read
 from fast_tokenizer.sidecar import Manifest, Sidecar, plan_sidecar, write_part, write_sidecar
-from tests.lerobot_folders import EPISODES, write_v2, write_v3
+from tests.lerobot_folders import EPISODES, tree, write_v2, write_v3
 
 T = 5
 LENGTHS = [7, 4, 9]
@@ -61,14 +62,6 @@ def rows(folder):
     files = sorted((folder / "data").rglob("*.parquet"))
     assert len(files) == manifest["parts"]
     return [row for file in files for row in pq.read_table(file).to_pylist()]
-
-
-def tree(folder):
-    """What every file of a folder holds."""
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else None
-        for p in sorted(folder.rglob("*"))
-    }
 
 
 @pytest.fixture(params=["v2.1", "v3.0"])
@@ -453,6 +446,30 @@ def test_parts_are_written_by_other_processes_in_any_order(source, tmp_path):
     with pytest.raises(ValueError, match="not finished"):
         Sidecar.open(plan.output, TOK)
     assert plan.finish(counts) == manifest
+    assert tree(plan.output) == tree(alone)
+
+
+def killed_within_a_part(job):
+    """A process that writes a part, and is killed when it is on the disk but has no name yet."""
+
+    def killed(_file):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    os.fsync = killed
+    write_part(TOK, job)
+
+
+def test_nothing_is_left_of_writers_that_were_killed(source, tmp_path):
+    """Others do their jobs again, as on a cluster."""
+    alone, manifest = write_sidecar(TOK, source, tmp_path / "alone")
+    plan = plan_sidecar(TOK, source, tmp_path / "together")
+    plan.begin()
+    for job in plan.jobs:
+        pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        with pool, pytest.raises(BrokenProcessPool):
+            pool.submit(killed_within_a_part, job).result()
+    assert len(list((plan.output / "data").rglob(".*"))) == len(plan.jobs)
+    assert plan.finish([write_part(TOK, job) for job in plan.jobs]) == manifest
     assert tree(plan.output) == tree(alone)
 
 

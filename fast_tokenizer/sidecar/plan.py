@@ -128,6 +128,7 @@ class SidecarPlan:
         )
         if not manifest.frames:
             raise ValueError(f"{self.head['source']}: holds no episode that can be used: {dict(left_out)}")
+        self._delete_leftovers()
         written_whole(self.output / PARTS, lambda file: file.write(content))
         manifest.save(self.output)
         (self.output / UNFINISHED).unlink(missing_ok=True)
@@ -145,6 +146,14 @@ class SidecarPlan:
             if progress is not None:
                 progress(done, self.frames)
         return self.finish(counts)
+
+    def _delete_leftovers(self) -> None:
+        """Deletes what writers that were killed, and whose jobs were done again by others, left of the parts."""
+        planned = {self.output / job.part for job in self.jobs}
+        for path in (self.output / DATA).rglob("*"):
+            name = name_of_leftover(path)
+            if name is not None and path not in planned and path.with_name(name) in planned:
+                path.unlink(missing_ok=True)
 
     def _foreign(self) -> Path | None:
         """Something in the folder of the parts that is none, nor what a killed writer left of one."""
