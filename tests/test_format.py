@@ -284,10 +284,10 @@ def refusal(tmp_path, monkeypatch):
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         if not by_core:
             monkeypatch.setattr(spec, "Codec", build_nothing)
-        start = time.perf_counter()
+        start = time.process_time()
         with pytest.raises(ArtefactError) as caught:
             FastTokenizer.load(tmp_path)
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2
         message = str(caught.value)
         assert message.startswith(f"{path}: "), "the message names the file"
         message = message.removeprefix(f"{path}: ")

@@ -581,6 +581,6 @@ tok = FastTokenizer.default()
 processor = ActionLogitsProcessor(ActionGrammar.of(tok, 1, 1), range(10, 2058), end=[1], prompt_length=1)
 print(int(processor(torch.tensor([[3]]), torch.zeros(1, 3000)).isfinite().sum()))
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) == (FastTokenizer.default().expansion_lengths == 1).sum()

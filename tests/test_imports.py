@@ -26,7 +26,7 @@ HEAVY = (
 
 def run_fresh(code, *flags):
     """Standard output of a fresh interpreter."""
-    result = subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -530,7 +530,7 @@ def test_a_killed_write_leaves_no_sidecar(v2):
         [sys.executable, "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         cwd=Path(__file__).parents[1],
     )
     lines = done.stdout.splitlines()

@@ -340,7 +340,7 @@ def test_a_spill_directory_that_cannot_take_more_is_an_os_error(tmp_path):
         text=True,
         cwd=Path(__file__).parents[1],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert re.search(rf"memory budget.*{re.escape(str(tmp_path))}.*: File too large", done.stdout)
