@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,10 +33,10 @@ from fast_tokenizer.fitting import (
     weighted,
 )
 from fast_tokenizer.layout import place
-from fast_tokenizer.mixture import (
+from fast_tokenizer.mixed_batch import (
     Group,
-    MixtureSpec,
     chunks_of,
+    each_group,
     groups,
     in_order,
     require_state,
@@ -45,6 +45,7 @@ from fast_tokenizer.mixture import (
     states_of,
     without_padding_of,
 )
+from fast_tokenizer.mixture import MixtureSpec
 from fast_tokenizer.normalize import Normalizer, NormalizerKind
 from fast_tokenizer.relative import Relative, RelativeLike, relative_chunks, to_rule
 from fast_tokenizer.spec import EndOfBlock, Order, Parsing, TokenizerSpec
@@ -57,8 +58,6 @@ if TYPE_CHECKING:
 #: What a tokenizer is made of: this library's own contents, of one embodiment or of several, or those of a published
 #: FAST artefact.
 Spec: TypeAlias = "TokenizerSpec | MixtureSpec | PublishedSpec"
-
-_Decoded = TypeVar("_Decoded")
 
 
 def default_file(order: Order) -> str:
@@ -634,23 +633,11 @@ class FastTokenizer:
         mixture = self._mixture()
         members = groups(names, mixture)
         arrays, states = chunks_of(chunks, names, mixture), states_of(state, names, mixture)
-        batches = []
-        for group in members:
-            tokenizer = self.embodiment(group.name)
 
-            def encode(at: Sequence[int] | NDArray[np.int64], tokenizer: FastTokenizer = tokenizer) -> TokenBatch:
-                return tokenizer.encode([arrays[i] for i in at], num_threads, state=stacked(states, at))
+        def encode(name: str, at: NDArray[np.int64]) -> TokenBatch:
+            return self.embodiment(name).encode([arrays[i] for i in at], num_threads, state=stacked(states, at))
 
-            try:
-                batches.append(encode(group.at))
-            except ValueError:
-                for i in group.at.tolist():  # the error counts within the group: find the chunk's own
-                    try:
-                        encode([i])
-                    except ValueError as error:
-                        message = str(error).removeprefix("chunk 0: ")
-                        raise ValueError(f"chunk {i} ({group.name!r}): {message}") from None
-                raise
+        batches = [tokens for _, tokens in each_group(members, encode)]
         if not batches:
             raise ValueError("got no chunks")
         order = np.argsort(np.concatenate([group.at for group in members]))
@@ -901,25 +888,16 @@ class FastTokenizer:
         state: ArrayLike | None,
         names: list[str],
     ) -> list[NDArray[np.float64]]:
-        if len(names) != len(batch):
-            raise ValueError(f"got {len(batch)} sequences of ids, but {len(names)} names of embodiments")
-        mixture = self._mixture()
-        states = states_of(state, names, mixture)
-        parts = []
-        for group in groups(names, mixture):
+        members, states = self._groups_of(batch, names, state)
 
-            def decode(at: Sequence[int], name: str = group.name) -> list[NDArray[np.float64]]:
-                return self.decode_ragged(
-                    batch.take(np.array(at)),
-                    [time_horizons[i] for i in at],
-                    action_dim,
-                    num_threads=num_threads,
-                    state=stacked(states, at),
-                    embodiment=name,
-                )
+        def decode(name: str, at: NDArray[np.int64]) -> list[NDArray[np.float64]]:
+            horizons = [time_horizons[i] for i in at]
+            rows = stacked(states, at)
+            return self.decode_ragged(
+                batch.take(at), horizons, action_dim, num_threads=num_threads, state=rows, embodiment=name
+            )
 
-            parts.append((group, _in_group(decode, group)))
-        return in_order(parts, len(batch))
+        return in_order(each_group(members, decode), len(batch))
 
     def _decode(
         self,
@@ -950,22 +928,26 @@ class FastTokenizer:
         state: ArrayLike | None,
         names: list[str],
     ) -> tuple[list[NDArray[np.float64]], DecodeStatus]:
+        members, states = self._groups_of(batch, names, state)
+
+        def decode(name: str, at: NDArray[np.int64]) -> tuple[Any, DecodeStatus]:
+            return self._decode(batch.take(at), time_horizon, action_dim, num_threads, stacked(states, at), name)
+
+        parts = []
+        counts = np.zeros((len(fields(DecodeStatus)), len(batch)), np.int64)
+        for group, (actions, status) in each_group(members, decode):
+            counts[:, group.at] = [getattr(status, f.name) for f in fields(DecodeStatus)]
+            parts.append((group, actions))
+        return in_order(parts, len(batch)), DecodeStatus(*counts)
+
+    def _groups_of(
+        self, batch: TokenBatch, names: list[str], state: ArrayLike | None
+    ) -> tuple[list[Group], list[NDArray[np.floating] | None]]:
+        """The sequences of ids of each embodiment, and their states."""
         if len(names) != len(batch):
             raise ValueError(f"got {len(batch)} sequences of ids, but {len(names)} names of embodiments")
         mixture = self._mixture()
-        states = states_of(state, names, mixture)
-        parts = []
-        counts = np.zeros((len(fields(DecodeStatus)), len(batch)), np.int64)
-        for group in groups(names, mixture):
-
-            def decode(at: Sequence[int], name: str = group.name) -> tuple[Any, DecodeStatus]:
-                ids = batch.take(np.array(at))
-                return self._decode(ids, time_horizon, action_dim, num_threads, stacked(states, at), name)
-
-            actions, status = _in_group(decode, group)
-            counts[:, group.at] = [getattr(status, f.name) for f in fields(DecodeStatus)]
-            parts.append((group, list(actions)))
-        return in_order(parts, len(batch)), DecodeStatus(*counts)
+        return groups(names, mixture), states_of(state, names, mixture)
 
     def _decode_rows(
         self,
@@ -1041,21 +1023,6 @@ class FastTokenizer:
             f"coefficients={s.min_coefficient}..{s.max_coefficient}, {''.join(coding)}time_horizon={s.time_horizon}, "
             f"action_dim={s.action_dim}, normalizer={normalizer})"
         )
-
-
-def _in_group(decode: Callable[[Sequence[int]], _Decoded], group: Group) -> _Decoded:
-    """Decodes the chunks of a group; errors name the chunk by its place in the batch, not in the group."""
-    try:
-        return decode(group.at.tolist())
-    except ValueError:
-        for i in group.at.tolist():
-            try:
-                decode([i])
-            except DecodeError as error:
-                raise DecodeError(i, error.reason, error.got, error.expected) from None
-            except ValueError as error:
-                raise ValueError(f"chunk {i} ({group.name!r}): {str(error).removeprefix('chunk 0: ')}") from None
-        raise
 
 
 def _fit_rule(
