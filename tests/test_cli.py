@@ -461,7 +461,7 @@ def halting():
             time.sleep(100)
     yield report
 
-app._progress = halting
+app.shown_progress = halting
 main()
 """
 

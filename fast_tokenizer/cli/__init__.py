@@ -1,4 +1,4 @@
-"""The command line: `fast-tokenizer fit | fit-mixture | encode | decode | inspect | report | demo`."""
+"""The command line: `fast-tokenizer fit | fit-mixture | encode | decode | sidecar | inspect | report | demo`."""
 
 from __future__ import annotations
 

@@ -5,31 +5,50 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
-from enum import StrEnum
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 from fast_tokenizer import _core
 from fast_tokenizer.cli.files import check_output_file, check_output_folder, load_tokens, save_npz, save_tokenizer
-from fast_tokenizer.cli.fitting import Source, prepare
+from fast_tokenizer.cli.fitting import fit_and_measure, measured
+from fast_tokenizer.cli.inspection import json_of, tables_of
 from fast_tokenizer.cli.mixture import read_mixture
+from fast_tokenizer.cli.options import (
+    ActionKeyOption,
+    AddressOption,
+    Data,
+    DimsOption,
+    EmbodimentOption,
+    EndOfBlockChoice,
+    EngineChoice,
+    EngineOption,
+    EpisodeEndChoice,
+    EpisodeEndOption,
+    EpisodesOption,
+    ErrorsChoice,
+    HorizonOption,
+    HzOption,
+    JsonOption,
+    Model,
+    NormalizeChoice,
+    OnBrokenChoice,
+    OnBrokenOption,
+    OrderChoice,
+    ParsingChoice,
+    RelativeOption,
+    StateKeyOption,
+    ThreadsOption,
+)
 from fast_tokenizer.cli.picture import chunk_picture
+from fast_tokenizer.cli.progress import labelled, shown_progress
 from fast_tokenizer.cli.tables import Result, relative_line, result_table, target_line
 from fast_tokenizer.cli.workflow import (
-    MEASURED_CHUNKS,
     Recording,
-    Report,
     encode_here,
     horizon_steps,
     iterate_windows,
@@ -38,15 +57,12 @@ from fast_tokenizer.cli.workflow import (
     parse_numbers,
     peak_memory_mib,
     split_holdout,
-    thinned,
     to_cut,
     use_engine,
 )
-from fast_tokenizer.cutting import Cut, check_same_robot
+from fast_tokenizer.cutting import check_same_robot
 from fast_tokenizer.fitting import weighted_counts
 from fast_tokenizer.io import of_arrays
-from fast_tokenizer.metrics import evaluate
-from fast_tokenizer.normalize import Normalizer
 from fast_tokenizer.synthetic import ROBOTS, generate_trajectories
 from fast_tokenizer.tokenizer import FastTokenizer
 
@@ -57,120 +73,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class NormalizeChoice(StrEnum):
-    """Values of --normalize."""
-
-    quantile = "quantile"
-    min_max = "min-max"
-    mean_std = "mean-std"
-    identity = "identity"
-    none = "none"
-
-
-class OrderChoice(StrEnum):
-    """Values of --order."""
-
-    frequency_first = "frequency-first"
-    dimension_first = "dimension-first"
-
-
-class EndOfBlockChoice(StrEnum):
-    """Values of --end-of-block."""
-
-    none = "none"
-    chunk = "chunk"
-    dimension = "dimension"
-
-
-class ParsingChoice(StrEnum):
-    """Values of --parsing."""
-
-    bpe = "bpe"
-    optimal = "optimal"
-
-
-class OnBrokenChoice(StrEnum):
-    """Values of --on-broken."""
-
-    error = "raise"
-    skip = "skip"
-
-
-class EpisodeEndChoice(StrEnum):
-    """Values of --episode-end."""
-
-    drop = "drop"
-    repeat_last = "repeat-last"
-
-
-class EngineChoice(StrEnum):
-    """Values of --engine."""
-
-    threads = "threads"
-    ray = "ray"
-
-
-class ErrorsChoice(StrEnum):
-    """Values of --errors."""
-
-    strict = "strict"
-    repair = "repair"
-
-
-Data = Annotated[
-    list[Path],
-    typer.Argument(
-        help="LeRobot folder or hub id, HDF5, zarr, RLDS (TFRecord), CSV, npz (actions, episode_ends; or chunks), npy.",
-        metavar="DATA",
-    ),
-]
-Model = Annotated[Path, typer.Argument(help="Folder of a saved or published tokenizer.", metavar="DIR")]
-HorizonOption = Annotated[
-    str | None,
-    typer.Option("--horizon", help="Steps of a chunk (50) or seconds (1s). Default: 1s, or the data's own."),
-]
-HzOption = Annotated[
-    float | None, typer.Option("--hz", help="Control rate, where the data does not say it or says it wrongly.")
-]
-DimsOption = Annotated[
-    str | None, typer.Option("--dims", help="Dimensions to keep, by index, range of indices or name: 0:6,gripper.")
-]
-ActionKeyOption = Annotated[
-    str | None, typer.Option("--action-key", help="Where the actions are, if not in the usual place: a or a,b to join.")
-]
-StateKeyOption = Annotated[str | None, typer.Option("--state-key", help="The same of the state; else it is not read.")]
-EpisodesOption = Annotated[
-    str | None, typer.Option("--episodes", help="Episodes to keep, of each DATA, e.g. 0:100,120. Default: all.")
-]
-OnBrokenOption = Annotated[
-    OnBrokenChoice, typer.Option("--on-broken", help="Broken data stops the run, or is left out and counted.")
-]
-EpisodeEndOption = Annotated[
-    EpisodeEndChoice,
-    typer.Option("--episode-end", help="Chunks that run over the end: left out, or filled with the last action."),
-]
-RelativeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--relative",
-        help="Dimensions (of those kept) minus the state at a chunk's start, e.g. 0:6, or x=ee_x to name the column.",
-    ),
-]
-EmbodimentOption = Annotated[str | None, typer.Option("--embodiment", help="Which one, where DIR has several.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
-EngineOption = Annotated[
-    EngineChoice, typer.Option("--engine", help="Threads of this process, or a Ray cluster; the result is the same.")
-]
-AddressOption = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        help="Of the Ray cluster: auto, or host:port. Default: RAY_ADDRESS, or a cluster on this machine.",
-    ),
-]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads. Default: all cores.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -265,7 +167,7 @@ def fit(
     check_output_folder(output)
     use_engine(engine.value, address, threads)
     budget = None if memory_budget is None else parse_bytes(memory_budget)
-    with _progress() as report:
+    with shown_progress() as report:
         recording = open_recording(
             data,
             hz,
@@ -278,7 +180,7 @@ def fit(
             relative=relative,
         )
         cut = to_cut(recording, horizon_steps(horizon, recording), stride, episode_end.value)
-        result = _fit_and_measure(
+        result = fit_and_measure(
             recording,
             cut,
             holdout,
@@ -343,15 +245,15 @@ def fit_mixture(
     check_output_folder(output)
     mixture = read_mixture(config)
     start = time.perf_counter()
-    with _progress() as report:
-        sources = [entry.open(mixture, threads, _labelled(report, entry.name)) for entry in mixture.entries]
+    with shown_progress() as report:
+        sources = [entry.open(mixture, threads, labelled(report, entry.name)) for entry in mixture.entries]
         counts = [source.available for source in sources]
         if mixture.weights is not None:
             counts = weighted_counts(counts, [s.coefficients_of_a_chunk for s in sources], mixture.weights)
-        parts = [s.part(n, _labelled(report, s.name)) for s, n in zip(sources, counts, strict=True)]
+        parts = [s.part(n, labelled(report, s.name)) for s, n in zip(sources, counts, strict=True)]
         tokenizer = FastTokenizer.of_parts(parts, report)
         seconds = time.perf_counter() - start
-        results = {str(s.name): _measured(s, tokenizer, seconds, _labelled(report, s.name)) for s in sources}
+        results = {str(s.name): measured(s, tokenizer, seconds, labelled(report, s.name)) for s in sources}
     save_tokenizer(tokenizer, output)
     assert tokenizer.fit_summary is not None
     shares = {name: e.share for name, e in tokenizer.fit_summary.embodiments.items()}
@@ -409,7 +311,7 @@ def encode(
     use_engine(engine.value, address, threads)
     saved = FastTokenizer.load(model)
     tokenizer = _of_embodiment(saved, embodiment)
-    with _progress() as report:
+    with shown_progress() as report:
         recording = open_recording(
             data,
             hz,
@@ -511,7 +413,7 @@ def sidecar(
     saved = FastTokenizer.load(model)
     _of_embodiment(saved, embodiment)
     options = work.Options(horizon, embodiment, hz, dims, action_key, state_key, episodes, on_broken.value)
-    with _progress() as report:
+    with shown_progress() as report:
         plan = work.plan_of(saved, data, output, options, report)
         check_output_folder(plan.output)
         if engine is EngineChoice.ray:
@@ -547,7 +449,7 @@ def decode(
         )
     tokenizer = _of_embodiment(saved, file.embodiment)
     batch, horizon, dims, state = file.batch, file.horizon, file.action_dim, file.state
-    with _progress() as report:
+    with shown_progress() as report:
         report("decode", 0, None)
         actions, status = tokenizer.decode_with_status(batch, horizon, dims, num_threads=threads, state=state)
         if errors is ErrorsChoice.strict and status.any_malformed:
@@ -564,72 +466,12 @@ def decode(
 def inspect(model: Model, as_json: JsonOption = False) -> None:
     """Show what a saved tokenizer holds."""
     tokenizer = FastTokenizer.load(model)
-    spec = tokenizer.spec
-    lengths = tokenizer.expansion_lengths
-    members = [tokenizer.embodiment(name) for name in tokenizer.embodiments] or [tokenizer]
-    zero_runs = [int(n) for t, n in enumerate(lengths) if _stands_for_zeros(members[0], t)]
-    facts: dict[str, Any] = {
-        "fingerprint": tokenizer.fingerprint(),
-        "vocab_size": spec.vocab_size,
-        "symbols": spec.alphabet_size,
-        "merges": len(spec.merges),
-        "coefficients": f"{spec.min_coefficient}..{spec.max_coefficient}",
-        **_coding(spec),
-        "longest_token_symbols": int(lengths.max()),
-        "zero_run_tokens": len(zero_runs),
-        "longest_zero_run": max(zero_runs, default=0),
-    }
     if as_json:
-        if tokenizer.embodiments:
-            facts["embodiments"] = {str(m.spec.embodiment): _own_json(m) for m in members}
-        else:
-            facts |= _own_json(tokenizer)
-        _print_json(facts)
+        _print_json(json_of(tokenizer))
         return
     console = Console(markup=False, highlight=False)
-    console.print(_facts_table(facts if tokenizer.embodiments else facts | _own_facts(tokenizer)))
-    for member in members:
-        own = member.spec
-        if own.embodiment is not None:
-            console.print(_facts_table({"embodiment": own.embodiment, **_own_facts(member)}))
-        if own.normalizer is not None:
-            console.print(_normalizer_table(own.normalizer, own.dimension_names))
-
-
-def _own_facts(tokenizer: FastTokenizer) -> dict[str, Any]:
-    """What one embodiment has of its own, in short."""
-    spec = tokenizer.spec
-    facts = {name: getattr(spec, name) for name in ("scale", "time_horizon", "action_dim", "hz")}
-    rule = spec.relative
-    if rule is not None:
-        pairs = zip(rule.dimensions, rule.state_columns, strict=True)
-        facts["relative"] = ", ".join(f"{d} to state {c}" for d, c in pairs)
-    return facts
-
-
-def _own_json(tokenizer: FastTokenizer) -> dict[str, Any]:
-    """The same, whole."""
-    spec = tokenizer.spec
-    normalizer, rule = spec.normalizer, spec.relative
-    return {
-        **_own_facts(tokenizer),
-        "dimension_names": spec.dimension_names,
-        "normalizer": normalizer
-        and {
-            "kind": normalizer.kind,
-            "clip": normalizer.clip,
-            "center": normalizer.center.tolist(),
-            "half_range": normalizer.half_range.tolist(),
-        },
-        "relative": rule and asdict(rule),
-    }
-
-
-def _facts_table(facts: dict[str, Any]) -> Table:
-    table = Table(show_header=False)
-    for name, value in facts.items():
-        table.add_row(name.replace("_", " "), Text("any" if value is None else str(value), overflow="fold"))
-    return table
+    for table in tables_of(tokenizer):
+        console.print(table)
 
 
 @app.command("report")
@@ -679,7 +521,7 @@ def quality_report(
     options = reporting.Options(holdout, normalize.value, max_chunks, max_rmse)
     saved = FastTokenizer.load(model)
     tokenizer = _of_embodiment(saved, embodiment)
-    with _progress() as report:
+    with shown_progress() as report:
         recording = open_recording(
             data,
             hz,
@@ -706,16 +548,6 @@ def quality_report(
     print(f"Page: {output}" + ("" if figures is None else f"; {len(written['figures'])} figures: {figures}"))
 
 
-def _coding(spec: Any) -> dict[str, Any]:
-    """How coefficients become tokens; nothing of a published tokenizer, which has no choice."""
-    names = ("order", "end_of_block", "parsing", "dead_zone", "levels_beyond")
-    return {name: getattr(spec, name) for name in names if hasattr(spec, name)}
-
-
-def _stands_for_zeros(tokenizer: FastTokenizer, token: int) -> bool:
-    return bool((tokenizer.symbols([token]) == -tokenizer.spec.min_coefficient).all())
-
-
 @app.command()
 def demo(
     data: Annotated[
@@ -738,7 +570,7 @@ def demo(
     of_data = {"--dims": dims, "--action-key": action_key, "--state-key": state_key, "--episodes": episodes}
     if not data and (given := [name for name, value in of_data.items() if value is not None]):
         raise ValueError(f"{given[0]}: needs DATA, of which it chooses")
-    with _progress() as report:
+    with shown_progress() as report:
         if data:
             opened = open_recording(
                 data,
@@ -756,7 +588,7 @@ def demo(
         results: dict[str, Result] = {}
         for name, recording in recordings.items():
             steps = horizon_steps(horizon, recording)
-            results[name] = _fit_and_measure(
+            results[name] = fit_and_measure(
                 recording,
                 to_cut(recording, steps, max(1, steps // 10)),
                 0.2,
@@ -780,74 +612,6 @@ def demo(
     fitted, held = split_holdout(recordings[name].trajectories, 0.2)
     chunk = next(iterate_windows(held if result.held_out else fitted, horizon_, horizon_))
     console.print(chunk_picture(result.tokenizer, chunk[len(chunk) // 2], ascii_only=console.options.ascii_only))
-
-
-# ---- Shared by fit, fit-mixture and demo -----------------------------------------------------------
-
-
-def _fit_and_measure(
-    recording: Recording,
-    cut: Cut,
-    holdout: float,
-    report: Report,
-    *,
-    label: str = "",
-    **options: Any,
-) -> Result:
-    """Fits on most episodes, and measures on the others where any is long enough."""
-    start = time.perf_counter()
-    source = prepare(recording, cut, holdout, **options)
-
-    def told(stage: str, done: int, total: int | None) -> None:
-        _labelled(report, label)(stage, done, source.available if stage == "quantize" else total)
-
-    part = source.part(source.available, told)
-    tokenizer = FastTokenizer.of_parts([part], told)
-    return _measured(source, tokenizer, time.perf_counter() - start, told)
-
-
-def _measured(source: Source, tokenizer: FastTokenizer, seconds: float, report: Report) -> Result:
-    """A fitted tokenizer, measured on the source's held-out episodes, if there are any."""
-    measured = source.held if len(source.held) else source.fitted
-    if source.options.engine == "ray":
-        measured = thinned(measured, source.cut, MEASURED_CHUNKS)
-    total = int(source.cut.count(measured.lengths).sum())
-
-    def chunks() -> Iterator[NDArray[np.floating]]:
-        done = 0
-        for block in source.cut.model_chunks(measured, gather=True):
-            yield block
-            done += len(block)
-            report("measure", done, total)
-
-    summary = tokenizer.fit_summary
-    assert summary is not None
-    own = summary.embodiments.get(source.name or "")
-    if own is not None:
-        summary = replace(
-            summary,
-            chunks=own.chunks,
-            chunks_left_out=own.chunks_left_out,
-            coefficients=own.coefficients,
-            clipped=own.clipped,
-            saturated=own.outside,
-        )
-    tokenizer = tokenizer if source.name is None else tokenizer.embodiment(source.name)
-    quality = evaluate(tokenizer.without_relative(), chunks())  # the state that is added again changes no error
-    return Result(
-        tokenizer,
-        replace(summary, seconds=seconds),
-        quality,
-        held_out=len(source.held) > 0,
-        episodes=source.recording.episodes(source.cut.shortest),
-        cut=source.cut,
-        lengths=source.recording.trajectories.lengths,
-    )
-
-
-def _labelled(report: Report, label: str | None) -> Report:
-    """Names the work of one of several."""
-    return (lambda stage, done, total: report(f"{label}: {stage}", done, total)) if label else report
 
 
 def _of_embodiment(tokenizer: FastTokenizer, name: str | None) -> FastTokenizer:
@@ -881,47 +645,6 @@ def _generated(name: str, episodes: int, seed: int) -> Recording:
         raise ValueError("--generated-episodes must be positive")
     dataset = of_arrays(name, actions, robot.hz, robot.dimension_names)
     return Recording(dataset.trajectories, dataset.action_dim, robot.hz, robot.dimension_names, None)
-
-
-@contextmanager
-def _progress() -> Iterator[Report]:
-    """A progress line on stderr: one task a stage, brought up to date ten times a second."""
-    console = Console(stderr=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        tasks: dict[str, Any] = {}
-        due = 0.0
-
-        def report(stage: str, done: int, total: int | None) -> None:
-            nonlocal due
-            now = time.monotonic()
-            if progress.disable or (stage in tasks and now < due and done != total):
-                return
-            due = now + 0.1
-            if stage not in tasks:
-                for task in tasks.values():
-                    progress.update(task, visible=False)
-                tasks[stage] = progress.add_task(stage, total=total)
-            progress.update(tasks[stage], completed=done, total=total)
-
-        yield report
-
-
-def _normalizer_table(normalizer: Normalizer, names: tuple[str, ...] | None) -> Table:
-    table = Table(title=f"normalizer: {normalizer.kind}, clip {normalizer.clip or 'none'}", title_justify="left")
-    for column in ("dimension", "center", "half range"):
-        table.add_column(column, justify="right")
-    for d, (center, half_range) in enumerate(zip(normalizer.center, normalizer.half_range, strict=True)):
-        label = names[d] if names else str(d)
-        printable = "".join(c if c.isprintable() else "?" for c in label)
-        table.add_row(Text(printable), f"{center:.6g}", f"{half_range:.6g}" if half_range else "constant")
-    return table
 
 
 def _print_json(values: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
-"""One source of a fit on the command line: what it has, what is held out of it, and what it brings to the corpus."""
+"""One source of a fit on the command line: what it brings to the corpus, and what the fit does to what it holds out."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -9,12 +10,24 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_tokenizer.cli.workflow import Recording, Report, sample_chunks, split_holdout, take_statistics
+from fast_tokenizer.cli.progress import labelled
+from fast_tokenizer.cli.tables import Result
+from fast_tokenizer.cli.workflow import (
+    MEASURED_CHUNKS,
+    Recording,
+    Report,
+    sample_chunks,
+    split_holdout,
+    take_statistics,
+    thinned,
+)
 from fast_tokenizer.cutting import Cut
 from fast_tokenizer.fitting import FitOptions, FitPart
 from fast_tokenizer.io import Trajectories
+from fast_tokenizer.metrics import evaluate
 from fast_tokenizer.normalize import NormalizerKind
 from fast_tokenizer.statistics import NormalizerStatistics
+from fast_tokenizer.tokenizer import FastTokenizer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,3 +125,63 @@ def prepare(
         **options,
     )
     return Source(recording, cut, fitted, held, fit_options, name)
+
+
+def fit_and_measure(
+    recording: Recording,
+    cut: Cut,
+    holdout: float,
+    report: Report,
+    *,
+    label: str = "",
+    **options: Any,
+) -> Result:
+    """Fits on most episodes, and measures on the others where any is long enough."""
+    start = time.perf_counter()
+    source = prepare(recording, cut, holdout, **options)
+
+    def told(stage: str, done: int, total: int | None) -> None:
+        labelled(report, label)(stage, done, source.available if stage == "quantize" else total)
+
+    part = source.part(source.available, told)
+    tokenizer = FastTokenizer.of_parts([part], told)
+    return measured(source, tokenizer, time.perf_counter() - start, told)
+
+
+def measured(source: Source, tokenizer: FastTokenizer, seconds: float, report: Report) -> Result:
+    """A fitted tokenizer, measured on the source's held-out episodes, if there are any."""
+    on = source.held if len(source.held) else source.fitted
+    if source.options.engine == "ray":
+        on = thinned(on, source.cut, MEASURED_CHUNKS)
+    total = int(source.cut.count(on.lengths).sum())
+
+    def chunks() -> Iterator[NDArray[np.floating]]:
+        done = 0
+        for block in source.cut.model_chunks(on, gather=True):
+            yield block
+            done += len(block)
+            report("measure", done, total)
+
+    summary = tokenizer.fit_summary
+    assert summary is not None
+    own = summary.embodiments.get(source.name or "")
+    if own is not None:
+        summary = replace(
+            summary,
+            chunks=own.chunks,
+            chunks_left_out=own.chunks_left_out,
+            coefficients=own.coefficients,
+            clipped=own.clipped,
+            saturated=own.outside,
+        )
+    tokenizer = tokenizer if source.name is None else tokenizer.embodiment(source.name)
+    quality = evaluate(tokenizer.without_relative(), chunks())  # the state that is added again changes no error
+    return Result(
+        tokenizer,
+        replace(summary, seconds=seconds),
+        quality,
+        held_out=len(source.held) > 0,
+        episodes=source.recording.episodes(source.cut.shortest),
+        cut=source.cut,
+        lengths=source.recording.trajectories.lengths,
+    )
