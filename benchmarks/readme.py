@@ -48,6 +48,9 @@ INSULATION = {
 }
 #: Columns of the table on the grammar's cost.
 COST_COLUMNS = ("vocabulary", "B", "softmax", "processor", "processor / softmax")
+#: Columns of the tables on the training loop.
+COLLATE_COLUMNS = ("", "own", "own, of a step")
+WAITING_COLUMNS = ("tokenized by", "workers", "waits", "beyond nothing, of a step")
 #: Errors that differ by a larger share are said to.
 EQUAL_ERROR = 0.05
 
@@ -100,6 +103,8 @@ def rewritten(about: dict[str, Any], rows: Sequence[Row], folder: Path) -> dict[
         found |= coding_blocks(coding.read_text())
     if (cost := folder / "constrained.md").exists():
         found["grammar-cost"] = cost_lines(cost.read_text())
+    if (training := folder / "training.md").exists():
+        found["training"] = training_lines(training.read_text())
     if (insulation := folder / "ki.json").exists():
         found["ki"] = insulation_lines(json.loads(insulation.read_text()))
     texts = {page: page.read_text() for page in PAGES}
@@ -158,6 +163,16 @@ def cost_lines(constrained: str) -> str:
     """Of the table that `benchmarks.constrained` writes: a step of the grammar and of the softmax beside it."""
     lines = _lines_of(constrained, "The grammar at each step of generation", COST_COLUMNS)
     return markdown_table(list(COST_COLUMNS), [[line[name] for name in COST_COLUMNS] for line in lines])
+
+
+def training_lines(training: str) -> str:
+    """Of the tables that `benchmarks.training` writes: what a batch costs, and what the main process waits."""
+    tables = [
+        markdown_table(columns, [[line[name] for name in columns] for line in _lines_of(training, title, columns)])
+        for title, columns in (("Collate", COLLATE_COLUMNS), ("Waiting for data", WAITING_COLUMNS))
+    ]
+    measured = next(line for line in training.splitlines() if line.startswith("Measured "))
+    return "\n\n".join([measured, *tables])
 
 
 def _spelled(coding: str) -> str:

@@ -110,6 +110,22 @@ def test_workers_give_the_ids_of_a_direct_encode(context, workers, from_sidecar,
 # ---- What is in a batch ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_worker_adds_lies_in_one_storage(workers):
+    """Each storage takes the main process time to receive; without a worker nothing is copied."""
+    collate = TorchCollate(TOK, VLM, batch_size=8)
+    (batch,) = DataLoader(
+        SAMPLES[:7], 8, num_workers=workers, multiprocessing_context="fork" if workers else None, collate_fn=collate
+    )
+    expected = collate(SAMPLES[:7])
+    added = [name for name in expected if name not in SAMPLES[0]]
+    assert len(added) == 5
+    for name in added:
+        assert torch.equal(batch[name], expected[name])
+        assert batch[name].is_contiguous()
+    assert len({batch[name].untyped_storage().data_ptr() for name in added}) == (1 if workers else len(added))
+
+
 def test_a_batch_has_what_the_samples_have_and_the_ids():
     batch = TorchCollate(TOK, VLM)(SAMPLES)
     direct = TOK.encode(CHUNKS)
