@@ -12,8 +12,9 @@ published pipeline with one call a chunk and the ids mapped and padded one by on
 processor step, without its prompt.
 
 Second table: what the main process waits for data in a step of 100 ms, in which it sleeps, as one that waits for its
-accelerator does. Workers are forked, two batches ahead each; the first steps, in which they start, are left out. With
-"nothing" PyTorch collates by itself: receiving a batch from a worker takes its time whatever is in it.
+accelerator does; loops of all contenders in turn. Workers are forked, two batches ahead each; the first steps, in which
+they start, are left out. With "nothing" PyTorch collates by itself: receiving a batch from a worker takes its time
+whatever is in it.
 
 Before timing: ids, masks and VLM ids of every contender are the same. For that ours has imported the peer's vocabulary;
 the rows "own vocabulary" are of a tokenizer fitted by this library on the same chunks.
@@ -51,8 +52,8 @@ from fast_tokenizer.training import TorchCollate
 
 BATCH, FIT_CHUNKS, MAX_LEN, STEP_SECONDS = 256, 2_000, 192, 0.1
 EPISODES, EPISODE_SECONDS = 40, 14.0
-#: Steps that are left out, and steps that are measured.
-FIRST_STEPS, STEPS = 10, 60
+#: Loops of each contender, in turn; of each, the steps that are left out, and those that are measured.
+ROUNDS, FIRST_STEPS, STEPS = 4, 10, 20
 WORKERS = (0, 1, 2)
 
 Batch = dict[str, Any]
@@ -144,8 +145,8 @@ def require_same(contenders: Mapping[str, Collate], samples: list[Batch]) -> Non
             require(torch.equal(batch[key], expected[key]), f"{name}: {key} differs")
 
 
-def waits(frames: Frames, collate: Collate, workers: int) -> Timing:
-    """Seconds that the main process waits for a batch."""
+def waits(frames: Frames, collate: Collate, workers: int) -> list[float]:
+    """Seconds that the main process waits for each batch of a loop."""
     loader = DataLoader(
         frames,  # type: ignore[arg-type]
         BATCH,
@@ -161,7 +162,7 @@ def waits(frames: Frames, collate: Collate, workers: int) -> Timing:
         next(batches)
         taken.append(time.perf_counter() - start)
         time.sleep(STEP_SECONDS)
-    return Timing.of(taken[FIRST_STEPS:])
+    return taken[FIRST_STEPS:]
 
 
 def calls_table(contenders: Mapping[str, Collate], samples: Sequence[list[Batch]], seconds: float) -> Table:
@@ -187,16 +188,20 @@ def calls_table(contenders: Mapping[str, Collate], samples: Sequence[list[Batch]
 
 def waits_table(frames: Frames, contenders: Mapping[str, Collate]) -> Table:
     """Milliseconds that the main process waits, and how much longer than for the first contender."""
+    taken: dict[tuple[str, int], list[float]] = {(name, workers): [] for name in contenders for workers in WORKERS}
+    for _ in range(ROUNDS):
+        for (name, workers), seconds in taken.items():
+            seconds += waits(frames, contenders[name], workers)
     lines = []
-    first, plain = next(iter(contenders)), dict[int, float]()
-    for name, collate in contenders.items():
-        for workers in WORKERS:
-            timing = waits(frames, collate, workers)
-            beyond = timing.seconds - plain.setdefault(workers, timing.seconds)
-            share = "" if name == first else f"{significant(100 * beyond / STEP_SECONDS)} %"
-            lines.append([name, str(workers), *_cells(timing), share])
+    first = next(iter(contenders))
+    for (name, workers), seconds in taken.items():
+        timing, plain = Timing.of(seconds), Timing.of(taken[first, workers])
+        share = f"{significant(100 * (timing.seconds - plain.seconds) / STEP_SECONDS)} %"
+        lines.append([name, str(workers), *_cells(timing), "" if name == first else share])
     header = ["tokenized by", "workers", "waits", "quartiles", "beyond nothing, of a step"]
-    return Table("Waiting for data", f"Milliseconds a step, {STEPS} steps of 100 ms.\n\n{measured()}", header, lines)
+    return Table(
+        "Waiting for data", f"Milliseconds a step, {ROUNDS} x {STEPS} steps of 100 ms.\n\n{measured()}", header, lines
+    )
 
 
 def _cells(timing: Timing) -> list[str]:

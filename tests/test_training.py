@@ -424,7 +424,7 @@ def test_the_benchmark_compares_before_it_times(monkeypatch):
     """Tiny: that it runs, and has a line for each contender."""
     from benchmarks import training as benchmark
 
-    for name, value in {"BATCH": 8, "FIT_CHUNKS": 300, "STEPS": 2, "STEP_SECONDS": 0.001}.items():
+    for name, value in {"BATCH": 8, "FIT_CHUNKS": 300, "ROUNDS": 1, "STEPS": 2, "STEP_SECONDS": 0.001}.items():
         monkeypatch.setattr(benchmark, name, value)
     monkeypatch.setattr(benchmark, "recorded_episodes", lambda: generate_trajectories(ROBOTS["aloha"], 2, seed=1))
     calls, waiting = benchmark.tables(0.01)
