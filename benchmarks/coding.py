@@ -179,8 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--fitted", type=count, default=recorded.MAX_CHUNKS, help="chunks of a set to fit on, at most")
     parser.add_argument("--held", type=count, default=4000, help="held-out chunks of a set, at most")
     given = parser.parse_args(arguments)
-    if not recorded.sets():
-        raise SystemExit(f"no recorded sets in {recorded.SHARED}; set FAST_TOKENIZER_SHARED to the shared folder")
+    recorded.require()
     tables = [*own_vocabularies(given.fitted, given.held), universal(given.held)]
     text = "\n".join(table.markdown() for table in tables)
     print(text)

@@ -91,8 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--fitted", type=count, default=4000, help="chunks of a set to fit on, at most")
     parser.add_argument("--held", type=count, default=200, help="held-out chunks of a set, at most")
     given = parser.parse_args(arguments)
-    if not recorded.sets():
-        raise SystemExit(f"no recorded sets in {recorded.SHARED}; set FAST_TOKENIZER_SHARED to the shared folder")
+    recorded.require()
     curves = measure(given.fitted, given.held)
     text = table(curves).markdown()
     print(text)

@@ -30,6 +30,12 @@ def sets(shared: Path = SHARED) -> dict[str, Path]:
     return {path.parent.name: path for path in sorted((shared / "data" / "trajectories").glob("*/episodes.npz"))}
 
 
+def require() -> None:
+    """Ends a script that is about the recorded sets where there are none."""
+    if not sets():
+        raise SystemExit(f"no recorded sets in {SHARED}; set FAST_TOKENIZER_SHARED to the folder that holds data/")
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """A recorded set, raw: blocks (N_i, T, D) to fit on and held out, and the statistics of the former's episodes."""

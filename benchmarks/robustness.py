@@ -166,8 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--held", type=count, default=100, help="held-out chunks of a set, at most")
     parser.add_argument("--draws", type=count, default=5, help="how often each chunk is harmed")
     given = parser.parse_args(arguments)
-    if not recorded.sets():
-        raise SystemExit(f"no recorded sets in {recorded.SHARED}; set FAST_TOKENIZER_SHARED to the shared folder")
+    recorded.require()
     text = table(measure(given.fitted, given.held, given.draws)).markdown()
     print(text)
     if given.output:

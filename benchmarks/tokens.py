@@ -175,6 +175,7 @@ def main() -> None:
     if "--markdown" not in sys.argv:
         suite.main("benchmarks.tokens")
         return
+    recorded.require()
     cases = [replace(case, row=case.row.by(OURS)) for case in recorded_cases(DEFAULT)]
     rows, _ = suite.run_cases(cases, DEFAULT, Console(stderr=True))
     print(readme_table(rows))

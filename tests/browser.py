@@ -33,7 +33,7 @@ def find() -> str:
     found = next((path for name in _NAMES if (path := shutil.which(name))), None)
     if found is None:
         message = f"no browser: none of {', '.join(_NAMES)} is installed (Debian: apt-get install chromium)"
-        if os.environ.get("CI") == "true":
+        if os.environ.get("FAST_TOKENIZER_CI"):
             pytest.fail(message)
         pytest.skip(message)
     return found

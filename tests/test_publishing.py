@@ -129,8 +129,8 @@ def test_the_package_is_typed() -> None:
     assert (Path(spec.origin).parent / "py.typed").is_file()
 
 
-def test_the_sources_that_git_has_are_those_of_the_sdist() -> None:
-    """scikit-build-core takes what git does not ignore; of that, what only the repository needs is excluded."""
+def test_nothing_large_or_built_is_in_the_repository() -> None:
+    """Else it would be in the sdist, too, whose files `.ci/run` compares with git's."""
     if not (ROOT / ".git").exists():
         pytest.skip("no repository")
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
