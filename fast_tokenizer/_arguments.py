@@ -51,13 +51,14 @@ def integer(name: str, value: int, lowest: int, highest: int, rule: str) -> int:
 
 
 def as_array(values: Any) -> NDArray[Any]:
-    """As NumPy, without importing torch: tensors of any device, with or without gradient, bfloat16 as float32."""
+    """As NumPy, without importing torch or JAX: of any device, with or without gradient, half precision as float32."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         if values.is_floating_point() and values.element_size() < 4:
             values = values.float()
         return np.asarray(values.numpy())
-    return np.asarray(values)
+    array = np.asarray(values)
+    return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
 
 
 def without_tensors(values: Any) -> Any:

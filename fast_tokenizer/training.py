@@ -397,7 +397,7 @@ def _stacked(values: Sequence[Any], where: str) -> Any:
         raise ValueError(f"expected samples that are dicts, got {type(first).__name__}")
     if isinstance(first, str) or first is None:
         return list(values)
-    arrays = [as_array(v) for v in values]
+    arrays = [as_array(v) if hasattr(v, "detach") else np.asarray(v) for v in values]
     if len({a.shape for a in arrays}) > 1:
         raise ValueError(
             f"{where!r}: the samples have shapes {sorted({a.shape for a in arrays})[:3]}, which do not stack"

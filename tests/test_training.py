@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -218,6 +219,12 @@ def test_half_precision_is_taken_as_float32():
         s["action"] = s["action"].to(torch.bfloat16)
     direct = TOK.encode(torch.stack([s["action"] for s in half]).float().numpy())
     assert ids_of(TorchCollate(TOK)(half)) == direct.to_list()
+    for dtype in (ml_dtypes.bfloat16, np.float16):  # JAX's arrays are NumPy's of these types, once they are here
+        few = [{"action": chunk.astype(dtype)} for chunk in CHUNKS]
+        direct = TOK.encode(CHUNKS.astype(dtype).astype(np.float32))
+        batch = NumpyCollate(TOK)(few)
+        assert ids_of(batch) == direct.to_list()
+        assert batch["action"].dtype == dtype, "the samples' own entries stay as they are"
 
 
 def test_it_goes_to_other_processes_and_stays_small():
