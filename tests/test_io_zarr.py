@@ -206,7 +206,7 @@ def test_shards_that_are_not_stored_are_noticed(tmp_path):
     zarr.open_group(path)["data"].create_array("action", data=values, chunks=(4, 2), shards=(8, 2))
     assert_whole(read(path), values)
     (path / "data" / "action" / "c" / "2" / "0").unlink()
-    with pytest.raises(BrokenDataError, match=r"episode 2: data/action/c/2/0 of the rows 16 to 23 is not stored"):
+    with pytest.raises(BrokenDataError, match=r"episode 2: data/action/c/2/0 of the rows 16 to 22 is not stored"):
         list(read(path).trajectories)
 
 

@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 import warnings
 import zipfile
 from dataclasses import replace
@@ -455,6 +457,40 @@ def claiming(path: Path, shape: tuple[int, ...]) -> Path:
 def test_a_header_that_claims_more_than_there_is_ends_in_an_error(tmp_path: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises((ValueError, MemoryError)):
         list(read(claiming(tmp_path / "data.npz", shape)).trajectories)
+
+
+READ_WITHIN_LIMITS = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+from fast_tokenizer.io import read
+dataset = read(sys.argv[1], on_broken="skip")
+print(dataset.lengths, [str(e) for e in dataset.left_out])
+"""
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("lying", ["data/action", "data/timestamp", "meta/episode_ends", "all"])
+def test_zarr_arrays_that_claim_a_million_times_what_is_stored_are_not_gone_through(
+    tmp_path: Path, zarr_format: int, lying: str
+) -> None:
+    root = zarr.open_group(tmp_path / "z.zarr", mode="w", zarr_format=zarr_format)
+    arrays = {"data/action": np.ones((20, 3)), "data/timestamp": np.arange(20.0), "meta/episode_ends": np.array([20])}
+    if lying == "all":  # so that they agree
+        arrays["meta/episode_ends"] = np.array([20, 10**12])
+    for name, values in arrays.items():
+        root.create_array(name, data=values, chunks=(1, *values.shape[1:]), config={"write_empty_chunks": True})
+        if name == lying or (lying == "all" and name != "meta/episode_ends"):
+            described = tmp_path / "z.zarr" / name / (".zarray" if zarr_format == 2 else "zarr.json")
+            metadata = json.loads(described.read_text())
+            described.write_text(json.dumps(metadata | {"shape": [10**12, *values.shape[1:]]}))
+    command = [sys.executable, "-W", "ignore", "-c", READ_WITHIN_LIMITS, str(tmp_path / "z.zarr")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    last = (done.stdout or done.stderr).splitlines()[-1]
+    if lying == "all":  # the episode whose values are all there is read
+        assert re.fullmatch(r"\[20\] \['.*z\.zarr episode 1: data/action/.* of the rows 20 to 9+ is not stored.*", last)
+    else:
+        assert re.search(r"(BrokenData|Value)Error: .*z\.zarr: (episode_ends must rise|meta/episode_ends/)", last), last
 
 
 @pytest.mark.parametrize("file", ["info.json", "episodes.jsonl"])

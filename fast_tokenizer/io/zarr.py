@@ -9,11 +9,13 @@ written. Only who wrote them knows, so such a block costs the episodes in it.
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from operator import lt
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ def read_zarr(source: Source) -> Dataset:
     with _opened(zarr, path) as root:
         with _reading(path):
             names = _names(path) if "data" in root else []
-            stored = np.asarray(_numbers(root["meta/episode_ends"])[:]) if "meta/episode_ends" in root else None
+            stored = _ends(path, root["meta/episode_ends"]) if "meta/episode_ends" in root else None
         if stored is None or not names:
             raise ValueError(f"{path}: expected the arrays data/action and meta/episode_ends; data has {names}")
         action_keys = source.action_keys or (("action",) if "action" in names else _umi_keys(names)) or ("action",)
@@ -51,18 +53,21 @@ def read_zarr(source: Source) -> Dataset:
         shapes = _shapes(path, root, names, (*action_keys, *state_keys))
         with _reading(path):
             time_keys = ("timestamp",) if "timestamp" in names and _is_list(root["data"]["timestamp"]) else ()
-            absent = _absent_blocks(path, root["data"], {*action_keys, *state_keys, *time_keys})
-            times = root["data"]["timestamp"].shape if time_keys else ()
-    if stored.ndim != 1 or stored.dtype.kind not in "iu":
-        raise ValueError(f"{path}: episode_ends must be a list of integers, got {stored.dtype} of shape {stored.shape}")
-    ends = stored.astype(np.int64)
-    buffer = _Buffer(path, action_keys, state_keys, time_keys, np.concatenate([[0], ends[:-1]]), ends, absent)
-    lengths = buffer.ends - buffer.starts
-    rows = {key: shape[0] for key, shape in shapes.items()} | ({"timestamp": times[0]} if times else {})
-    if not len(ends) or (lengths < 1).any() or any(n != ends[-1] for n in rows.values()):
-        raise ValueError(
-            f"{path}: episode_ends must rise to the number of rows; they end with {ends[-3:]}, rows: {rows}"
-        )
+            arrays = {key: root["data"][key] for key in (*action_keys, *state_keys, *time_keys)}
+        if stored.ndim != 1 or stored.dtype.kind not in "iu":
+            got = f"{stored.dtype} of shape {stored.shape}"
+            raise ValueError(f"{path}: episode_ends must be a list of integers, got {got}")
+        ends = stored.astype(np.int64)
+        starts = np.concatenate([[0], ends[:-1]])
+        lengths = ends - starts
+        rows = {key: array.shape[0] for key, array in arrays.items()}
+        if not len(ends) or (lengths < 1).any() or any(n != ends[-1] for n in rows.values()):
+            raise ValueError(
+                f"{path}: episode_ends must rise to the number of rows; they end with {ends[-3:]}, rows: {rows}"
+            )
+        with _reading(path):
+            absent = {key: _absent_blocks(path, array) for key, array in arrays.items()}
+    buffer = _Buffer(path, action_keys, state_keys, time_keys, starts, ends, [a for of in absent.values() for a in of])
     action_dim, state_dim = (sum(shapes[k][1] for k in keys) for keys in (action_keys, state_keys))
 
     def load(chosen: NDArray[np.bool_]) -> Iterator[Steps | BrokenDataError]:
@@ -72,8 +77,15 @@ def read_zarr(source: Source) -> Dataset:
 
     periods: list[float] = []
     if time_keys:
-        with _opened(zarr, path) as root, suppress(BrokenDataError), _reading(path):  # damage costs its episodes
-            periods = _periods(np.asarray(_numbers(root["data"]["timestamp"])[:], np.float64), buffer.starts, ends)
+        stored_times = np.ones(len(ends), np.bool_)
+        for block, _ in absent["timestamp"]:
+            stored_times &= (starts >= block.stop) | (ends <= block.start)
+        with _opened(zarr, path) as root:
+            for group in _batches(np.flatnonzero(stored_times), lengths, 1):
+                with suppress(BrokenDataError), _reading(path):  # damage costs its episodes
+                    first, last = starts[group[0]], ends[group[-1]]
+                    times = np.asarray(_numbers(root["data"]["timestamp"])[first:last], np.float64)
+                    periods += _periods(times, starts[group] - first, ends[group] - first)
     hz = common_rate(source, periods)
     return Dataset(path, lengths, action_dim, load, hz=hz, state_dim=state_dim or None)
 
@@ -148,21 +160,52 @@ def _periods(times: NDArray[np.float64], starts: NDArray[np.int64], ends: NDArra
     return [period for period in found if 0 < period < np.inf]
 
 
-def _absent_blocks(path: Path, data: Any, names: Iterable[str]) -> list[tuple[range, str]]:
-    """The rows whose values are not stored, and the name of the file that should hold them."""
-    inside: set[str] | None = None
-    if path.is_file():
-        with zipfile.ZipFile(path) as file:
-            inside = set(file.namelist())
+def _ends(path: Path, array: Any) -> NDArray[Any]:
+    """Where the episodes end. Not read where blocks are missing: a few bytes could claim any number of them."""
+    numbers = _numbers(array)
+    for block, name in _absent_blocks(path, array):
+        raise BrokenDataError("missing file", f"{path}: {name} of the ends {block.start} to {block.stop - 1} is lost")
+    return np.asarray(numbers[:])
+
+
+def _absent_blocks(path: Path, array: Any) -> list[tuple[range, str]]:
+    """The rows whose values are not stored, and the name of the file that should hold them.
+
+    By what is stored: what there should be, is a claim that may be a million times that.
+    """
+    block = array.shards or array.chunks
+    grid = [-(-n // b) for n, b in zip(array.shape, block, strict=True)]
+    key = array.metadata.encode_chunk_key
+    stored: dict[int, set[tuple[int, ...]]] = {}
+    for name in _files_in(path, array.path, len(grid) + 1):
+        place = tuple(int(i) for i in re.findall(r"\d{1,18}", name))
+        if len(place) == len(grid) and all(map(lt, place, grid)) and key(place) == name:
+            stored.setdefault(place[0], set()).add(place[1:])
+    whole = math.prod(grid[1:])
     found = []
-    for name in names:
-        array = data[name]
-        block = array.shards or array.chunks
-        for place in np.ndindex(*(-(-n // b) for n, b in zip(array.shape, block, strict=True))):
-            key = f"{array.path}/{array.metadata.encode_chunk_key(place)}"
-            if not ((path / key).is_file() if inside is None else key in inside):
-                found.append((range(place[0] * block[0], (place[0] + 1) * block[0]), key))
+    end = 0  # of the blocks along the rows that have been looked at
+    for i in (*sorted(i for i, others in stored.items() if len(others) == whole), grid[0]):
+        if i > end:
+            lost = next(j for j in np.ndindex(*grid[1:]) if j not in stored.get(end, ()))
+            others = f" (and {i - end - 1:,} more)" if i - end > 1 else ""
+            rows = range(end * block[0], min(i * block[0], array.shape[0]))
+            found.append((rows, f"{array.path}/{key((end, *lost))}{others}"))
+        end = i + 1
     return found
+
+
+def _files_in(path: Path, folder: str, depth: int) -> Iterator[str]:
+    """The names of the files in a folder of the group, at most so many folders deep."""
+    if path.is_dir():
+        for n in range(depth):
+            for file in (path / folder).glob("/".join("*" * (n + 1))):
+                if file.is_file():
+                    yield file.relative_to(path / folder).as_posix()
+        return
+    with zipfile.ZipFile(path) as opened:
+        for name in opened.namelist():
+            if name.startswith(f"{folder}/"):
+                yield name.removeprefix(f"{folder}/")
 
 
 def _names(path: Path) -> list[str]:

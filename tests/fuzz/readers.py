@@ -441,6 +441,26 @@ def _zarr(version: int) -> dict[str, bytes]:
         return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+def _claim(files: dict[str, bytes], choices: Choices) -> None:
+    """Shapes and blocks of sizes that nothing has."""
+    for _ in range(choices.below(4)):
+        described = [n for n in sorted(files) if n.endswith((".zarray", "zarr.json"))]
+        if not described:
+            return
+        name = choices.one_of(described)
+        sizes = [choices.one_of((1, 3, 6, 2**20, 10**12, 2**62, 10**30)) for _ in range(2)]
+        which = choices.one_of(("shape", "chunks", "chunk_grid"))
+        try:
+            metadata = json.loads(files[name])
+            if which == "chunk_grid":
+                metadata[which]["configuration"]["chunk_shape"] = sizes[: len(metadata["shape"])]
+            else:
+                metadata[which] = sizes[: len(metadata["shape"])]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue  # spoiled before
+        files[name] = json.dumps(metadata).encode()
+
+
 def read_zarr(data: bytes, folder: Path) -> None:
     """A folder or zip whose metadata and blocks are spoiled."""
     choices = Choices(data)
@@ -458,6 +478,7 @@ def read_zarr(data: bytes, folder: Path) -> None:
             files[name] = spoiled(files[name], choices)
         if not files:
             break
+    _claim(files, choices)
     if choices.one_in(4):
         path = folder / "a.zarr.zip"
         with zipfile.ZipFile(path, "w") as file:
