@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fast_tokenizer.io import BrokenDataError, read
+from fast_tokenizer.io import BrokenDataError, lerobot, read
 from tests.lerobot_folders import EPISODES, NAMES, lists, table, write_info, write_v2, write_v3
 
 STUB = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
@@ -659,6 +659,35 @@ def test_a_hub_id_fetches_tables_and_no_videos(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     assert_whole(read("someone/arm.v2"))
     assert asked[-1] == ("someone/arm.v2", "dataset", ["meta/*", "all/*/*.parquet"])
+
+
+@pytest.mark.parametrize(
+    ("data_path", "fetched"),
+    [
+        ("{episode_index}.parquet", ["all/0.parquet", "all/a[1]b/0.parquet", "all/x/0.parquet", "meta/info.json"]),
+        ("all/a[1]b/{episode_index}.parquet", ["all/a[1]b/0.parquet", "meta/info.json"]),
+        ("all/*/{episode_index}.parquet", ["meta/info.json"]),
+        ("{episode_index}", None),
+        ("{episode_index}*", None),
+    ],
+)
+def test_a_hub_id_cannot_ask_for_more_than_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_path, fetched):
+    """The hub's `*` goes beyond a `/`."""
+    files = ["README.md", "all/0.parquet", "all/a[1]b/0.parquet", "all/x/0.parquet", "meta/info.json", "videos/0.mp4"]
+    write_info(tmp_path, "v2.1", data_path=data_path)
+    asked = []
+
+    def snapshot(repository, *, repo_type, allow_patterns):
+        asked.append(sorted(huggingface_hub.utils.filter_repo_objects(files, allow_patterns=allow_patterns)))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    if fetched is None:
+        with pytest.raises(ValueError, match=r"data_path gives '0\*?', expected the name of a \.parquet file"):
+            lerobot.download("someone/arm")
+    else:
+        lerobot.download("someone/arm")
+    assert asked == [["meta/info.json"]] + ([] if fetched is None else [fetched])
 
 
 def test_what_the_hub_does_not_give_is_no_such_file(monkeypatch: pytest.MonkeyPatch):

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from fast_tokenizer.io.dataset import BrokenDataError, Dataset, EpisodeInfo, Steps, Trajectories, of_arrays
+from fast_tokenizer.io.dataset import BrokenDataError, Dataset, EpisodeInfo, Steps, Trajectories, blamed_on, of_arrays
 from fast_tokenizer.io.source import Source, fetch, is_lfs_pointer
 
 __all__ = ["BrokenDataError", "Dataset", "EpisodeInfo", "Steps", "Trajectories", "of_arrays", "read"]
@@ -77,7 +77,9 @@ def read(
         hz=hz,
         episodes=None if episodes is None else frozenset(episodes),
     )
-    dataset = _reader(local)(source)
+    reader = _reader(local)
+    with blamed_on(local):
+        dataset = reader(source)
     if hz is not None:
         dataset = replace(dataset, hz=hz, hz_is_given=True)
     if source.left_out:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import reprlib
 import string
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +27,10 @@ _NUMBERS = {"v2": ("episode_chunk", "episode_index"), "v3": ("chunk_index", "fil
 
 #: Episodes and steps are fewer.
 _MOST = 2**48
+#: Characters of a path within a folder.
+_LONGEST_PATH = 1000
+#: Lists in lists of names.
+_DEEPEST = 8
 
 _Row: TypeAlias = Mapping[str, Any]
 #: The episodes of each file, their lengths, and the first row of each in all files together, or None.
@@ -44,6 +50,8 @@ class Layout:
 
     def file(self, **numbers: int) -> Path:
         """The data file of an episode (v2.x) or of a chunk and file (v3.0)."""
+        if len(self.data_path) > _LONGEST_PATH:
+            raise ValueError(f"{self.root}/meta/info.json: data_path has {len(self.data_path)} characters, no path has")
         try:
             specs = [spec or "" for _, _, spec, _ in string.Formatter().parse(self.data_path)]
             if wide := [spec for spec in specs if len(spec) > 4 or "{" in spec]:
@@ -53,12 +61,16 @@ class Layout:
             raise ValueError(f"{self.root}/meta/info.json: data_path {self.data_path!r} asks for {error}") from None
         if leaves_folder(relative):
             raise ValueError(f"{self.root}/meta/info.json: data_path {self.data_path!r} leaves the folder")
+        if not relative.endswith(".parquet") or len(relative) > _LONGEST_PATH or "\0" in relative:
+            got = reprlib.repr(relative)
+            raise ValueError(f"{self.root}/meta/info.json: data_path gives {got}, expected the name of a .parquet file")
         return self.root / relative
 
 
 def glob_of(data_path: str) -> str:
-    """The pattern of all files that a data_path can name."""
-    return "".join(text + ("*" if name is not None else "") for text, name, _, _ in string.Formatter().parse(data_path))
+    """The pattern of all files that a data_path can name. The text around its numbers is no pattern."""
+    parts = string.Formatter().parse(data_path)
+    return "".join(glob.escape(text) + ("*" if name is not None else "") for text, name, _, _ in parts)
 
 
 def read_layout(root: Path) -> tuple[Layout, int]:
@@ -102,7 +114,8 @@ def listed_v2(layout: Layout) -> tuple[list[Outline], list[BrokenDataError]]:
         try:
             index, length = _episode(row["episode_index"], row["length"])
         except (KeyError, TypeError, ValueError, OverflowError):
-            raise ValueError(f"{path}: expected rows with episode_index and length, got {dict(row)}") from None
+            got = reprlib.repr(dict(row))
+            raise ValueError(f"{path}: expected rows with episode_index and length, got {got}") from None
         _once(path, index, seen)
         file = layout.file(episode_index=index, episode_chunk=index // layout.chunks_size)
         info = EpisodeInfo(index, f"episode {index}", _texts(row))
@@ -133,7 +146,8 @@ def listed_v3(layout: Layout, parquet: Any) -> tuple[list[Outline], list[BrokenD
                 index, length = _episode(row["episode_index"], row["length"])
                 chunk, number = int(row["data/chunk_index"]), int(row["data/file_index"])
             except (TypeError, ValueError, OverflowError):
-                raise ValueError(f"{path}: expected rows with numbers in {list(needed)}, got {row}") from None
+                got = {name: row[name] for name in needed}
+                raise ValueError(f"{path}: expected rows with numbers in {list(needed)}, got {got}") from None
             _once(path, index, seen)
             first, end = (row.get(n) for n in _BOUNDS)
             if isinstance(first, int) and isinstance(end, int) and end - first != length:
@@ -228,7 +242,7 @@ def _texts(row: _Row) -> tuple[str, ...]:
         if isinstance(value, str):
             return (value,)
         if isinstance(value, list):
-            return tuple(str(v) for v in value)
+            return tuple(str(v) for v in value if isinstance(v, str | int | float))
     return ()
 
 
@@ -264,13 +278,15 @@ def width_of(features: Mapping[str, Any], key: str) -> int | None:
     return shape[0] if isinstance(shape, list) and len(shape) == 1 and isinstance(shape[0], int) else None
 
 
-def _flat(names: Any) -> list[str]:
+def _flat(names: Any, depth: int = 0) -> list[str]:
     """Names as people write them: a list, lists in a list, {"motors": [...]}, {"x": 0, "y": 1}; else none."""
+    if depth == _DEEPEST:
+        return []
     if isinstance(names, dict):
         if all(isinstance(v, int) for v in names.values()):
             in_order = sorted(names, key=lambda n: names[n])
             return in_order if [names[n] for n in in_order] == list(range(len(names))) else []
-        return [n for v in names.values() for n in _flat(v)]
+        return [n for v in names.values() for n in _flat(v, depth + 1)]
     if isinstance(names, list):
-        return [n for v in names for n in _flat(v)]
+        return [n for v in names for n in _flat(v, depth + 1)]
     return [] if names is None else [str(names)]

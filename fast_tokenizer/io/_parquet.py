@@ -20,8 +20,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except BrokenDataError:
         raise
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise BrokenDataError("unreadable file", f"{path}: not a readable parquet file: {error}") from None
+    except Exception as error:  # pyarrow raises what it likes
+        raise BrokenDataError("unreadable file", f"{path}: not a readable parquet file: {error}") from error
 
 
 def column_array(column: Any) -> NDArray[Any]:

@@ -25,7 +25,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_tokenizer.io.dataset import BrokenDataError, Dataset, EpisodeInfo, Steps
+from fast_tokenizer.io.dataset import BrokenDataError, Dataset, EpisodeInfo, Steps, blamed_on
 from fast_tokenizer.io.source import (
     Outline,
     Source,
@@ -85,7 +85,8 @@ def read_csv(source: Source) -> Dataset:
             if names != header:
                 message = f"{file}: has the columns {list(names)}, others have {list(header or ())}"
                 raise BrokenDataError("missing column", message)
-            outlines.append(_outline(file, columns, len(files), before, periods))
+            with blamed_on(file):
+                outlines.append(_outline(file, columns, len(files), before, periods))
         except BrokenDataError as error:
             number = last_number(file.stem) if columns.episode is None else None
             outlines.append(failed_file(file, before if number is None else number, error))
@@ -112,7 +113,7 @@ def read_csv(source: Source) -> Dataset:
 
 def _header(file: Path) -> tuple[str, ...] | BrokenDataError:
     try:
-        with _rows(file) as (names, _):
+        with blamed_on(file), _rows(file) as (names, _):
             return names
     except BrokenDataError as error:
         return error.bare()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -28,6 +29,8 @@ Reason: TypeAlias = Literal[
     "not chosen",
 ]
 
+#: What costs a file, whatever it is. The fuzz targets look behind this net.
+UNFORESEEN: tuple[type[Exception], ...] = (Exception,)
 #: Values whose being finite is checked at a time.
 _CHECKED_VALUES = 1 << 20
 
@@ -51,6 +54,38 @@ class BrokenDataError(ValueError):
     def bare(self) -> BrokenDataError:
         """The same to keep: without the traceback, whose frames hold what was being read."""
         return BrokenDataError(self.reason, str(self), self.episodes)
+
+
+@contextmanager
+def blamed_on(path: Path) -> Iterator[None]:
+    """Turns whatever is raised while a file is read into one error that names it.
+
+    Readers refuse what they know to be wrong. Behind them stand other people's parsers, and no file may end a run that
+    leaves out what is broken, or end in an error that does not say which file it was.
+    """
+    try:
+        yield
+    except (BrokenDataError, ImportError):
+        raise
+    except UNFORESEEN as error:
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        message = f"{path}: cannot be read: {type(error).__name__}: {error}"
+        raise BrokenDataError("unreadable file", message) from error
+
+
+def as_many(path: Path, steps: Iterable[Steps | BrokenDataError], wanted: int) -> Iterator[Steps | BrokenDataError]:
+    """What is read of a file: as many episodes as are wanted, whatever happens."""
+    given = 0
+    try:
+        with blamed_on(path):
+            for one in steps:
+                yield one
+                given += 1
+    except BrokenDataError as error:
+        yield error
+        for _ in range(wanted - given - 1):
+            yield error.bare()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,7 +194,7 @@ class Dataset:
     def checked(self, chosen: NDArray[np.bool_]) -> Iterator[tuple[int, Steps | BrokenDataError]]:
         """Reads the episodes of the mask; those whose values cannot be used come as the error that says why."""
         numbers = np.flatnonzero(chosen)
-        for i, steps in zip(numbers, self.load(chosen), strict=True):
+        for i, steps in zip(numbers, as_many(self.path, self.load(chosen), len(numbers)), strict=True):
             if isinstance(steps, BrokenDataError):
                 yield int(i), steps
             else:

@@ -13,15 +13,14 @@ datasets it finds in that one folder first, unless the user's own environment (H
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any, NoReturn
 
-import numpy as np
-
-from fast_tokenizer.io.dataset import BrokenDataError, Dataset, EpisodeInfo, Steps
+from fast_tokenizer.io.dataset import BrokenDataError, Dataset, EpisodeInfo, Steps, blamed_on
 from fast_tokenizer.io.source import (
     Outline,
     Source,
@@ -55,7 +54,7 @@ def read_hdf5(source: Source) -> Dataset:
     contents: list[_Contents | BrokenDataError] = []
     for file in files:
         try:
-            with _opened(h5py, file) as root:
+            with blamed_on(file), _opened(h5py, file) as root:
                 contents.append(_contents(root, source, file))
         except BrokenDataError as error:
             contents.append(error.bare())
@@ -188,7 +187,8 @@ class _Layout:
             return Steps(actions, state)
         except BrokenDataError as error:
             return BrokenDataError(error.reason, f"{where}: {error}")
-        except (OSError, KeyError, RuntimeError, UnicodeDecodeError, TypeError) as error:  # TypeError: NumPy lacks it
+        # TypeError: NumPy has no such type. MemoryError: it need not hold what its shape claims.
+        except (OSError, KeyError, RuntimeError, UnicodeDecodeError, TypeError, MemoryError) as error:
             return BrokenDataError("unreadable file", f"{where}: cannot be read: {error}")
 
 
@@ -294,18 +294,18 @@ def _arrays(group: Any) -> list[str]:
 
 def _facts(attributes: Any) -> tuple[tuple[str, ...], float | None]:
     """Task text (LIBERO) and control rate (robomimic) in the JSON that the attributes hold."""
-    problem, environment = (_json(attributes.get(name)) for name in ("problem_info", "env_args"))
+    problem, environment = (_json(attributes, name) for name in ("problem_info", "env_args"))
     text = problem.get("language_instruction")
-    words = "".join(map(str, text)) if isinstance(text, list) else text
+    words = "".join(t for t in text if isinstance(t, str)) if isinstance(text, list) else text
     settings = environment.get("env_kwargs")
     rate = settings.get("control_freq") if isinstance(settings, dict) else None
-    hz = float(rate) if isinstance(rate, int | float) and 0 < rate < np.inf else None
+    hz = float(rate) if isinstance(rate, int | float) and 0 < rate <= sys.float_info.max else None
     return (words,) if isinstance(words, str) and words else (), hz
 
 
-def _json(text: Any) -> dict[str, Any]:
+def _json(attributes: Any, name: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
-    except (TypeError, ValueError, RecursionError):
+        found = json.loads(attributes.get(name))
+    except (TypeError, ValueError, RecursionError):  # TypeError: also of attributes of a type that NumPy lacks
         return {}
     return found if isinstance(found, dict) else {}

@@ -30,7 +30,7 @@ from fast_tokenizer.io._lerobot_meta import (
     width_of,
 )
 from fast_tokenizer.io._parquet import column_array, reading
-from fast_tokenizer.io.dataset import BrokenDataError, Dataset, Steps
+from fast_tokenizer.io.dataset import BrokenDataError, Dataset, Steps, blamed_on
 from fast_tokenizer.io.source import Outline, Source, joined, missing, of_files, require
 
 _ACTION_KEYS = ("action", "actions")
@@ -102,6 +102,11 @@ def lerobot_files(source: Source) -> LerobotFiles:
         ValueError: `meta/` is not as it should be, or there is no such column; the message has those that there are.
     """
     parquet = require("pyarrow.parquet", "lerobot", source.path)
+    with blamed_on(source.path):
+        return _files(source, parquet)
+
+
+def _files(source: Source, parquet: Any) -> LerobotFiles:
     layout, claimed = read_layout(source.path)
     listed, unlisted = listed_v3(layout, parquet) if layout.version == "v3.0" else listed_v2(layout)
     source.left_out += unlisted
@@ -261,6 +266,8 @@ def _load(
             raise BrokenDataError("missing column", f"{file}: has no column 'index', the frames' numbers")
         optional = [n for n in _OPTIONAL if n in present] + ["index"] * index
         columns = dict.fromkeys([*action_keys, *state_keys, *optional])
+        if twice := [k for k in columns if present.count(k) > 1]:
+            raise BrokenDataError("unreadable file", f"{file}: has {present.count(twice[0])} columns {twice[0]!r}")
         table = opened.read(columns=list(columns))
     if not table.num_rows:
         raise BrokenDataError("other length", f"{file}: holds no rows")
@@ -295,8 +302,9 @@ def _row_ranges(table: Any, outline: Outline, wanted: Sequence[int]) -> list[ran
         ends = [*starts[1:].tolist(), len(numbers)]
         found = {numbers[s]: range(int(s), int(e)) for s, e in zip(starts, ends, strict=True)}
         if outline.one_a_file and len(found) > 1:
+            numbers_found = sorted(n.item() for n in found)
             raise BrokenDataError(
-                "other length", f"holds rows of the episodes {sorted(map(int, found))[:5]}, expected those of one"
+                "other length", f"holds rows of the episodes {numbers_found[:5]}, expected those of one"
             )
         return [found.get(outline.episodes[i].index, range(0)) for i in wanted]
     if len(outline.episodes) == 1:

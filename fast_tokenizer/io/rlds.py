@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_tokenizer.io._tfrecord import Record, Values, records
-from fast_tokenizer.io.dataset import BrokenDataError, Dataset, EpisodeInfo, Steps
+from fast_tokenizer.io.dataset import BrokenDataError, Dataset, EpisodeInfo, Steps, blamed_on
 from fast_tokenizer.io.source import (
     Outline,
     Source,
@@ -74,15 +74,16 @@ def read_rlds(source: Source) -> Dataset:
         try:
             if problem := missing(file):
                 raise problem
-            for record in records(file, crc32c):
-                info = EpisodeInfo(before + len(episodes), f"{file.name} episode {len(episodes)}")
-                try:
-                    outlined.append(_outlined(record, crc32c, keys))
-                    lengths.append(outlined[-1].length)
-                except BrokenDataError as error:  # the next one's place is known
-                    info = replace(info, problem=error.bare())
-                    lengths.append(0)
-                episodes.append(info)
+            with blamed_on(file):
+                for record in records(file, crc32c):
+                    info = EpisodeInfo(before + len(episodes), f"{file.name} episode {len(episodes)}")
+                    try:
+                        outlined.append(_outlined(record, crc32c, keys))
+                        lengths.append(outlined[-1].length)
+                    except BrokenDataError as error:  # the next one's place is known
+                        info = replace(info, problem=error.bare())
+                        lengths.append(0)
+                    episodes.append(info)
         except BrokenDataError as error:  # what stands before the damage can be read
             rest = failed_file(file, before + len(episodes), error)
             episodes, lengths = [*episodes, *rest.episodes], [*lengths, 0]

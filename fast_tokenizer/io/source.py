@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_tokenizer.io.dataset import BrokenDataError, Dataset, EpisodeInfo, Steps
+from fast_tokenizer.io.dataset import BrokenDataError, Dataset, EpisodeInfo, Steps, as_many
 
 _FILES = (".npz", ".npy", ".hdf5", ".h5", ".zarr", ".zip", ".csv", ".tfrecord")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -93,7 +93,8 @@ def of_files(
     def load(chosen: NDArray[np.bool_]) -> Iterator[Steps | BrokenDataError]:
         for outline, start, count in zip(outlines, starts[:-1], counts, strict=True):
             infos = {int(i): outline.episodes[i] for i in np.flatnonzero(chosen[start : start + count])}
-            steps = _all_of(load_file, outline, [i for i, info in infos.items() if info.problem is None])
+            wanted = [i for i, info in infos.items() if info.problem is None]
+            steps = as_many(outline.file, load_file(outline, wanted) if wanted else (), len(wanted))
             for info in infos.values():
                 yield next(steps) if info.problem is None else info.problem.bare()
 
@@ -109,18 +110,6 @@ def of_files(
         episodes=tuple(episodes),
         **facts,
     )
-
-
-def _all_of(load_file: LoadFile, outline: Outline, wanted: Sequence[int]) -> Iterator[Steps | BrokenDataError]:
-    """As many as are wanted, whatever happens."""
-    given = 0
-    try:
-        for steps in load_file(outline, wanted) if wanted else ():
-            yield steps
-            given += 1
-    except BrokenDataError as error:
-        for _ in wanted[given:]:
-            yield BrokenDataError(error.reason, str(error))
 
 
 def most_common(values: Iterable[_T]) -> _T | None:
@@ -170,24 +159,31 @@ def is_lfs_pointer(path: Path) -> bool:
 
 def missing(path: Path) -> BrokenDataError | None:
     """What is wrong with a file that should be there; None where it can be opened."""
-    if not path.is_file():
-        return BrokenDataError("missing file", f"{path}: no such file")
+    try:
+        if not path.is_file():
+            return BrokenDataError("missing file", f"{path}: no such file")
+    except OSError as error:  # a name that is too long
+        return BrokenDataError("missing file", f"{path}: cannot be looked for: {error.strerror}")
     if is_lfs_pointer(path):
         return BrokenDataError("Git LFS pointer", f"{path}: is a Git LFS pointer, not the file: run git lfs pull")
     return None
 
 
 def natural(path: Path | str) -> list[tuple[int, str]]:
-    """Sorts names by the numbers in them: demo_2 before demo_10."""
-    return [(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", str(path))]
+    """Sorts names by the numbers in them, of however many digits: demo_2 before demo_10."""
+    parts = [(p.lstrip("0"), p.isdecimal()) for p in re.split(r"(\d+)", str(path))]
+    return [(len(p), p) if is_number else (-1, p) for p, is_number in parts]
 
 
 def last_number(name: str) -> int | None:
-    """The last number in a name; of a name that is a whole number ("-1", "2.0"), that number."""
+    """The last number in a name; of a name that is a whole number ("-1", "2.0"), that number.
+
+    None where it has none, or one that no episode has.
+    """
     if re.fullmatch(r"-?\d{1,15}(\.0*)?", name.strip()):
         return int(float(name))
     found = re.findall(r"\d+", name)
-    return int(found[-1]) if found else None
+    return int(found[-1]) if found and len(found[-1]) <= 15 else None
 
 
 def floats(values: NDArray[Any]) -> NDArray[np.floating]:

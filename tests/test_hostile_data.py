@@ -1,0 +1,247 @@
+"""Damaged and hostile files: one error that names the file, and, where what is broken is left out, all others read."""
+
+import csv
+import json
+import pickle
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fast_tokenizer.io import BrokenDataError, read
+from fast_tokenizer.io import csv as csv_reader
+from fast_tokenizer.io.dataset import Steps, as_many, blamed_on
+from fast_tokenizer.io.source import last_number, natural
+from tests.lerobot_folders import table, write_info, write_v2
+
+ONE = "data/chunk-000/episode_000001.parquet"
+
+
+def refused(path, name):
+    """The error's text; it is of the library and names the file."""
+    with pytest.raises(ValueError, match=re.escape(name)) as error:
+        list(read(path).trajectories)
+    assert type(error.value) in (ValueError, BrokenDataError)
+    return str(error.value)
+
+
+# ---- LeRobot -----------------------------------------------------------------------------------------------
+
+
+def replaced(name, values):
+    def write(path):
+        old = table(1)
+        pq.write_table(old.set_column(old.column_names.index(name), name, pa.array(values(len(old)))), path)
+
+    return write
+
+
+def twice(name):
+    def write(path):
+        old = table(1)
+        pq.write_table(pa.Table.from_arrays([*old.columns, old.column(name)], [*old.column_names, name]), path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (replaced("episode_index", lambda n: [np.nan] * n), "holds rows of the episodes [nan, nan, nan, nan]"),
+        (replaced("episode_index", lambda n: [1.0] * (n - 1) + [np.inf]), "holds rows of the episodes [1.0, inf]"),
+        (replaced("frame_index", lambda n: pa.array([2**62] * n, pa.timestamp("ns"))), "frame_index must be numbers"),
+        (replaced("timestamp", lambda n: pa.array([2**60] * n, pa.date64())), "timestamp must be numbers"),
+        (twice("episode_index"), "has 2 columns 'episode_index'"),
+        (twice("action"), "has 2 columns 'action'"),
+        (twice("timestamp"), "has 2 columns 'timestamp'"),
+    ],
+    ids=["nan", "inf", "dates", "dates out of range", "two episode_index", "two action", "two timestamp"],
+)
+def test_a_hostile_file_of_a_lerobot_folder_costs_its_episode(tmp_path, write, message):
+    root = write_v2(tmp_path / "set")
+    write(root / ONE)
+    assert message in refused(root, "episode_000001.parquet")
+    dataset = read(root, on_broken="skip")
+    assert [t.episode for t in dataset.trajectories] == [0, 2]
+    assert [e.episodes for e in dataset.left_out] == [1]
+
+
+def nested(depth):
+    return json.loads("[" * depth + "]" * depth)
+
+
+def test_names_that_are_nested_too_deeply_are_none(tmp_path):
+    """They need not stop anything: other forms of names that are not known do not."""
+    feature = {"dtype": "float32", "shape": [3], "names": nested(600)}
+    root = write_v2(tmp_path / "set", info={"features": {"action": feature}})
+    assert read(root).dimension_names is None
+
+
+def test_texts_that_are_nested_are_none(tmp_path):
+    root = write_v2(tmp_path / "set")
+    row = {"episode_index": 0, "length": 7, "tasks": [nested(600)]}
+    (root / "meta" / "episodes.jsonl").write_text(json.dumps(row) + "\n")
+    assert next(iter(read(root).trajectories)).tasks == ("task 0",)
+
+
+def test_numbers_that_are_nested_are_refused(tmp_path):
+    root = write_v2(tmp_path / "set")
+    row = {"episode_index": nested(600), "length": 7}
+    (root / "meta" / "episodes.jsonl").write_text(json.dumps(row) + "\n")
+    assert "expected rows with episode_index and length" in refused(root, "episodes.jsonl")
+
+
+@pytest.mark.parametrize("column", [pa.array([2**60] * 2, pa.date64()), pa.array([2**60] * 2, pa.timestamp("us"))])
+@pytest.mark.parametrize("name", ["when", "task"])
+def test_tasks_that_are_dates_out_of_range_are_refused(tmp_path, column, name):
+    root = write_v2(tmp_path / "set")
+    (root / "meta" / "tasks.jsonl").unlink()
+    pq.write_table(pa.table({"task_index": [0, 1], name: column}), root / "meta" / "tasks.parquet")
+    refused(root, "tasks.parquet")
+
+
+@pytest.mark.parametrize(
+    ("data_path", "message"),
+    [
+        (".", "expected the name of a .parquet file"),
+        ("data", "expected the name of a .parquet file"),
+        ("{episode_index}", "expected the name of a .parquet file"),
+        ("x" * 5000 + ".parquet", "data_path has 5008 characters"),
+        ("{episode_index:9999}" * 40 + ".parquet", "expected the name of a .parquet file"),
+        ("data/\0{episode_index}.parquet", "expected the name of a .parquet file"),
+        ("x" * 900 + ".parquet", "File name too long"),
+    ],
+)
+def test_a_data_path_that_no_file_has_is_refused(tmp_path, data_path, message):
+    root = write_v2(tmp_path / "set")
+    write_info(root, "v2.1", data_path=data_path)
+    assert message in refused(root, str(root))
+
+
+# ---- HDF5 --------------------------------------------------------------------------------------------------
+
+
+def demos(path, **actions):
+    with h5py.File(path, "w") as file:
+        for name, values in actions.items():
+            file[f"data/{name}/actions"] = values
+    return path
+
+
+GOOD = np.arange(15.0).reshape(5, 3)
+
+
+def test_an_array_that_claims_more_than_memory_costs_its_episode(tmp_path):
+    path = demos(tmp_path / "x.hdf5", demo_0=GOOD)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("data/demo_1/actions", (2**40, 3), "f4", chunks=(1000, 3))
+    assert path.stat().st_size < 20_000
+    assert "demo_1: cannot be read: Unable to allocate" in refused(path, "x.hdf5")
+    dataset = read(path, on_broken="skip")
+    assert [t.episode for t in dataset.trajectories] == [0]
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    ['{"env_kwargs": {"control_freq": 1%s}}' % ("0" * 400), json.dumps({"env_kwargs": nested(600)}), None],
+    ids=["10^400", "nested", "time"],
+)
+def test_a_control_rate_that_is_none_is_not_there(tmp_path, attribute):
+    path = demos(tmp_path / "x.hdf5", demo_0=GOOD)
+    with h5py.File(path, "a") as file:
+        if attribute is not None:
+            file["data"].attrs["env_args"] = attribute
+        else:  # of a type that NumPy lacks
+            space = h5py.h5s.create(h5py.h5s.SCALAR)
+            h5py.h5a.create(file["data"].id, b"env_args", h5py.h5t.UNIX_D32LE, space)
+    dataset = read(path)
+    assert dataset.hz is None
+    assert len(list(dataset.trajectories)) == 1
+
+
+def test_numbers_of_thousands_of_digits_number_no_episode(tmp_path):
+    digits = "9" * 5000
+    path = demos(tmp_path / "x.hdf5", **{"demo_3": GOOD, f"demo_{digits}": GOOD + 1})
+    assert [t.episode for t in read(path).trajectories] == [3, 1]
+    assert len(list(read(path, episodes=[3]).trajectories)) == 1
+    (tmp_path / "x.csv").write_text(f"action_0,episode_index\n1,7\n2,{digits}\n")
+    assert [t.episode for t in read(tmp_path / "x.csv").trajectories] == [7, 1]
+    assert last_number("demo_" + digits) is None
+    assert sorted(["a10", f"a{digits}", "a9", "a010", "a2b", "a2a"], key=natural) == [
+        "a2a", "a2b", "a9", "a10", "a010", f"a{digits}",
+    ]  # fmt: skip
+
+
+# ---- The net -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [RecursionError("x"), MemoryError("x"), KeyError("x"), OSError("x"), ValueError("x")])
+def test_what_nobody_thought_of_becomes_an_error_that_names_the_file(tmp_path, error):
+    with (
+        pytest.raises(BrokenDataError, match=r"a\.csv: cannot be read: \w+: ") as caught,
+        blamed_on(tmp_path / "a.csv"),
+    ):
+        raise error
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error", [BrokenDataError("not finite", "x"), ImportError("x"), KeyboardInterrupt(), ValueError("a.csv: x")]
+)
+def test_errors_that_say_where_and_those_that_are_no_file_s_fault_stay(tmp_path, monkeypatch, error):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(type(error)) as caught, blamed_on(Path("a.csv")):
+        raise error
+    assert caught.value is error
+
+
+def test_an_episode_is_given_for_each_that_is_wanted(tmp_path):
+    steps = Steps(np.zeros((1, 1)))
+
+    def broken():
+        yield steps
+        raise RuntimeError("x")
+
+    given = list(as_many(tmp_path, broken(), 4))
+    assert given[0] is steps
+    assert [type(g) for g in given[1:]] == [BrokenDataError] * 3
+    assert isinstance(given[1].__cause__, RuntimeError)
+    assert all(g.__traceback__ is None for g in given[2:])
+    assert str(pickle.loads(pickle.dumps(given[1]))) == str(given[3])
+
+
+@pytest.mark.parametrize("place", ["_header", "_outline", "_steps"])
+def test_a_file_whose_reader_fails_is_left_out_and_the_others_are_read(tmp_path, monkeypatch, place):
+    for i in range(3):
+        (tmp_path / f"{i}.csv").write_text("action_0\n1\n2\n")
+    real = csv.reader
+
+    def failing(file, **options):
+        if file.name.endswith("1.csv"):
+            times[0] += 1
+            if times[0] == ["_header", "_outline", "_steps"].index(place) + 1:
+                raise RecursionError("too deep")
+        return real(file, **options)
+
+    times = [0]
+    monkeypatch.setattr(csv_reader.csv, "reader", failing)
+    dataset = read(tmp_path, on_broken="skip")
+    monkeypatch.undo()
+    assert [t.episode for t in dataset.trajectories] == [0, 2]
+    (left_out,) = dataset.left_out
+    assert "1.csv: cannot be read: RecursionError: too deep" in str(left_out)
+
+
+def test_a_reader_that_fails_as_a_whole_names_what_it_was_to_read(tmp_path, monkeypatch):
+    (tmp_path / "0.csv").write_text("action_0\n1\n2\n")
+
+    def fail(*args, **options):
+        raise AttributeError("x")
+
+    monkeypatch.setattr(csv_reader, "of_files", fail)
+    with pytest.raises(BrokenDataError, match=r"0\.csv: cannot be read: AttributeError: x"):
+        read(tmp_path / "0.csv")
