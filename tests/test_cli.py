@@ -294,6 +294,29 @@ def test_names_are_printed_as_they_are(tmp_path: Path) -> None:
     assert "\x1b[31m" not in shown
 
 
+def test_names_from_data_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    actions = [np.cumsum(rng.normal(0, 0.01, (40, 3)), 0).astype(np.float32) for _ in range(4)]
+    names = np.array(["\x1b]0;pwned\x07", "\ud800", "z"])
+    states = {"state": np.concatenate(actions), "state_names": names}
+    path = save_episodes(tmp_path / "odd.npz", actions, hz=20.0, action_names=names, **states)
+    folder, page = tmp_path / "tok", tmp_path / "page.html"
+    shown = ok("fit", path, "-o", folder, "--vocab-size", 300, "--relative", "0,1")
+    assert "Relative, dimension <- state column: 0 (?]0;pwned?) <- 0 (?]0;pwned?), 1 (?) <- 1 (?)" in shown
+    assert FastTokenizer.load(folder).spec.dimension_names == ("?]0;pwned?", "?", "z")
+    shown += ok("inspect", folder) + ok("report", folder, path, "-o", page)
+    assert "\x1b" not in shown + page.read_text()
+    assert "\x07" not in shown + page.read_text()
+
+
+def test_errors_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    odd = tmp_path / "\x1b[31m.npz"
+    assert fails("fit", odd, "-o", tmp_path / "tok").endswith("?[31m.npz: no such file")
+    (tmp_path / "tok").mkdir()
+    (tmp_path / "tok" / "fast_tokenizer.json").write_text('{"x\x9b": 1}')
+    assert "\x9b" not in fails("inspect", tmp_path / "tok")
+
+
 def test_data_of_another_rate_or_other_dimensions_is_refused(episodes: Path, model: Path, tmp_path: Path) -> None:
     with np.load(episodes) as file:
         fields = dict(file)

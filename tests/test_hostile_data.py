@@ -15,8 +15,10 @@ import pytest
 from fast_tokenizer.io import BrokenDataError, read
 from fast_tokenizer.io import csv as csv_reader
 from fast_tokenizer.io.dataset import Steps, as_many, blamed_on
-from fast_tokenizer.io.source import last_number, natural
+from fast_tokenizer.io.lerobot import lerobot_files
+from fast_tokenizer.io.source import Source, last_number, natural
 from tests.lerobot_folders import table, write_info, write_v2
+from tests.pages import lerobot_folder
 
 ONE = "data/chunk-000/episode_000001.parquet"
 
@@ -174,6 +176,33 @@ def test_numbers_of_thousands_of_digits_number_no_episode(tmp_path):
     assert sorted(["a10", f"a{digits}", "a9", "a010", "a2b", "a2a"], key=natural) == [
         "a2a", "a2b", "a9", "a10", "a010", f"a{digits}",
     ]  # fmt: skip
+
+
+# ---- Names -------------------------------------------------------------------------------------------------
+
+ESCAPES = ["\x1b]0;pwned\x07\x1b[31mred", "\x9b31m", "\x00\ud800", "a\nb", "größe ✓"]
+SHOWN = ("?]0;pwned??[31mred", "?31m", "??", "a b", "größe ✓")
+
+
+def test_control_characters_and_surrogates_in_names_are_question_marks(tmp_path):
+    root = tmp_path / "set"
+    lerobot_folder(root, [np.zeros((10, 5), np.float32)], 10.0, ESCAPES)
+    dataset = read(root)
+    assert (dataset.dimension_names, dataset.state_names) == (SHOWN, SHOWN)
+    assert lerobot_files(Source(root)).dimension_names == SHOWN, "what a sidecar compares with the artefact"
+
+    values = np.zeros((10, 5))
+    np.savez(tmp_path / "x.npz", actions=values, episode_ends=[10], action_names=ESCAPES, state=values)
+    assert read(tmp_path / "x.npz").dimension_names == SHOWN
+    (tmp_path / "x.csv").write_text("action_\x1b[31m,state_\x07\n1,2\n3,4\n")
+    dataset = read(tmp_path / "x.csv")
+    assert (dataset.dimension_names, dataset.state_names) == (("action_?[31m",), ("state_?",))
+
+
+def test_control_characters_in_what_a_message_names_are_question_marks(tmp_path):
+    path = demos(tmp_path / "x.hdf5", **{"demo_0": GOOD, "demo_\x1b[31m1": np.zeros((0, 3))})
+    (left_out,) = read(path, on_broken="skip").left_out
+    assert "demo_?[31m1 has no steps" in str(left_out)
 
 
 # ---- The net -----------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from fast_tokenizer._plain_text import plain_text
+
 
 def main() -> None:
     """Runs the command line. What goes wrong ends in one line on stderr.
@@ -32,5 +34,5 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"fast-tokenizer: {' '.join(message.split())}", file=sys.stderr)
+    print(f"fast-tokenizer: {plain_text(' '.join(message.split()))}", file=sys.stderr)
     raise SystemExit(code) from None

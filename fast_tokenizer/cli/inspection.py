@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from fast_tokenizer._plain_text import plain_text
 from fast_tokenizer.normalize import Normalizer
 from fast_tokenizer.tokenizer import FastTokenizer
 
@@ -96,7 +97,7 @@ def _own_json(tokenizer: FastTokenizer) -> dict[str, Any]:
 def _facts_table(facts: dict[str, Any]) -> Table:
     table = Table(show_header=False)
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), Text("any" if value is None else str(value), overflow="fold"))
+        table.add_row(name.replace("_", " "), Text("any" if value is None else plain_text(str(value)), overflow="fold"))
     return table
 
 
@@ -106,6 +107,5 @@ def _normalizer_table(normalizer: Normalizer, names: tuple[str, ...] | None) -> 
         table.add_column(column, justify="right")
     for d, (center, half_range) in enumerate(zip(normalizer.center, normalizer.half_range, strict=True)):
         label = names[d] if names else str(d)
-        printable = "".join(c if c.isprintable() else "?" for c in label)
-        table.add_row(Text(printable), f"{center:.6g}", f"{half_range:.6g}" if half_range else "constant")
+        table.add_row(Text(plain_text(label)), f"{center:.6g}", f"{half_range:.6g}" if half_range else "constant")
     return table

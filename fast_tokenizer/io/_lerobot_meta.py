@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fast_tokenizer.io._parquet import column_array, reading
-from fast_tokenizer.io.dataset import BrokenDataError, EpisodeInfo
+from fast_tokenizer.io.dataset import BrokenDataError, EpisodeInfo, plain_names
 from fast_tokenizer.io.source import Outline, leaves_folder, missing
 
 #: Names of the columns and fields that have task texts.
@@ -269,7 +269,7 @@ def names_of(features: Mapping[str, Any], keys: Sequence[str], widths: Mapping[s
         if len(found) != widths[key]:
             return None
         names += found
-    return tuple(names) or None
+    return plain_names(names) or None
 
 
 def width_of(features: Mapping[str, Any], key: str) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fast_tokenizer._plain_text import plain_text
 from fast_tokenizer.chunk import Trajectory
 
 #: Why an episode is not read.
@@ -44,7 +45,7 @@ class BrokenDataError(ValueError):
     """
 
     def __init__(self, reason: Reason, message: str, episodes: int = 1) -> None:
-        super().__init__(message)
+        super().__init__(plain_text(message))  # names in files may be hostile
         self.reason: Reason = reason
         self.episodes = episodes
 
@@ -141,10 +142,10 @@ class Dataset:
         load: Reads trajectories; keeps nothing between calls. An episode that cannot be read comes as the error that
             says why, in its place.
         hz: Control rate, or None when not recorded.
-        dimension_names: D names, or None.
+        dimension_names: D names, or None; without control characters, as they go into artefacts and terminals.
         horizon: Set when the source holds chunks already: each trajectory is one chunk of that many steps.
         state_dim: Dimensions S; None: no state is read.
-        state_names: S names, or None.
+        state_names: S names, or None; as those.
         episodes: E infos; None: they are numbered.
         left_out: What is not among the E episodes, and why.
         hz_is_given: Whether `hz` is the caller's word, to which recorded times need not agree.
@@ -162,6 +163,10 @@ class Dataset:
     episodes: tuple[EpisodeInfo, ...] | None = None
     left_out: tuple[BrokenDataError, ...] = ()
     hz_is_given: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("dimension_names", "state_names"):
+            object.__setattr__(self, field, plain_names(getattr(self, field)))
 
     @property
     def trajectories(self) -> Trajectories:
@@ -303,6 +308,11 @@ def of_arrays(
 
     lengths = np.array([len(a) for a in actions], np.int64)
     return Dataset(Path(name), lengths, actions[0].shape[1], load, hz, dimension_names)
+
+
+def plain_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Dimensions' names without control characters."""
+    return None if names is None else tuple(map(plain_text, names))
 
 
 def first_not_finite(values: NDArray[np.floating]) -> tuple[int, ...]:
