@@ -130,7 +130,8 @@ def test_a_byte_order_mark_and_blank_lines_are_passed_over(tmp_path):
         (["-1", "1"], [-1, 1]),
         (["run2_a", "run2_b"], [0, 1]),
         (["demo_3", "demo_5"], [3, 5]),
-        (["0.5", "1.5", "7"], [0, 1, 2]),
+        (["demo_5", "run_5", "7"], [0, 1, 2]),
+        (["+1", "02", " 3 "], [1, 2, 3]),
         (["x", "demo_0"], [0, 1]),
     ],
 )
@@ -140,6 +141,27 @@ def test_no_two_episodes_share_a_number(tmp_path, labels, expected):
     assert [t.episode for t in read(tmp_path / "x.csv").trajectories] == expected
     (chosen,) = read(tmp_path / "x.csv", episodes=[expected[1]]).trajectories
     assert chosen.actions.tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize("label", ["nan", "0.5", "inf", "", "1e3"])
+def test_rows_of_no_episode_are_no_episode(tmp_path, label):
+    """They were one, with a number that stood nowhere."""
+    (tmp_path / "x.csv").write_text("episode_index,action_0\n" + f"{label},1\n" * 3)
+    expected = f"line 2, column 'episode_index': '{label}' is no episode's number or name"
+    with pytest.raises(BrokenDataError, match=expected):
+        read(tmp_path / "x.csv")
+    with pytest.raises(ValueError, match="holds no episode that can be used: .*" + expected):
+        read(tmp_path / "x.csv", on_broken="skip")
+
+
+@pytest.mark.parametrize("name", ["action_0", "state_0", "episode", "time", "task"])
+def test_two_columns_of_one_name_are_refused_where_they_matter(tmp_path, name):
+    names = ["action_0", "state_0", "episode", "time", "task", "other", "other"]
+    (tmp_path / "x.csv").write_text(",".join(names) + "\n0,0,0,0,0,0,0\n0,0,0,1,0,0,0\n")
+    assert len(read(tmp_path / "x.csv").trajectories) == 1
+    (tmp_path / "x.csv").write_text(",".join([*names, name]) + "\n0,0,0,0,0,0,0,0\n0,0,0,1,0,0,0,0\n")
+    with pytest.raises(ValueError, match=rf"x\.csv: line 1: has 2 columns '{name}'"):
+        read(tmp_path / "x.csv")
 
 
 # ---- Times -------------------------------------------------------------------------------------------
@@ -197,8 +219,14 @@ ROWS = [f"{e},{i / 10},{i}" for e in range(4) for i in range(3)]
 @pytest.mark.parametrize(
     ("row", "text", "lost", "message"),
     [
-        (4, "1,now,1", [1], "line 6: a cell is no number: could not convert string to float: 'now'"),
-        (4, "1,0.1,x", [1], "line 6: a cell is no number"),
+        (4, "1,now,1", [1], "line 6, column 'time': a cell is no number: could not convert string to float: 'now'"),
+        (4, "1,0.1,x", [1], "line 6, column 'action_0': a cell is no number"),
+        (4, "1,0.1,1_000", [1], "line 6, column 'action_0': a cell is no number: .* '1_000'"),
+        (4, "1,1_0,1", [1], "line 6, column 'time': a cell is no number: .* '1_0'"),
+        (4, "nan,0.1,1", [1], "line 6, column 'episode': 'nan' is no episode's number or name"),
+        (4, "0.5,0.1,1", [1], "line 6, column 'episode': '0.5' is no episode's number or name"),
+        (4, ",0.1,1", [1], "line 6, column 'episode': '' is no episode's number or name"),
+        (5, "1_000,0.1,1", [1, 2], "line 7, column 'episode': '1_000' is no episode's number or name"),
         (4, "1,0.1", [1], "line 6 has 2 cells, expected 3"),
         (5, "1", [1, 2], "line 7 has 1 cells"),
         (3, "1,0.0,0,0", [0, 1], "line 5 has 4 cells"),
@@ -228,7 +256,7 @@ def test_a_quote_that_is_not_closed_does_not_hide_what_follows(tmp_path):
 
 def test_a_file_of_bad_rows_holds_nothing(tmp_path):
     (tmp_path / "x.csv").write_text("action_0,action_1\n1\n2\n")
-    with pytest.raises(BrokenDataError, match=r"x\.csv: line 3 has 1 cells, expected 2"):
+    with pytest.raises(BrokenDataError, match=r"x\.csv: line 2 has 1 cells, expected 2"):
         read(tmp_path / "x.csv")
 
 

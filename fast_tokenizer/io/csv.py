@@ -5,8 +5,9 @@ letter: `action_0`, `action.x`, `action[2]`, but for what is known to be no dime
 `action_timestamp`); or columns of that very name: `--action-key x,y,z`. A column `timestamp` or `time`, in seconds or
 as ISO 8601, gives the control rate, `task` the task text.
 
-A row or cell that cannot be read costs its episode; a row of another number of cells, of which it is not known whose it
-is, those on both sides. A file that cannot be read to its end counts as one episode.
+A row or cell that cannot be read costs its episode; a row of another number of cells, or of an episode that is a number
+and no whole one, of which it is not known whose it is, those on both sides. A file that cannot be read to its end
+counts as one episode.
 """
 
 from __future__ import annotations
@@ -54,8 +55,9 @@ def files_in(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Where in a row things stand."""
+    """Where in a row things stand, and the names of all columns."""
 
+    names: tuple[str, ...]
     actions: tuple[int, ...]
     state: tuple[int, ...]
     episode: int | None
@@ -72,7 +74,7 @@ def read_csv(source: Source) -> Dataset:
     files = files_in(source.path) if source.path.is_dir() else [source.path]
     headers = [_header(file) for file in files]
     header = most_common(h for h in headers if isinstance(h, tuple))
-    columns = _Columns((), (), None, None, None)
+    columns = _Columns((), (), (), None, None, None)
     if header is not None:
         columns = _columns(files[headers.index(header)], header, source)
     outlines: list[Outline] = []
@@ -95,7 +97,7 @@ def read_csv(source: Source) -> Dataset:
     def load_file(outline: Outline, wanted: Sequence[int]) -> Iterator[Steps | BrokenDataError]:
         chosen = set(wanted)
         with _rows(outline.file) as (_, rows):
-            for i, (_, part) in enumerate(_by_episode(rows, columns)):
+            for i, (_, part) in enumerate(_by_episode(outline.file, rows, columns)):
                 if i in chosen:
                     yield _steps(outline.file, part, columns)
 
@@ -147,7 +149,7 @@ def _rows(file: Path) -> Iterator[tuple[tuple[str, ...], Iterator[_Row]]]:
         raise BrokenDataError("unreadable file", f"{file}: not a readable CSV file: {error}") from None
 
 
-def _columns(file: Path, names: Sequence[str], source: Source) -> _Columns:
+def _columns(file: Path, names: tuple[str, ...], source: Source) -> _Columns:
     def positions(keys: Sequence[str], what: str) -> tuple[int, ...]:
         found: list[int] = []
         for key in keys:
@@ -165,13 +167,19 @@ def _columns(file: Path, names: Sequence[str], source: Source) -> _Columns:
     has_state = any(n == "state" or _is_dimension(n, "state") for n in names)
     usual = ("state",) if has_state else ()
     state_keys = (source.state_keys or usual) if source.state else ()
-    return _Columns(
+    columns = _Columns(
+        names,
         positions(source.action_keys or ("action",), "actions"),
         positions(state_keys, "the state"),
         first(_EPISODE),
         first(_TIME),
         first(("task",)),
     )
+    single = (i for i in (columns.episode, columns.time, columns.task) if i is not None)
+    for i in (*columns.actions, *columns.state, *single):
+        if names.count(names[i]) > 1:
+            raise ValueError(f"{file}: line 1: has {names.count(names[i])} columns {names[i]!r}")
+    return columns
 
 
 def _is_dimension(name: str, key: str) -> bool:
@@ -180,15 +188,23 @@ def _is_dimension(name: str, key: str) -> bool:
     return re.match(r"[^A-Za-z]", rest) is not None and rest != name and rest.strip("_./ ").lower() not in _NO_DIMENSION
 
 
-def _by_episode(rows: Iterator[_Row], columns: _Columns) -> Iterator[tuple[str, Iterator[_Row]]]:
+def _by_episode(file: Path, rows: Iterator[_Row], columns: _Columns) -> Iterator[tuple[str, Iterator[_Row]]]:
     """The rows of one episode after the other, and what the file calls it."""
+
+    def known(row: _Row) -> _Row:
+        """The row, unless its episode is a number and no whole one."""
+        line, cells = row
+        if columns.episode is None or isinstance(cells, BrokenDataError) or _names_episode(cells[columns.episode]):
+            return row
+        what = f"column {columns.names[columns.episode]!r}: {cells[columns.episode]!r} is no episode's number or name"
+        return line, BrokenDataError("unreadable file", f"{file}: line {line}, {what}")
 
     def labelled() -> Iterator[tuple[str, _Row]]:
         label: str | None = None
         bad: _Row | None = None
-        for row in rows:
+        for row in map(known, rows):
             if isinstance(row[1], BrokenDataError):
-                bad = row
+                bad = bad or row
                 if label is not None:
                     yield label, row
                 continue
@@ -204,11 +220,20 @@ def _by_episode(rows: Iterator[_Row], columns: _Columns) -> Iterator[tuple[str, 
         yield label, (row for _, row in part)
 
 
+def _names_episode(cell: str) -> bool:
+    """Whether it is a whole number, or a text that is none."""
+    try:
+        float(cell)
+    except ValueError:
+        return bool(cell.strip())
+    return re.fullmatch(r"[+-]?\d+(\.0*)?", cell.strip()) is not None
+
+
 def _outline(file: Path, columns: _Columns, files: int, before: int, periods: list[float]) -> Outline:
     """The episodes of a file. Adds the seconds that a step takes in each to `periods`."""
     episodes, lengths = [], []
     with _rows(file) as (_, rows):
-        for i, (label, part) in enumerate(_by_episode(rows, columns)):
+        for i, (label, part) in enumerate(_by_episode(file, rows, columns)):
             problem, times, tasks, length = _facts(file, part, columns)
             number = last_number(file.stem) if columns.episode is None else last_number(label) if files == 1 else None
             name = file.name if columns.episode is None else f"{file.name} episode {label}"
@@ -237,7 +262,7 @@ def _facts(
             if columns.task is not None:
                 tasks[cells[columns.task]] = None
             if columns.time is not None:
-                times.append(_number(file, line, cells[columns.time], _seconds))
+                times.append(_number(file, line, cells, columns.time, columns, _seconds))
     except BrokenDataError as error:
         return error.bare(), np.empty(0), (), 0
     return None, np.array(times), tuple(tasks), length
@@ -249,9 +274,9 @@ def _steps(file: Path, rows: Iterator[_Row], columns: _Columns) -> Steps | Broke
     try:
         for line, row in rows:
             cells = _cells(row)
-            values.extend(_number(file, line, cells[i]) for i in (*columns.actions, *columns.state))
+            values.extend(_number(file, line, cells, i, columns) for i in (*columns.actions, *columns.state))
             if columns.time is not None:
-                times.append(_number(file, line, cells[columns.time], _seconds))
+                times.append(_number(file, line, cells, columns.time, columns, _seconds))
     except BrokenDataError as error:
         return error.bare()
     table = np.array(values).reshape(-1, len(columns.actions) + len(columns.state))
@@ -269,19 +294,28 @@ def _cells(row: list[str] | BrokenDataError) -> list[str]:
     return row
 
 
-def _number(file: Path, line: int, cell: str, parse: Callable[[str], float] = float) -> float:
+def _float(cell: str) -> float:
+    """As `float`, which takes 1_000 for 1000 as in Python's source."""
+    if "_" in cell:
+        raise ValueError(f"could not convert string to float: {cell!r}")
+    return float(cell)
+
+
+def _number(
+    file: Path, line: int, cells: Sequence[str], i: int, columns: _Columns, parse: Callable[[str], float] = _float
+) -> float:
     """An empty cell is NaN."""
     try:
-        return parse(cell) if cell.strip() else np.nan
+        return parse(cells[i]) if cells[i].strip() else np.nan
     except ValueError as error:
-        message = f"{file}: line {line}: a cell is no number: {error}"
+        message = f"{file}: line {line}, column {columns.names[i]!r}: a cell is no number: {error}"
         raise BrokenDataError("unreadable file", message) from None
 
 
 def _seconds(cell: str) -> float:
     """A number, or a date and time."""
     try:
-        return float(cell)
+        return _float(cell)
     except ValueError as error:
         try:
             moment = datetime.fromisoformat(cell.strip())

@@ -183,7 +183,7 @@ def last_number(name: str) -> int | None:
     if re.fullmatch(r"-?\d{1,15}(\.0*)?", name.strip()):
         return int(float(name))
     found = re.findall(r"\d+", name)
-    return int(found[-1]) if found and len(found[-1]) <= 15 else None
+    return int(found[-1]) if found and len(found[-1]) <= 18 else None
 
 
 def floats(values: NDArray[Any]) -> NDArray[np.floating]:
