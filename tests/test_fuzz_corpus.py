@@ -1,10 +1,12 @@
 """The fuzz targets of the Python readers over their corpus, without a fuzzer."""
 
+import sys
 import warnings
 from pathlib import Path
 
 import pytest
 
+from scripts import fuzz
 from tests.fuzz import readers
 
 CORPUS = Path(__file__).parent / "fuzz" / "corpus"
@@ -39,3 +41,22 @@ def test_an_error_that_is_not_the_librarys_fails():
     with pytest.raises(AssertionError, match="does not say where"):
         readers.expect_own(ValueError("bad"), Path("/folder"))
     readers.expect_own(ValueError("/folder/a.npz: bad"), Path("/folder"))
+
+
+def test_a_run_counts_what_its_own_target_found(tmp_path, monkeypatch):
+    """Others run at the same time, and to be slow is no finding."""
+    script = """
+import sys
+folder = sys.argv[-1].partition("=")[2].removesuffix("csv-")
+for name in ("csv-crash-1", "csv-slow-unit-1", "csv-timeout-1", "csv_x-crash-1", "npz-crash-2"):
+    open(folder + name, "w").close()
+print("stat::number_of_executed_units: 12")
+"""
+    monkeypatch.setattr(fuzz, "BUILD", tmp_path)
+    monkeypatch.setattr(fuzz, "CORPUS", tmp_path)
+    monkeypatch.setattr(fuzz, "command", lambda target: [sys.executable, "-c", script])
+    (tmp_path / "findings").mkdir()
+    (tmp_path / "findings" / "csv-crash-0").touch()
+    outcome = fuzz.run("csv", 1)
+    assert [f.name for f in outcome.findings] == ["csv-crash-1", "csv-timeout-1"]
+    assert outcome.executions == 12
