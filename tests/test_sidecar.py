@@ -354,20 +354,22 @@ def test_a_folder_that_holds_something_else_is_left_alone(v2, tmp_path):
         write_sidecar(TOK, v2, tmp_path / "file")
 
 
-@pytest.mark.parametrize("name", ["sidecar.json", "unfinished.json"])
+#: The folder of a run that was killed.
+KILLED = "unfinished-1-0123456789abcdef"
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[" * 200_000, '{"format": "of somebody else"}'])
-def test_somebody_else_s_file_of_that_name_makes_no_sidecar(v2, tmp_path, name, content):
+def test_somebody_else_s_file_of_that_name_makes_no_sidecar(v2, tmp_path, content):
     other = tmp_path / "other"
     (other / "data").mkdir(parents=True)
     (other / "data" / "mine.parquet").write_text("mine")
-    (other / name).write_text(content)
+    (other / "sidecar.json").write_text(content)
     before = tree(other)
     with pytest.raises(ValueError, match="is not empty, and no sidecar"):
         write_sidecar(TOK, v2, other)
     assert tree(other) == before
-    with_a_mark = {"sidecar.json": "unfinished.json", "unfinished.json": "sidecar.json"}[name]
-    (other / with_a_mark).write_text(json.dumps({"format": "fast_tokenizer.sidecar"}))
-    with pytest.raises(ValueError, match="is not empty, and no sidecar"):  # the other one would be lost
+    (other / KILLED).mkdir()
+    with pytest.raises(ValueError, match="is not empty, and no sidecar"):  # theirs would be lost
         write_sidecar(TOK, v2, other)
 
 
@@ -393,12 +395,9 @@ def linked_folder(data):
 )
 def test_what_no_sidecar_has_is_not_deleted(v2, change, named, finished):
     out, _ = write_sidecar(TOK, v2)
-    if not finished:
-        spoil(file_of(v2, 2), 2, action=lambda k, v: [np.nan] * 3)
-        with pytest.raises(BrokenDataError):
-            write_sidecar(TOK, v2)
-        assert (out / "unfinished.json").exists()
-        assert not (out / "sidecar.json").exists()
+    if not finished:  # as a run leaves it that is killed before its last move
+        (out / KILLED).mkdir()
+        (out / "sidecar.json").rename(out / KILLED / "sidecar.json")
     change(out / "data")
     before = tree(v2.parent)
     with pytest.raises(ValueError, match=rf"{out / named}.*: is nothing that a sidecar has, and would be deleted"):
@@ -408,11 +407,11 @@ def test_what_no_sidecar_has_is_not_deleted(v2, change, named, finished):
 
 def test_what_a_killed_writer_left_is_deleted(v2):
     out, _ = write_sidecar(TOK, v2)
-    left = [out / ".sidecar.json.123.0a1b2c3d", out / "data/chunk-000/.episode_000000.parquet.123.0a1b2c3d"]
-    for path in left:
-        path.write_text("half")
+    before = tree(out)
+    (out / KILLED / "data").mkdir(parents=True)
+    (out / KILLED / "0a1b2c3d.part").write_text("half")
     write_sidecar(TOK, v2)
-    assert not any(path.exists() for path in left)
+    assert tree(out) == before
 
 
 def test_a_sidecar_is_replaced_whole(v2):
@@ -437,8 +436,7 @@ def test_a_sidecar_that_could_not_be_replaced_is_none(v2):
 
 def test_parts_are_written_by_other_processes_in_any_order(source, tmp_path):
     alone, manifest = write_sidecar(TOK, source, tmp_path / "alone")
-    plan = plan_sidecar(TOK, source, tmp_path / "together")
-    plan.begin()
+    plan = plan_sidecar(TOK, source, tmp_path / "together").begin()
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         counts = [pool.submit(write_part, TOK, job).result() for job in reversed(plan.jobs)]
     again = write_part(TOK, plan.jobs[0])  # as an engine does that is not sure of it
@@ -462,20 +460,18 @@ def killed_within_a_part(job):
 def test_nothing_is_left_of_writers_that_were_killed(source, tmp_path):
     """Others do their jobs again, as on a cluster."""
     alone, manifest = write_sidecar(TOK, source, tmp_path / "alone")
-    plan = plan_sidecar(TOK, source, tmp_path / "together")
-    plan.begin()
+    plan = plan_sidecar(TOK, source, tmp_path / "together").begin()
     for job in plan.jobs:
         pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
         with pool, pytest.raises(BrokenProcessPool):
             pool.submit(killed_within_a_part, job).result()
-    assert len(list((plan.output / "data").rglob(".*"))) == len(plan.jobs)
+    assert len(list(plan.run.folder.glob("*.part"))) == len(plan.jobs)
     assert plan.finish([write_part(TOK, job) for job in plan.jobs]) == manifest
     assert tree(plan.output) == tree(alone)
 
 
 def test_counts_that_do_not_account_for_every_frame_finish_nothing(v2):
-    plan = plan_sidecar(TOK, v2)
-    plan.begin()
+    plan = plan_sidecar(TOK, v2).begin()
     counts = [write_part(TOK, job) for job in plan.jobs]
     assert [c.frames for c in counts] == LENGTHS
     for wrong, message in (
@@ -486,7 +482,15 @@ def test_counts_that_do_not_account_for_every_frame_finish_nothing(v2):
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             plan.finish(wrong)
-    (plan.output / counts[1].part).unlink()
+    part = plan.run.folder / counts[1].part
+    whole = part.read_bytes()
+    pq.write_table(pq.read_table(part).slice(1), part)
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(part))}: has 3 frames, 4 were counted"):
+        plan.finish(counts)
+    part.write_bytes(whole[:100])
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(part))}: cannot be read again"):
+        plan.finish(counts)
+    part.unlink()
     with pytest.raises(ValueError, match=r"1 of 3 parts are not there.*a disk that is not shared"):
         plan.finish(counts)
     with pytest.raises(ValueError, match="not finished"):
@@ -494,30 +498,39 @@ def test_counts_that_do_not_account_for_every_frame_finish_nothing(v2):
 
 
 def test_a_worker_with_another_tokenizer_is_refused(v2):
-    plan = plan_sidecar(TOK, v2)
+    plan = plan_sidecar(TOK, v2).begin()
     with pytest.raises(ValueError, match="is to be encoded with the tokenizer"):
         write_part(fitted(seed=1), plan.jobs[0])
 
 
+def test_a_plan_must_begin_before_it_is_written(v2):
+    plan = plan_sidecar(TOK, v2)
+    with pytest.raises(ValueError, match=r"its plan has not begun; take the jobs of plan.begin\(\)"):
+        write_part(TOK, plan.jobs[0])
+    with pytest.raises(ValueError, match="this plan has not begun"):
+        plan.finish([])
+    assert not plan.output.exists()
+
+
 def test_a_killed_write_leaves_no_sidecar(v2):
-    """Killed at each file that is written, when it is on the disk but has no name yet: SIGKILL, no clean-up."""
+    """Killed before each file that is written gets its name, and before each move: SIGKILL, no clean-up."""
     TOK.save(v2.with_name("tok"))
     code = f"""
         import os, signal, sys
         from fast_tokenizer import FastTokenizer
         from fast_tokenizer.sidecar import Sidecar, write_sidecar
         TOK = FastTokenizer.load({str(v2.with_name("tok"))!r})
-        out, fsync = {str(v2.with_name("robot.tokens"))!r}, os.fsync
-        for survived in range(7):
+        out, replace = {str(v2.with_name("robot.tokens"))!r}, os.replace
+        for survived in range(13):
             pid = os.fork()
             if pid == 0:
                 left = [survived]
-                def killed(file):
+                def killed(*names):
                     left[0] -= 1
                     if left[0] < 0:
                         os.kill(os.getpid(), signal.SIGKILL)
-                    fsync(file)
-                os.fsync = killed
+                    replace(*names)
+                os.replace = killed
                 write_sidecar(TOK, {str(v2)!r}, num_threads=1)
                 os._exit(0)
             status = os.waitpid(pid, 0)[1]
@@ -534,11 +547,88 @@ def test_a_killed_write_leaves_no_sidecar(v2):
         cwd=Path(__file__).parents[1],
     )
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("0 9 FileNotFoundError"), done.stderr
-    for line in lines[1:6]:  # the mark, three parts, the table of the parts
-        assert re.fullmatch(r"\d 9 ValueError.*interrupted, or still runs", line), line
-    assert lines[6] == "6 0 20"
-    assert not list(v2.with_name("robot.tokens").joinpath("data").rglob(".*"))
+    for line in lines[:12]:  # the folder of the one before, three that are not there, five files, three moves
+        assert re.fullmatch(r"\d+ 9 ValueError.*interrupted, or still runs", line), (line, done.stderr)
+    assert lines[12:] == ["12 0 20"], done.stderr
+    assert not list(v2.with_name("robot.tokens").glob("unfinished*"))
+
+
+def outcome(work):
+    """Whether a run ended whole; else it was told why."""
+    try:
+        work()
+    except ValueError as error:
+        if "robot.tokens: another run has begun to write to this folder" not in str(error):
+            raise
+        return False
+    return True
+
+
+@pytest.mark.parametrize("function", ["replace", "mkdir", "fsync", "listdir", "rmdir", "unlink"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_another_run_in_the_middle_of_one(v2, tmp_path, monkeypatch, function, whole):
+    """Whatever the one is about to do: the one that began last ends whole, the other with one error."""
+    mine, others = [0, 1, 2], [2, 1, 0]
+    alone = {
+        str(d): tree(write_sidecar(TOK, v2, tmp_path / str(d), num_threads=1, dimensions=d)[0]) for d in (mine, others)
+    }
+    original, lost = getattr(os, function), 0
+    for moment in range(99):
+        out, _ = write_sidecar(TOK, v2)
+        calls, begun = [], []
+
+        def hooked(*args, calls=calls, begun=begun, moment=moment, **kwargs):
+            calls.append(args)
+            if len(calls) == moment + 1:
+                with monkeypatch.context() as now:
+                    now.setattr(os, function, original)
+                    begun.append(plan_sidecar(TOK, v2, dimensions=others).begin())
+                    if whole:
+                        begun[0].finish([write_part(TOK, job) for job in begun[0].jobs])
+            return original(*args, **kwargs)
+
+        plan = plan_sidecar(TOK, v2, dimensions=mine)
+        with monkeypatch.context() as during:
+            during.setattr(os, function, hooked)
+            ended = outcome(lambda plan=plan: plan.write(TOK, num_threads=1))
+        if not begun:
+            assert ended
+            break
+        lost += not ended
+        (second,) = begun
+        second_ended = whole or outcome(lambda s=second: s.finish([write_part(TOK, job) for job in s.jobs]))
+        # Both end where one was done before the other began.
+        possible = [alone[str(d)] for d, e in ((mine, ended), (others, second_ended)) if e]
+        assert tree(out) in possible, (moment, calls[moment])
+    assert lost >= {"replace": 11, "fsync": 5}.get(function, 1)
+
+
+def written_at_once(source, dimensions, barrier, told):
+    barrier.wait()
+    try:
+        write_sidecar(TOK, source, num_threads=1, dimensions=dimensions)
+        told.put((dimensions, None))
+    except BaseException as error:
+        told.put((dimensions, f"{type(error).__name__}: {error}"))
+
+
+def test_many_processes_that_write_one_sidecar(v2, tmp_path):
+    """As those of `torchrun` would. The last to begin has written it, the others say that it did."""
+    options = [[0, 1, 2], [2, 1, 0], [1, 0, 2], [2, 0, 1]]
+    alone = {str(d): tree(write_sidecar(TOK, v2, tmp_path / str(d), dimensions=d)[0]) for d in options}
+    context = multiprocessing.get_context("fork")
+    for _ in range(5):
+        barrier, told = context.Barrier(len(options)), context.Queue()
+        processes = [context.Process(target=written_at_once, args=(v2, d, barrier, told)) for d in options]
+        for process in processes:
+            process.start()
+        results = [told.get(timeout=60) for _ in processes]
+        for process in processes:
+            process.join()
+        for _, error in results:
+            assert error is None or "robot.tokens: another run has begun to write" in error
+        wrote = [str(d) for d, error in results if error is None]
+        assert tree(v2.with_name("robot.tokens")) in [alone[d] for d in wrote]
 
 
 # ---- Read back ---------------------------------------------------------------------------------------

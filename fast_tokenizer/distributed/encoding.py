@@ -82,7 +82,7 @@ def write_sidecar(tokenizer: FastTokenizer, plan: SidecarPlan, report: Progress)
         ValueError: Parts are missing or counted twice. The folder is then no sidecar.
     """
     connect()
-    plan.begin()
+    plan = plan.begin()
     tasks: list[Row] = [{"item": i, "job": pickle.dumps(job)} for i, job in enumerate(plan.jobs)]
     counts: list[PartCounts] = []
     done = 0

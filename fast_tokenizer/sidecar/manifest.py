@@ -1,23 +1,20 @@
-"""The manifest of a sidecar, and how its files are written: each whole or not at all, the manifest last."""
+"""The manifest of a sidecar, which is written last."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import UnionType
-from typing import IO, Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 FORMAT = "fast_tokenizer.sidecar"
 VERSION = 1
 #: The manifest; a folder that has it is a whole sidecar.
 MANIFEST = "sidecar.json"
-#: What stands in its place while parts are written. It marks a folder that may be written anew.
-UNFINISHED = "unfinished.json"
+#: Folder of one that is being written; its number and random digits are those of the run (`run.Run`).
+RUN_NAME = re.compile(r"unfinished-(\d{1,18})-([0-9a-f]{16})")
 #: Folder of the parts, which are called as the source's data files are.
 DATA = "data"
 #: Table of the parts: name, first `index` of each row group, last `index`, episodes, frames, token ids.
@@ -86,10 +83,9 @@ class Manifest:
         """Plain values, as they stand in the file."""
         return {"format": FORMAT, "version": VERSION, **asdict(self)}
 
-    def save(self, folder: Path) -> None:
-        """Writes the file; from then on the folder is a sidecar."""
-        content = (json.dumps(self.to_json(), indent=2) + "\n").encode()
-        written_whole(folder / MANIFEST, lambda file: file.write(content))
+    def content(self) -> bytes:
+        """What the file has."""
+        return (json.dumps(self.to_json(), indent=2) + "\n").encode()
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -101,7 +97,7 @@ class Manifest:
         """
         path = folder / MANIFEST
         if not path.is_file():
-            if (folder / UNFINISHED).is_file():
+            if folder.is_dir() and any(RUN_NAME.fullmatch(p.name) for p in folder.iterdir()):
                 raise ValueError(f"{folder}: the sidecar is not finished: its writing was interrupted, or still runs")
             raise FileNotFoundError(f"{folder}: no sidecar there: it has no {MANIFEST}")
         values = read_json(path)
@@ -126,42 +122,13 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: is no JSON: {error}") from None
 
 
-def is_mark(path: Path) -> bool:
-    """Whether a file is a sidecar's manifest or mark, by what it says: others may have files of these names."""
+def is_manifest(path: Path) -> bool:
+    """Whether a file is a sidecar's manifest, by what it says: others may have files of this name."""
     try:
         values = read_json(path)
     except (OSError, ValueError):
         return False
     return isinstance(values, dict) and values.get("format") == FORMAT
-
-
-def written_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file under a name of its own, and renames it when it is on the disk.
-
-    Whoever writes the same file at the same time cannot be in the way.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")  # `name_of_leftover` knows it
-    try:
-        with temporary.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def name_of_leftover(path: Path) -> str | None:
-    """The name of the file that a killed `written_whole` was to write; None where the file is nothing of the kind."""
-    match = re.fullmatch(r"\.(.+)\.\d+\.[0-9a-f]{8}", path.name)
-    return match and match[1]
-
-
-def is_leftover(path: Path) -> bool:
-    """Whether a file is what a killed `written_whole` left of the manifest, the mark or the table of the parts."""
-    return name_of_leftover(path) in (MANIFEST, UNFINISHED, PARTS)
 
 
 def _is_a(value: Any, kind: Any) -> bool:

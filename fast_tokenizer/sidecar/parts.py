@@ -16,7 +16,8 @@ from fast_tokenizer.cutting import Cut
 from fast_tokenizer.io.dataset import BrokenDataError, Steps
 from fast_tokenizer.io.lerobot import LerobotFiles
 from fast_tokenizer.io.source import Source, require
-from fast_tokenizer.sidecar.manifest import FORMAT, VERSION, written_whole
+from fast_tokenizer.sidecar.manifest import FORMAT, VERSION
+from fast_tokenizer.sidecar.run import Run
 from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
 
@@ -69,6 +70,7 @@ class PartJob:
         rules: What all parts have in common.
         files: The source, with the outline of the one data file.
         wanted: Which of the outline's episodes to encode.
+        run: The run that it is written for; None in a plan that has not begun.
     """
 
     output: Path
@@ -76,6 +78,7 @@ class PartJob:
     rules: PartRules
     files: LerobotFiles
     wanted: tuple[int, ...]
+    run: Run | None = None
 
     @property
     def frames(self) -> int:
@@ -123,14 +126,17 @@ def write_part(tokenizer: FastTokenizer, job: PartJob, *, num_threads: int = 1) 
 
     Args:
         tokenizer: The one that the job was planned for, with all its embodiments.
-        job: One of `SidecarPlan.jobs`.
+        job: One of `SidecarPlan.jobs`, of a plan that has begun.
         num_threads: Threads of `encode`. One, where many parts are written at the same time.
 
     Raises:
         BrokenDataError: An episode cannot be used, and the rules do not say to leave it out.
         OSError: The part cannot be written.
-        ValueError: Another tokenizer than the job was planned for; or it does not take the actions.
+        ValueError: Another tokenizer than the job was planned for; or it does not take the actions; or another run
+            has begun to write to the folder.
     """
+    if job.run is None:
+        raise ValueError(f"{job.part}: its plan has not begun; take the jobs of plan.begin()")
     table, counts = tokenize_part(tokenizer, job, num_threads=num_threads)
     if counts.frames:
         parquet = require("pyarrow.parquet", "lerobot", job.output)
@@ -140,7 +146,7 @@ def write_part(tokenizer: FastTokenizer, job: PartJob, *, num_threads: int = 1) 
                 table, file, row_group_size=ROW_GROUP, compression="none", use_dictionary=["ids"], store_schema=True
             )
 
-        written_whole(job.output / job.part, write)
+        job.run.write(job.part, write)
     return counts
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -20,20 +19,9 @@ from fast_tokenizer.cutting import check_same_robot
 from fast_tokenizer.io.dataset import BrokenDataError, EpisodeInfo
 from fast_tokenizer.io.lerobot import LerobotFiles, lerobot_files
 from fast_tokenizer.io.source import Outline, Source, fetch, require
-from fast_tokenizer.sidecar.manifest import (
-    DATA,
-    FORMAT,
-    MANIFEST,
-    PARTS,
-    UNFINISHED,
-    VERSION,
-    Manifest,
-    is_leftover,
-    is_mark,
-    name_of_leftover,
-    written_whole,
-)
+from fast_tokenizer.sidecar.manifest import DATA, MANIFEST, PARTS, Manifest, is_manifest
 from fast_tokenizer.sidecar.parts import PartCounts, PartJob, PartRules, write_part
+from fast_tokenizer.sidecar.run import Run, runs_in
 from fast_tokenizer.tokenizer import FastTokenizer
 
 #: Told of the frames that are done and of those to do.
@@ -44,50 +32,50 @@ Report: TypeAlias = Callable[[int, int], None]
 class SidecarPlan:
     """The parts of a sidecar that is to be written.
 
-    `begin` first, then `write_part` for each of the jobs, wherever and in whatever order, then `finish`.
+    ``plan = plan.begin()`` first, then `write_part` for each of its jobs, wherever and in whatever order, then
+    `finish`.
 
     Attributes:
         output: Folder of the sidecar.
         jobs: One for each data file of which episodes are wanted.
         left_out: Episodes of the source that no job has, and why.
         head: What the manifest says before anything is counted.
+        run: What `begin` began; None before.
     """
 
     output: Path
     jobs: tuple[PartJob, ...]
     left_out: tuple[BrokenDataError, ...]
     head: dict[str, Any]
+    run: Run | None = None
 
     @property
     def frames(self) -> int:
         """Frames that the jobs are to write."""
         return sum(job.frames for job in self.jobs)
 
-    def begin(self) -> None:
+    def begin(self) -> SidecarPlan:
         """Makes the folder ready; a sidecar that stands there is gone from now on, finished or not.
 
+        Another run that still writes to the folder ends with an error, here or elsewhere.
+
+        Returns:
+            The plan whose jobs are to be written, and which is to be finished.
+
         Raises:
-            ValueError: There is something else in the folder, or a link; nothing is touched.
+            ValueError: There is something else in the folder, or a link, and nothing is touched; or another run began
+                at the same time.
         """
-        if self.output.exists():
-            if not self.output.is_dir():
-                raise ValueError(f"{self.output}: is a file; name a folder")
-            present = [p for p in self.output.iterdir() if not is_leftover(p)]
-            marks = [p for p in present if p.name in (MANIFEST, UNFINISHED)]
-            if present and not (marks and all(is_mark(p) for p in marks)):
-                raise ValueError(f"{self.output}: is not empty, and no sidecar; name another folder")
-            if foreign := self._foreign():
-                raise ValueError(f"{foreign}: is nothing that a sidecar has, and would be deleted; name another folder")
-        # In this order no moment has a manifest beside parts that are not its own.
-        mark = json.dumps({"format": FORMAT, "version": VERSION, **self.head}, indent=2).encode()
-        written_whole(self.output / UNFINISHED, lambda file: file.write(mark))
-        (self.output / MANIFEST).unlink(missing_ok=True)
-        (self.output / PARTS).unlink(missing_ok=True)
-        for path in self.output.iterdir():
-            if is_leftover(path):
-                path.unlink()
-        if (self.output / DATA).exists():
-            shutil.rmtree(self.output / DATA)
+        # A run elsewhere may move things away while they are looked at; then the next look is another.
+        problem = self._in_the_way() and self._in_the_way() and self._in_the_way()
+        if problem:
+            raise ValueError(problem)
+        run = Run.begin(self.output)
+        for name in (MANIFEST, PARTS, DATA):  # no moment has a manifest beside parts that are not its own
+            run.take(name)
+        folders = {folder for job in self.jobs for folder in Path(job.part).parents} - {Path()}
+        run.make_folders(sorted(folders, key=lambda folder: folder.parts))
+        return replace(self, run=run, jobs=tuple(replace(job, run=run) for job in self.jobs))
 
     def finish(self, counts: Iterable[PartCounts]) -> Manifest:
         """Writes the table of the parts, and then the manifest, which makes the folder a sidecar.
@@ -97,8 +85,12 @@ class SidecarPlan:
 
         Raises:
             ValueError: A job is missing or counted twice; a part is not there; frames are lost; the numbers of frames
-                do not rise from part to part. The folder is then no sidecar.
+                do not rise from part to part; or another run has begun. The folder is then no sidecar.
         """
+        run = self.run
+        if run is None:
+            raise ValueError(f"{self.output}: this plan has not begun; finish what plan.begin() gives")
+        run.end_others()
         by_part = self._of_all_jobs(counts)
         written = sorted((c for c in by_part.values() if c.frames), key=lambda c: (c.first_indices[0], c.part))
         for a, b in pairwise(written):
@@ -107,12 +99,7 @@ class SidecarPlan:
                     f"the column index must number all frames once, but {b.part} begins at {b.first_indices[0]}, and "
                     f"{a.part} ends at {a.last_index}"
                 )
-        lost = [c.part for c in written if not (self.output / c.part).is_file()]
-        if lost:
-            raise ValueError(
-                f"{self.output}: {len(lost)} of {len(written)} parts are not there, the first is {lost[0]}; was it "
-                "written on a disk that is not shared?"
-            )
+        _check_parts(run, written)
         left_out = Counter[str]()
         for error in (*self.left_out, *(e for c in by_part.values() for e in c.left_out)):
             left_out[error.reason] += error.episodes
@@ -128,44 +115,54 @@ class SidecarPlan:
         )
         if not manifest.frames:
             raise ValueError(f"{self.head['source']}: holds no episode that can be used: {dict(left_out)}")
-        self._delete_leftovers()
-        written_whole(self.output / PARTS, lambda file: file.write(content))
-        manifest.save(self.output)
-        (self.output / UNFINISHED).unlink(missing_ok=True)
+        run.write(PARTS, lambda file: file.write(content))
+        run.write(MANIFEST, lambda file: file.write(manifest.content()))
+        for name in (DATA, PARTS, MANIFEST):
+            run.put(name)
+        run.end()
         return manifest
 
     def write(
         self, tokenizer: FastTokenizer, *, num_threads: int | None = None, progress: Report | None = None
     ) -> Manifest:
         """All of it, on this machine; arguments and errors are those of `write_sidecar`."""
-        self.begin()
+        plan = self.begin()
         counts, done = [], 0
-        for job, counted in _written(tokenizer, self.jobs, num_threads):
+        for job, counted in _written(tokenizer, plan.jobs, num_threads):
             counts.append(counted)
             done += job.frames
             if progress is not None:
-                progress(done, self.frames)
-        return self.finish(counts)
+                progress(done, plan.frames)
+        return plan.finish(counts)
 
-    def _delete_leftovers(self) -> None:
-        """Deletes what writers that were killed, and whose jobs were done again by others, left of the parts."""
-        planned = {self.output / job.part for job in self.jobs}
-        for path in (self.output / DATA).rglob("*"):
-            name = name_of_leftover(path)
-            if name is not None and path not in planned and path.with_name(name) in planned:
-                path.unlink(missing_ok=True)
+    def _in_the_way(self) -> str | None:
+        """What is in the output that no sidecar has, and that may not be lost."""
+        if not self.output.exists():
+            return None
+        if not self.output.is_dir():
+            return f"{self.output}: is a file; name a folder"
+        manifest = self.output / MANIFEST
+        has_manifest = manifest.exists() or manifest.is_symlink()
+        ours = is_manifest(manifest) if has_manifest else bool(runs_in(self.output))
+        if not ours and any(self.output.iterdir()):
+            return f"{self.output}: is not empty, and no sidecar; name another folder"
+        if foreign := self._foreign():
+            return f"{foreign}: is nothing that a sidecar has, and would be deleted; name another folder"
+        return None
 
     def _foreign(self) -> Path | None:
-        """Something in the folder of the parts that is none, nor what a killed writer left of one."""
+        """Something in the folder of the parts that is none."""
         folder = self.output / DATA
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             return folder
         planned = {self.output / job.part for job in self.jobs}  # a source may call its files anything
-        for path in folder.rglob("*"):
-            part = path.with_name(name_of_leftover(path) or path.name)
-            is_part = path.is_file() and (part.suffix == ".parquet" or part in planned)
-            if path.is_symlink() or not (path.is_dir() or is_part):
-                return path
+        try:
+            for path in folder.rglob("*"):
+                is_part = path.is_file() and (path.suffix == ".parquet" or path in planned)
+                if path.is_symlink() or not (path.is_dir() or is_part):
+                    return path
+        except FileNotFoundError:  # another run has just taken it
+            return folder
         return None
 
     def _of_all_jobs(self, counts: Iterable[PartCounts]) -> dict[str, PartCounts]:
@@ -321,7 +318,8 @@ def write_sidecar(
 
     Raises:
         OSError: The sidecar cannot be written.
-        ValueError: As for `plan_sidecar`, `write_part` and `SidecarPlan`. There is then no sidecar.
+        ValueError: As for `plan_sidecar`, `write_part` and `SidecarPlan`; one process may write, the others are told
+            that another run has begun. There is then no sidecar.
     """
     plan = plan_sidecar(tokenizer, source, output, **options)
     return plan.output, plan.write(tokenizer, num_threads=num_threads, progress=progress)
@@ -408,6 +406,26 @@ def _output(root: Path, output: str | Path | None, *, is_local: bool) -> Path:
 def _beside(root: Path) -> Path:
     """The default: the folder's own name, also of "." and "..", and `.tokens`."""
     return root.with_name(f"{root.name}.tokens") if root.name not in ("", "..") else _beside(root.resolve())
+
+
+def _check_parts(run: Run, written: Sequence[PartCounts]) -> None:
+    """Raises ValueError where a part is not there, or is not what was counted."""
+    parquet = require("pyarrow.parquet", "lerobot", run.output)
+    lost = [c.part for c in written if not (run.folder / c.part).is_file()]
+    if lost:
+        run.end_others()
+        raise ValueError(
+            f"{run.folder}: {len(lost)} of {len(written)} parts are not there, the first is {lost[0]}; was it "
+            "written on a disk that is not shared?"
+        )
+    for c in written:
+        try:
+            rows = parquet.read_metadata(run.folder / c.part).num_rows
+        except (OSError, ValueError) as error:
+            run.end_others()
+            raise ValueError(f"{run.folder / c.part}: cannot be read again: {error}") from None
+        if rows != c.frames:
+            raise ValueError(f"{run.folder / c.part}: has {rows} frames, {c.frames} were counted")
 
 
 def _parts_table(parts: Sequence[PartCounts]) -> bytes:
