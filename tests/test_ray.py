@@ -580,11 +580,20 @@ def test_another_version_on_a_node_is_refused():
         (["--address", "auto"], "--address goes with --engine ray"),
         (["--engine", "ray", "--threads", "2"], "--threads goes with --engine threads"),
         (["--engine", "ray", "--address", "127.0.0.1:1"], "no Ray cluster at 127.0.0.1:1: Connection refused"),
-        (["--engine", "ray", "--address", "auto"], "no Ray cluster at 127.0.0.1:2: Connection refused"),
+        (
+            ["--engine", "ray", "--address", "auto"],
+            "no Ray cluster at 127.0.0.1:3: Connection refused, which RAY_ADDRESS",
+        ),
+        (
+            ["--engine", "ray"],
+            'no Ray cluster at 127.0.0.1:2: Connection refused, the last one started here; "ray stop"',
+        ),
     ],
 )
 def test_a_command_without_its_cluster_is_one_line(tmp_path, recording, options, message, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if "auto" in options:
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:3")
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where a cluster was that is gone
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:2")
@@ -592,6 +601,19 @@ def test_a_command_without_its_cluster_is_one_line(tmp_path, recording, options,
     assert (done.returncode, (tmp_path / "tok").exists()) == (1, False)
     assert done.stderr.startswith(f"fast-tokenizer: {message}")
     assert done.stderr.count("\n") == 1
+
+
+def test_an_address_that_is_given_comes_before_the_variable():
+    """Also of a cluster that is gone, which the variable names."""
+    code = (
+        "import ray; from fast_tokenizer.distributed import cluster\n"
+        "for address in ('local', None):\n"
+        "    cluster.connect(address); print(len(cluster.nodes())); ray.shutdown()"
+    )
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:3"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout == "1\n"
+    assert "ClusterError: no Ray cluster at 127.0.0.1:3: Connection refused, which RAY_ADDRESS names" in done.stderr
 
 
 def test_without_ray_one_line_says_how_to_install_it(monkeypatch, recording, tmp_path):

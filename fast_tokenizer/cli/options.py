@@ -117,7 +117,7 @@ AddressOption = Annotated[
     str | None,
     typer.Option(
         "--address",
-        help="Of the Ray cluster: auto, or host:port. Default: RAY_ADDRESS, or a cluster on this machine.",
+        help="Of the Ray cluster: auto, host:port, or local (started here). Default: RAY_ADDRESS, or one here.",
     ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads. Default: all cores.")]

@@ -30,8 +30,9 @@ def connect(address: str | None = None) -> None:
     """Connects this process to a cluster, unless it is connected to one.
 
     Args:
-        address: "auto" or "host:port", as for `ray.init`. None: what the environment variable RAY_ADDRESS says, or a
-            cluster started on this machine; else one is started, of all cores here, for this process.
+        address: "auto", "host:port", or "local": one is started here, of all cores, for this process; as for
+            `ray.init`. None: what the environment variable RAY_ADDRESS says, or the cluster started last on this
+            machine; where there never was one, it is "local".
 
     Raises:
         ImportError: Ray is not installed.
@@ -54,18 +55,23 @@ def connect(address: str | None = None) -> None:
 
 def _require_listener(address: str | None) -> None:
     """Refuses an address where nobody listens: Ray would try for two minutes."""
-    where = os.environ.get("RAY_ADDRESS") or address
-    if where in (None, "auto"):  # the cluster started last, which may be gone
-        from ray._private.utils import read_ray_address
+    where, advice = address, ""
+    if where in (None, "auto"):
+        where, advice = os.environ.get("RAY_ADDRESS"), ", which RAY_ADDRESS names"
+        if where in (None, "", "auto"):  # the cluster started last, which may be gone
+            from ray._private.utils import read_ray_address
 
-        where = read_ray_address()
+            where = read_ray_address()
+            advice = (
+                ', the last one started here; "ray stop" forgets it, address="local" (--address local) starts Ray anew'
+            )
     found = _HOST_AND_PORT.fullmatch(where or "")
     if found is None:
         return
     try:
         socket.create_connection((found[1], int(found[2])), timeout=_SECONDS_TO_CONNECT).close()
     except OSError as error:
-        raise ClusterError(f"no Ray cluster at {where}: {error.strerror or error}") from None
+        raise ClusterError(f"no Ray cluster at {where}: {error.strerror or error}{advice}") from None
 
 
 def nodes() -> list[tuple[str, int]]:
