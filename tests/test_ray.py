@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -52,12 +53,14 @@ class Nodes:
     def __init__(self, folder):
         from ray.cluster_utils import Cluster
 
-        # What is dead is to be noticed within a second or two, not half a minute.
+        # What is dead is to be noticed within a second or two, not half a minute; what only has to wait for a CPU, or
+        # lacks none of the memory that others on this machine use up, is to live.
         health = {
             "health_check_initial_delay_ms": 0,
             "health_check_period_ms": 200,
-            "health_check_timeout_ms": 2000,
+            "health_check_timeout_ms": 20_000,
             "health_check_failure_threshold": 3,
+            "memory_monitor_refresh_ms": 0,
         }
         head = {"num_cpus": 0, "object_store_memory": 200 << 20, "include_dashboard": False, "_system_config": health}
         self.folder = folder  # of the nodes; the driver's is another, as on a cluster
@@ -70,17 +73,17 @@ class Nodes:
             return self.cluster.add_node(num_cpus=1, object_store_memory=200 << 20)
 
     def be(self, count):
-        """So many workers of one CPU."""
-        while len(self.workers) < count:
-            self.workers.append(self.add_node())
-        while len(self.workers) > count:
-            self.cluster.remove_node(self.workers.pop())
-        self.settle()
-
-    def settle(self):
-        deadline = time.monotonic() + 60
-        while len(ray_cluster.nodes()) != len(self.workers):
-            assert time.monotonic() < deadline, "the cluster does not notice its nodes"
+        """So many workers of one CPU, new ones for those that died by themselves."""
+        deadline = time.monotonic() + 120
+        while (alive := {node for node, _ in ray_cluster.nodes()}) != {w.node_id for w in self.workers} or len(
+            self.workers
+        ) != count:
+            assert time.monotonic() < deadline, f"{len(alive)} nodes live, {len(self.workers)} are known"
+            for worker in [w for w in self.workers if w.node_id not in alive] or self.workers[count:]:
+                self.workers.remove(worker)
+                self.cluster.remove_node(worker, allow_graceful=worker.node_id in alive)
+            while len(self.workers) < count:
+                self.workers.append(self.add_node())
             time.sleep(0.1)
 
     def kill(self, node_id=None):
@@ -324,29 +327,51 @@ def test_spans_cover_each_chunk_once():
 # ---- What dies -----------------------------------------------------------------------------------------
 
 
+def wait_for_go(folder):
+    """In a task: leaves its node and process in the folder, and goes on when there is "go"."""
+    (folder / f"{ray.get_runtime_context().get_node_id()}-{os.getpid()}").touch()
+    deadline = time.monotonic() + 300
+    while not (folder / "go").exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError("nobody said go")
+        time.sleep(0.02)
+
+
 def gated(folder, episodes):
-    """Trajectories at which a task waits: it leaves its node's name in the folder, and goes on when there is "go"."""
+    """Trajectories at which a task waits."""
+    wait = wait_for_go
 
     def load(chosen):
         for i in np.flatnonzero(chosen):
-            mark = folder / f"{ray.get_runtime_context().get_node_id()}-{os.getpid()}"
-            mark.touch()
-            while not (folder / "go").exists():
-                time.sleep(0.02)
+            wait(folder)
             yield Steps(episodes[i])
 
     lengths = np.array([len(a) for a in episodes], np.int64)
     return Trajectories([Dataset(Path("gated"), lengths, episodes[0].shape[1], load, 50.0)])
 
 
-def kill_a_reader(nodes, folder):
-    """Waits until two nodes read, kills one in the middle of it, and lets the others go on."""
-    deadline = time.monotonic() + 60
-    while len(reading := {m.name.split("-")[0] for m in folder.iterdir()}) < 2:
-        assert time.monotonic() < deadline, f"only {reading} read"
-        time.sleep(0.02)
-    nodes.kill(sorted(reading)[0])
-    (folder / "go").touch()
+def is_alive(pid):
+    """Whether a process runs; nobody may reap the children of a node that was killed."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def kill_who_waits(nodes, folder):
+    """Waits until two nodes wait at the gate, kills one in the middle of its work, and lets the others go on."""
+    try:
+        deadline = time.monotonic() + 180
+        while len(waiting := {m.name.split("-")[0] for m in folder.iterdir()}) < 2:
+            assert time.monotonic() < deadline, f"only {waiting} wait"
+            time.sleep(0.02)
+        killed = sorted(waiting)[0]
+        nodes.kill(killed)
+        while any(is_alive(int(m.name.split("-")[1])) for m in folder.glob(f"{killed}-*")):
+            assert time.monotonic() < deadline, "the worker outlives its node"
+            time.sleep(0.02)
+    finally:
+        (folder / "go").touch()
 
 
 @pytest.fixture
@@ -362,7 +387,7 @@ def test_a_node_killed_while_it_reads(nodes, expected, small_tasks, tmp_path, be
     nodes.be(3)
     normalizer = expected.spec.normalizer
     chunks = TrajectoryChunks(gated(tmp_path, EPISODES), CUT)
-    killed = beside(kill_a_reader, nodes, tmp_path)
+    killed = beside(kill_who_waits, nodes, tmp_path)
     fitted = FastTokenizer.fit(chunks, **(OPTIONS | {"normalize": normalizer}), hz=50.0, engine="ray")
     killed.result()
     assert same(fitted, expected)
@@ -447,7 +472,7 @@ def test_an_error_that_cannot_be_sent_is_told(nodes):
 def test_a_node_killed_while_it_encodes(nodes, expected, small_tasks, tmp_path, beside):
     nodes.be(3)
     trajectories = gated(tmp_path, EPISODES)
-    killed = beside(kill_a_reader, nodes, tmp_path)
+    killed = beside(kill_who_waits, nodes, tmp_path)
     tokens, state = encode_trajectories(expected, trajectories, CUT, lambda *_: None)
     killed.result()
     alone = expected.encode(CHUNKS)
@@ -455,25 +480,58 @@ def test_a_node_killed_while_it_encodes(nodes, expected, small_tasks, tmp_path, 
     assert (len(tokens), state) == (len(CHUNKS), None)
 
 
-def test_a_node_killed_while_it_writes_a_sidecar(nodes, expected, lerobot, tmp_path):
+def gated_parts(gate, begun):
+    """A task that writes a part, and waits when its file is written but has no name yet."""
+    wait = wait_for_go
+
+    def write(tokenizer, table):
+        from fast_tokenizer.distributed.encoding import _write_part
+
+        (begun / f"{table.to_pylist()[0]['item']}-{time.time_ns()}").touch()
+        fsync = os.fsync
+
+        def gated_fsync(file):
+            fsync(file)
+            wait(gate)
+
+        os.fsync = gated_fsync
+        try:
+            return _write_part(tokenizer, table)
+        finally:
+            os.fsync = fsync
+
+    return write
+
+
+def test_a_node_killed_while_it_writes_a_sidecar(nodes, expected, lerobot, tmp_path, beside, monkeypatch):
     """Each frame is there once, as one machine writes it; a folder that is not finished is no sidecar."""
     nodes.be(3)
-    output = tmp_path / "tokens"
-    seen = []
+    plan = plan_sidecar(expected, lerobot, tmp_path / "tokens")
+    gate, begun = tmp_path / "gate", tmp_path / "begun"
+    gate.mkdir()
+    begun.mkdir()
+    seen, left = [], []
 
     def report(stage, done, total):
-        seen.append((done, total))
-        if len(seen) == 3:
-            nodes.kill()
+        if not seen:
             with pytest.raises(ValueError, match="the sidecar is not finished"):
-                Sidecar.open(output, expected)
+                Sidecar.open(plan.output, expected)
+        seen.append((done, total))
+        if done == total:
+            left.extend(plan.output.glob("unfinished*/*.part"))
 
-    manifest = write_sidecar(expected, plan_sidecar(expected, lerobot, output), report)
+    monkeypatch.setattr("fast_tokenizer.distributed.encoding._write_part", gated_parts(gate, begun))
+    killed = beside(kill_who_waits, nodes, gate)
+    manifest = write_sidecar(expected, plan, report)
+    killed.result()
     assert manifest.frames == seen[-1][0] == seen[-1][1] == sum(map(len, EPISODES))
     assert len(nodes.workers) == 2
     assert len(seen) == len(EPISODES)
+    times = Counter(mark.name.split("-")[0] for mark in begun.iterdir())
+    assert (len(times), max(times.values())) == (len(EPISODES), 2), "a part was begun twice"
+    assert len(left) == 1, "the first time it was written, but had no name"
     plan_sidecar(expected, lerobot, tmp_path / "alone").write(expected)
-    assert tree(output) == tree(tmp_path / "alone")
+    assert tree(plan.output) == tree(tmp_path / "alone")
 
 
 def test_an_actor_lost_again_and_again_ends_with_one_error(nodes, recording, small_tasks, monkeypatch, tmp_path):
