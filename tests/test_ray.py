@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import time
 from collections import Counter
 from pathlib import Path
@@ -339,11 +340,10 @@ def wait_for_go(folder):
 
 def gated(folder, episodes):
     """Trajectories at which a task waits."""
-    wait = wait_for_go
 
     def load(chosen):
         for i in np.flatnonzero(chosen):
-            wait(folder)
+            wait_for_go(folder)
             yield Steps(episodes[i])
 
     lengths = np.array([len(a) for a in episodes], np.int64)
@@ -439,12 +439,35 @@ def test_nodes_killed_while_they_merge(nodes, monkeypatch, tmp_path):
 
 
 def test_a_process_that_dies_on_some_data_ends_with_one_error(nodes, tmp_path, monkeypatch):
-    """As for want of memory. It is not tried for ever."""
+    """It is not tried for ever."""
     nodes.be(1)
     monkeypatch.setattr(ray_tasks, "RETRIES", 1)
     chunks = TrajectoryChunks(dying(), CUT)
     with pytest.raises(ClusterError, match="quantizing: WorkerCrashedError"):
         FastTokenizer.fit(chunks, 512, engine="ray")
+
+
+def test_a_task_without_memory_is_not_tried_for_ever():
+    """On a cluster that others started, and in which the memory monitor ends every task."""
+    code = """
+        import os
+        import numpy as np
+        from ray.cluster_utils import Cluster
+        from fast_tokenizer import FastTokenizer
+        from fast_tokenizer.cutting import Cut
+        from fast_tokenizer.distributed import TrajectoryChunks, cluster
+        from fast_tokenizer.io import of_arrays
+        cluster.OOM_RETRIES = 1
+        node = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
+        cluster.connect(Cluster(initialize_head=True, head_node_args=node).address)
+        assert "RAY_task_oom_retries" not in os.environ
+        chunks = TrajectoryChunks(of_arrays("some", [np.zeros((400, 3))]).trajectories, Cut(20))
+        FastTokenizer.fit(chunks, 256, normalize="quantile", engine="ray")
+    """
+    environment = {**os.environ, "RAY_memory_usage_threshold": "0.001"}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=180)
+    assert "ClusterError: statistics: OutOfMemoryError: " in done.stderr, done.stderr
 
 
 def dying():
@@ -482,7 +505,6 @@ def test_a_node_killed_while_it_encodes(nodes, expected, small_tasks, tmp_path, 
 
 def gated_parts(gate, begun):
     """A task that writes a part, and waits when its file is written but has no name yet."""
-    wait = wait_for_go
 
     def write(tokenizer, table):
         from fast_tokenizer.distributed.encoding import _write_part
@@ -492,7 +514,7 @@ def gated_parts(gate, begun):
 
         def gated_fsync(file):
             fsync(file)
-            wait(gate)
+            wait_for_go(gate)
 
         os.fsync = gated_fsync
         try:

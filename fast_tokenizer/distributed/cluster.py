@@ -16,6 +16,9 @@ from fast_tokenizer.errors import ClusterError
 _HOST_AND_PORT = re.compile(r"([^:/]+):(\d{1,5})")
 _SECONDS_TO_CONNECT = 10.0
 
+#: How often Ray runs a task again that its memory monitor has ended, after 1, 2, 4, ... seconds; else for ever.
+OOM_RETRIES = 6
+
 
 def import_ray() -> Any:
     """The package. Raises ImportError that says how to install it."""
@@ -46,11 +49,26 @@ def connect(address: str | None = None) -> None:
     else:
         _require_listener(address)
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            with _bounded_retries():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise ClusterError(f"no Ray cluster at {address or 'the usual places'}: {error}") from None
     if not nodes():
         raise ClusterError("no node of the Ray cluster has a CPU")
+
+
+@contextlib.contextmanager
+def _bounded_retries() -> Iterator[None]:
+    """Sets `OOM_RETRIES`, unless the caller has: Ray reads it in this process, whoever started the cluster."""
+    name = "RAY_task_oom_retries"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = str(OOM_RETRIES)
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _require_listener(address: str | None) -> None:

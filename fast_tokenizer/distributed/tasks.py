@@ -26,7 +26,8 @@ from fast_tokenizer.io import Trajectories
 #: What tasks are told, and what they return: plain values. `first` and `last` are the trajectories, `last` excluded.
 Row: TypeAlias = dict[str, Any]
 
-#: How often a task is run again where its process or its node died: on some data it may die every time.
+#: How often a task is run again where its process or its node died: on some data it may die every time. What Ray's
+#: memory monitor ends is counted by itself (`cluster.OOM_RETRIES`).
 RETRIES = 10
 
 
