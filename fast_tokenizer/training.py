@@ -75,6 +75,7 @@ def pad_tokens(
         >>> padded.ids.tolist(), padded.vlm_ids.tolist()
         ([[5, 6, 7, -1], [8, -1, -1, -1]], [[257018, 257017, 257016, 0], [257015, 0, 0, 0]])
     """
+    _check_vlm(vlm)
     _check_padding(vlm, overlong, pad_id)
     if max_len is not None:
         max_len = integer("max_len", max_len, 1, MAX_LEN, "positive")
@@ -99,11 +100,29 @@ def pad_tokens(
     return PaddedTokens(ids, mask, vlm_ids, (lengths - kept).astype(np.int32))
 
 
+def _check_vlm(vlm: VlmVocab | None) -> None:
+    if vlm is not None and not isinstance(vlm, VlmVocab):
+        raise ValueError(f"expected a VlmVocab or None, got {type(vlm).__name__}")
+
+
 def _check_padding(vlm: VlmVocab | None, overlong: str, pad_id: int) -> None:
     if overlong not in get_args(Overlong):
         raise ValueError(f"overlong must be 'refuse' or 'cut', got {overlong!r}")
     if vlm is not None and vlm.is_action(pad_id):
         raise ValueError(f"VLM id {pad_id} pads, and is an action token: {vlm.describe()}; give a pad_id")
+
+
+def _vocab_size(source: FastTokenizer | Sidecar) -> int:
+    """Raises ValueError where ids come from neither, or from one of several embodiments."""
+    if isinstance(source, FastTokenizer):
+        if isinstance(source.spec, MixtureSpec):
+            source.spec.require_one()
+        return source.vocab_size
+    from fast_tokenizer.sidecar import Sidecar
+
+    if not isinstance(source, Sidecar):
+        raise ValueError(f"expected a FastTokenizer or a Sidecar, got {type(source).__name__}")
+    return source.manifest.vocab_size
 
 
 class NumpyCollate:
@@ -165,11 +184,10 @@ class NumpyCollate:
 
         Raises:
             ValueError: The tokenizer has more tokens than the VLM was given room for, or several embodiments; the
-                padding id is an action token; or a bad option.
+                padding id is an action token; it is neither a tokenizer nor a sidecar; or a bad option.
         """
-        vocab_size = source.vocab_size if isinstance(source, FastTokenizer) else source.manifest.vocab_size
-        if isinstance(source, FastTokenizer) and isinstance(source.spec, MixtureSpec):
-            source.spec.require_one()
+        vocab_size = _vocab_size(source)
+        _check_vlm(vlm)
         if vlm is not None and vocab_size > vlm.vocab_size:
             raise ValueError(f"the tokenizer has {vocab_size} tokens, the VLM room for {vlm.vocab_size}")
         own = 0 if vlm is None or vlm.pad_id is None else vlm.pad_id
@@ -196,7 +214,8 @@ class NumpyCollate:
         Raises:
             ValueError: There is no sample; a sample has no chunk, state or frame number where that is needed; chunks
                 that the tokenizer does not take; frames that the sidecar does not have, or of which it knows another
-                episode; a sequence is longer than `max_len`; or more samples than the batch size.
+                episode; a sequence is longer than `max_len`; more samples than the batch size; or they have entries
+                of the names that are added.
         """
         rows = len(samples)
         if not rows:
@@ -228,6 +247,8 @@ class NumpyCollate:
         named = {f"{self._action_key}.{name}": values for name, values in added.items()}
         if self._batch_size is not None:
             named["row_mask"] = np.arange(len(samples)) < rows
+        if taken := named.keys() & batch.keys():
+            raise ValueError(f"the samples have {sorted(taken)} already, which would be overwritten: leave them out")
         return batch | self._out(named)
 
     def _collated(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -349,25 +370,31 @@ class StaticBatches:
         """Batches of samples.
 
         Args:
-            samples: Read one batch at a time, anew at every iteration if they can be.
+            samples: Read one batch at a time, anew at every iteration; a generator has one, and a second is refused.
             collate: With a `max_len` and a `batch_size`.
             last: What becomes of a last batch that is smaller.
 
         Raises:
-            ValueError: The collate function has no fixed shape; or a bad option.
+            ValueError: The collate function is another, or has no fixed shape; or a bad option.
         """
+        if not isinstance(collate, NumpyCollate):
+            raise ValueError(f"expected a NumpyCollate or TorchCollate, got {type(collate).__name__}")
         if collate.batch_size is None or collate.max_len is None:
             raise ValueError("batches of one shape need a collate function with max_len=... and batch_size=...")
         if last not in ("pad", "drop"):
             raise ValueError(f"last must be 'pad' or 'drop', got {last!r}")
         self._samples, self._collate, self._last = samples, collate, last
-        self._rows = collate.batch_size
+        self._rows, self._is_spent = collate.batch_size, False
         self.left_out = self.filled = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         self.left_out = self.filled = 0
         held: list[Mapping[str, Any]] = []
-        for sample in self._samples:
+        samples = iter(self._samples)
+        if self._is_spent:
+            raise ValueError("the samples are an iterator, which was read: give what can be read anew, such as a list")
+        self._is_spent = samples is self._samples
+        for sample in samples:
             held.append(sample)
             if len(held) == self._rows:
                 yield self._collate(held)
@@ -398,6 +425,9 @@ def _stacked(values: Sequence[Any], where: str) -> Any:
     if isinstance(first, str) or first is None:
         return list(values)
     arrays = [as_array(v) if hasattr(v, "detach") else np.asarray(v) for v in values]
+    kinds = {a.dtype.kind for a in arrays}
+    if len(kinds) > 1 and not kinds <= set("biufc"):  # NumPy would make texts of numbers, or objects
+        raise ValueError(f"{where!r}: the samples have {sorted({str(a.dtype) for a in arrays})}, which do not stack")
     if len({a.shape for a in arrays}) > 1:
         raise ValueError(
             f"{where!r}: the samples have shapes {sorted({a.shape for a in arrays})[:3]}, which do not stack"

@@ -44,6 +44,9 @@ def samples_of(chunks, **more):
 
 SAMPLES = samples_of(CHUNKS)
 
+#: PyTorch warns of more workers than this machine has cores.
+ONE_CORE = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+
 
 def ids_of(batch, name="action.token_ids"):
     """Lists of the ids that the mask shows."""
@@ -82,6 +85,7 @@ class Recorded:
 # ---- In worker processes -----------------------------------------------------------------------------
 
 
+@ONE_CORE
 @pytest.mark.parametrize(
     ("context", "workers", "from_sidecar"),
     [("fork", 2, False), ("fork", 2, True), ("spawn", 2, True), ("forkserver", 1, False)],
@@ -228,7 +232,11 @@ def test_half_precision_is_taken_as_float32():
 
 
 def test_it_goes_to_other_processes_and_stays_small():
-    collate = pickle.loads(pickle.dumps(TorchCollate(TOK, VLM, max_len=40, overlong="cut", batch_size=64)))
+    first = TorchCollate(TOK, VLM, max_len=40, overlong="cut", batch_size=64)
+    first(SAMPLES)
+    sent = pickle.dumps(first)
+    assert len(sent) < len(pickle.dumps(TOK)) + 500
+    collate = pickle.loads(sent)
     a, b = collate(SAMPLES), TorchCollate(TOK, VLM, max_len=40, overlong="cut", batch_size=64)(SAMPLES)
     assert torch.equal(a["action.vlm_ids"], b["action.vlm_ids"])
 
@@ -244,6 +252,9 @@ def test_it_goes_to_other_processes_and_stays_small():
         ([CHUNKS[0]], "expected samples that are dicts, got ndarray"),
         ([{"action": CHUNKS[0]}, {"action": CHUNKS[0], "x": 1}], "with the keys ['action'], as the first has"),
         ([{"action": CHUNKS[0]}, {"action": CHUNKS[0][:5]}], "'action': the samples have shapes [(5, 3), (20, 3)]"),
+        ([{"action": CHUNKS[0], "x": x} for x in (2, "a")], "'x': the samples have ['<U1', 'int64'], which do not"),
+        ([{"action": CHUNKS[0], "x": x} for x in (1.0, None)], "'x': the samples have ['float64', 'object'], which"),
+        ([{"action": CHUNKS[0], "action.token_ids": [1]}], "the samples have ['action.token_ids'] already, which"),
     ],
 )
 def test_bad_samples_are_refused(samples, message):
@@ -263,6 +274,24 @@ def test_bad_samples_are_refused(samples, message):
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         TorchCollate(TOK, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("robot.tokens",), "expected a FastTokenizer or a Sidecar, got str"),
+        ((None,), "expected a FastTokenizer or a Sidecar, got NoneType"),
+        ((TOK, 5), "expected a VlmVocab or None, got int"),
+    ],
+)
+def test_what_ids_cannot_come_from_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        NumpyCollate(*arguments)
+
+
+def test_numbers_of_several_kinds_stack():
+    batch = NumpyCollate(TOK)([{"action": CHUNKS[0], "x": x, "y": y} for x, y in ((2, "a"), (0.5, None))])
+    assert (batch["x"].tolist(), batch["y"]) == ([2.0, 0.5], ["a", None])
 
 
 def test_several_embodiments_need_a_choice():
@@ -344,6 +373,19 @@ def test_the_last_batch_is_filled_or_left_out_and_counted():
         StaticBatches(SAMPLES, NumpyCollate(TOK, batch_size=4), last="pad")
     with pytest.raises(ValueError, match="last must be 'pad' or 'drop', got 'keep'"):
         StaticBatches(SAMPLES, collate, last="keep")
+    with pytest.raises(ValueError, match="expected a NumpyCollate or TorchCollate, got builtin_function_or_method"):
+        StaticBatches(SAMPLES, len, last="pad")
+    with pytest.raises(
+        ValueError, match=re.escape("the samples have ['row_mask'] already, which would be overwritten")
+    ):
+        next(iter(StaticBatches([{**s, "row_mask": 1} for s in SAMPLES], collate, last="pad")))
+
+
+def test_samples_that_are_read_once_give_no_second_epoch():
+    batches = StaticBatches(iter(SAMPLES), NumpyCollate(TOK, max_len=48, batch_size=16), last="drop")
+    assert len(list(batches)) == 3
+    with pytest.raises(ValueError, match="the samples are an iterator, which was read: give what can be read anew"):
+        list(batches)
 
 
 def run_fresh(code, *args):
@@ -427,6 +469,7 @@ def test_padding_is_that_of_the_batch():
         pad_tokens(TokenBatch.from_lists([[1, 2], [3, 4, 0, 5]]), VlmVocab.paligemma(5))
 
 
+@ONE_CORE
 def test_the_benchmark_compares_before_it_times(monkeypatch):
     """Tiny: that it runs, and has a line for each contender."""
     from benchmarks import training as benchmark

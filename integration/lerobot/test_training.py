@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -16,6 +17,8 @@ from integration.lerobot.test_datasets import recorded, without_videos  # noqa: 
 T = 30
 
 
+# On one core PyTorch warns of two workers.
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 def test_ids_are_those_of_a_sidecar(recorded: Path, tmp_path: Path) -> None:  # noqa: F811
     root = tmp_path / "so101"
     shutil.copytree(recorded / "so101_record_test", root, copy_function=shutil.copyfile)
