@@ -7,12 +7,14 @@ import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Final, get_args, get_origin, get_type_hints
 
 FORMAT = "fast_tokenizer.sidecar"
 VERSION = 1
 #: The manifest; a folder that has it is a whole sidecar.
 MANIFEST = "sidecar.json"
+#: The only way in which chunks over the end of an episode are filled.
+EPISODE_END: Final = "repeat-last"
 #: Folder of one that is being written; its number and random digits are those of the run (`run.Run`).
 RUN_NAME = re.compile(r"unfinished-(\d{1,18})-([0-9a-f]{16})")
 #: Folder of the parts, which are called as the source's data files are.
@@ -31,7 +33,7 @@ class Manifest:
         vocab_size: Token ids of the tokenizer.
         horizon: Steps T of a chunk.
         action_dim: Dimensions D of a chunk.
-        episode_end: What chunks over the end of an episode are filled with: always "repeat-last".
+        episode_end: What chunks over the end of an episode are filled with: always `EPISODE_END`.
         action_keys: Columns of the source that the actions are.
         state_keys: Columns that relative actions are relative to; none where all are absolute.
         dimensions: Which dimensions of the actions are encoded, or None: all.
@@ -111,6 +113,8 @@ class Manifest:
                 raise ValueError(f"{path}: has no {field.name!r}")
             if not _is_a(values[field.name], types[field.name]):
                 raise ValueError(f"{path}: {field.name!r} must be {types[field.name]}, got {values[field.name]!r}")
+        if values["episode_end"] != EPISODE_END:
+            raise ValueError(f"{path}: 'episode_end' must be {EPISODE_END!r}, got {values['episode_end']!r:.80}")
         return cls(**{field.name: values[field.name] for field in fields(cls)})
 
 

@@ -16,7 +16,7 @@ from fast_tokenizer.cutting import Cut
 from fast_tokenizer.io.dataset import BrokenDataError, Steps
 from fast_tokenizer.io.lerobot import LerobotFiles
 from fast_tokenizer.io.source import Source, require
-from fast_tokenizer.sidecar.manifest import FORMAT, VERSION
+from fast_tokenizer.sidecar.manifest import EPISODE_END, FORMAT, VERSION
 from fast_tokenizer.sidecar.run import Run
 from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
@@ -250,7 +250,7 @@ def _frame_numbers(name: str, steps: Steps, last: int) -> tuple[NDArray[np.int64
 
 
 def _encoded(tokenizer: FastTokenizer, job: PartJob, episode: _Episode, num_threads: int) -> _Encoded:
-    cut = Cut(job.rules.horizon, 1, "repeat-last", tokenizer.spec.relative)
+    cut = Cut(job.rules.horizon, 1, EPISODE_END, tokenizer.spec.relative)
     length = len(episode.index)
     try:
         batches = [tokenizer.encode(w.chunks, num_threads, state=w.state) for w in cut.windows([episode.trajectory])]
@@ -286,7 +286,7 @@ def _table(columns: dict[str, NDArray[Any]], tokens: TokenBatch, job: PartJob) -
         "dimensions": None if job.rules.dimensions is None else list(job.rules.dimensions),
         "action_keys": list(job.files.action_keys),
         "state_keys": list(job.files.state_keys),
-        "episode_end": "repeat-last",
+        "episode_end": EPISODE_END,
         "columns": COLUMNS,
     }
     return pyarrow.table({name: arrays[name] for name in COLUMNS}, metadata={FORMAT: json.dumps(about)})

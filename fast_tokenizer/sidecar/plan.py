@@ -19,7 +19,7 @@ from fast_tokenizer.cutting import check_same_robot
 from fast_tokenizer.io.dataset import BrokenDataError, EpisodeInfo
 from fast_tokenizer.io.lerobot import LerobotFiles, lerobot_files
 from fast_tokenizer.io.source import Outline, Source, fetch, require
-from fast_tokenizer.sidecar.manifest import DATA, MANIFEST, PARTS, Manifest, is_manifest
+from fast_tokenizer.sidecar.manifest import DATA, EPISODE_END, MANIFEST, PARTS, Manifest, is_manifest
 from fast_tokenizer.sidecar.parts import PartCounts, PartJob, PartRules, write_part
 from fast_tokenizer.sidecar.run import Run, runs_in
 from fast_tokenizer.tokenizer import FastTokenizer
@@ -270,7 +270,7 @@ def plan_sidecar(
             "vocab_size": tokenizer.vocab_size,
             "horizon": rules.horizon,
             "action_dim": action_dim,
-            "episode_end": "repeat-last",
+            "episode_end": EPISODE_END,
             "action_keys": list(files.action_keys),
             "state_keys": list(files.state_keys),
             "dimensions": None if chosen is None else list(chosen),

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from fast_tokenizer._arguments import as_array, integer
 from fast_tokenizer.io.lerobot import lerobot_files
 from fast_tokenizer.io.source import Source, fetch, leaves_folder, require
-from fast_tokenizer.sidecar.manifest import FORMAT, PARTS, Manifest
+from fast_tokenizer.sidecar.manifest import FORMAT, MANIFEST, PARTS, Manifest
 from fast_tokenizer.sidecar.plan import source_facts
 from fast_tokenizer.tokenizer import FastTokenizer
 from fast_tokenizer.tokens import TokenBatch
@@ -35,7 +35,11 @@ _NUMBERS = {
 }
 #: Types of all of them, and those of the table of the parts; a list's items may have any name.
 _PART_TYPES = {**_NUMBERS, "ids": "list<int32>"}
-_TABLE_TYPES = {"part": "string", "first_indices": "list<int64>", "last_index": "int64", "frames": "int64"}
+_TABLE_TYPES = {
+    "part": "string",
+    "first_indices": "list<int64>",
+    **dict.fromkeys(("last_index", "episodes", "frames", "tokens"), "int64"),
+}
 #: What parts say in their metadata as the manifest does.
 _SHARED = ("fingerprint", "embodiment", "horizon", "dimensions", "action_keys", "state_keys")
 #: What a damaged file, or one that somebody else made, raises in pyarrow, json or below.
@@ -110,6 +114,8 @@ class Sidecar:
                 "its ids mean something else: write the sidecar anew, or load the tokenizer that it was written with"
                 + ("" if name is None else whole)
             )
+        if problem := _unlike(sidecar.manifest, tokenizer):
+            raise ValueError(f"{sidecar.path / MANIFEST}: {problem}")
         return sidecar
 
     @classmethod
@@ -268,7 +274,8 @@ class Sidecar:
         parquet = require("pyarrow.parquet", "lerobot", self.path)
         path = self.path / self._part(part)
         try:
-            file = parquet.ParquetFile(path, memory_map=True)
+            # Not mapped: a part that is overwritten in place, as by rsync --inplace, would end the process by SIGBUS.
+            file = parquet.ParquetFile(path)
             about = json.loads((file.schema_arrow.metadata or {})[FORMAT.encode()])
             if not isinstance(about, dict):
                 raise ValueError(f"its metadata is no object but {about!r:.80}")
@@ -309,6 +316,19 @@ class Sidecar:
         return numbers
 
 
+def _unlike(manifest: Manifest, tokenizer: FastTokenizer) -> str | None:
+    """What a manifest says that cannot be of a sidecar of this tokenizer, whose fingerprint it has."""
+    try:
+        spec = (tokenizer if manifest.embodiment is None else tokenizer.embodiment(manifest.embodiment)).one_spec
+    except ValueError as error:
+        return str(error)
+    expected = {"vocab_size": tokenizer.vocab_size, "horizon": spec.time_horizon, "action_dim": spec.action_dim}
+    for name, value in expected.items():
+        if value is not None and getattr(manifest, name) != value:
+            return f"has {name} {getattr(manifest, name)}, the tokenizer {value}"
+    return None
+
+
 def _problem_of(parts: Any, manifest: Manifest) -> str | None:
     """What is wrong with a table of parts, which may come from anywhere; None where all that is relied on holds."""
     if problem := _wrong_types(parts.schema, _TABLE_TYPES):
@@ -321,6 +341,9 @@ def _problem_of(parts: Any, manifest: Manifest) -> str | None:
         return f"has a part of {frames.min()} frames"
     if (len(frames), int(frames.sum())) != (manifest.parts, manifest.frames):
         return f"has {int(frames.sum())} frames in {len(frames)} parts, expected {manifest.frames} in {manifest.parts}"
+    for name in ("episodes", "tokens"):
+        if (found := sum(parts.column(name).to_pylist())) != getattr(manifest, name):
+            return f"has {found} {name}, the manifest {getattr(manifest, name)}"
     if not (np.diff(first.values.to_numpy()) > 0).all() or not (np.diff(first.offsets.to_numpy()) > 0).all():
         return "does not number its frames in rising order"
     return None
@@ -373,6 +396,7 @@ class _Block:
         """What no writer writes: ids that the tokenizer does not have, steps beyond the chunk, losses below none."""
         for name, values, low, high in (
             ("ids", self.ids, 0, manifest.vocab_size - 1),
+            ("ids a frame", np.diff(self.offsets), 0, manifest.longest),
             ("real_steps", self.rows[:, 3], 1, manifest.horizon),
             ("saturated, clipped or dropped", self.rows[:, 4:], 0, np.iinfo(np.int32).max),
         ):
