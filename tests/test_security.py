@@ -25,7 +25,7 @@ from fast_tokenizer.io import BrokenDataError, read
 from fast_tokenizer.ki_model import load_pi05, pi05_model
 from fast_tokenizer.ki_model.paligemma import load_paligemma
 from fast_tokenizer.sidecar import Sidecar, write_sidecar
-from fast_tokenizer.sidecar.manifest import FORMAT, PARTS
+from fast_tokenizer.sidecar.manifest import FORMAT, MANIFEST, PARTS
 from tests.pages import lerobot_folder
 
 ROOT = Path(__file__).parents[1]
@@ -205,7 +205,7 @@ def test_a_sidecar_cannot_name_files_outside_its_folder(tmp_path: Path, part: st
     named = pa.array([part.format(outside)])
     pq.write_table(parts.set_column(parts.schema.get_field_index("part"), "part", named), folder / PARTS)
     digest = hashlib.sha256((folder / PARTS).read_bytes()).hexdigest()
-    replace(manifest, parts_digest=digest).save(folder)
+    (folder / MANIFEST).write_bytes(replace(manifest, parts_digest=digest).content())
     with pytest.raises(ValueError, match=r"outside (its|of the) folder"):
         Sidecar.open(folder, tokenizer).frames([0])
 
