@@ -312,7 +312,7 @@ def project(measured: dict[str, Any], chunks: int, nodes: int, cpus: int) -> dic
         "merge_driver_one_by_one": c["trips_one_by_one"] * trip("one_by_one_"),
         "store_bytes_a_node": c["piece_bytes_a_chunk"] * chunks / nodes,
         "shard_bytes_a_node": c["shard_bytes_a_chunk"] * chunks / nodes,
-        "driver_bytes": nodes * c["merges"] * c["bytes_a_merge"],
+        "driver_bytes": nodes * (c["pair_count_bytes"] + c["merges"] * c["bytes_a_merge"]),
     }
 
 
@@ -358,6 +358,12 @@ def blocks(results: dict[str, Any]) -> dict[str, str]:
         *("chunks", "nodes x CPUs", "read and quantize", "merging: shards", "merging: trips (one a trip)", "together"),
         *("a node: pieces + shard", "to the driver"),
     )
+    note = ""
+    if c["shard_fixed_seconds"] < 0:
+        note = (
+            "\n\nA shard's time that does not grow with the chunks came out as "
+            f"{1e3 * c['shard_fixed_seconds']:.0f} ms, the noise of two measurements, and is taken as none."
+        )
     side_by_side = [
         (
             f"{row['chunks']:,}",
@@ -369,7 +375,7 @@ def blocks(results: dict[str, Any]) -> dict[str, str]:
     ]
     return {
         "scaling-constants": f"{caption}\n\n{markdown_table(('what', 'cost'), lines)}",
-        "scaling-clusters": markdown_table(header, cluster),
+        "scaling-clusters": markdown_table(header, cluster) + note,
         "scaling-overhead": markdown_table(
             ("chunks", "2 threads", "Ray, 2 nodes x 1 CPU", "Ray / threads"), side_by_side
         ),

@@ -144,8 +144,10 @@ def expected(recording):
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_nodes_do_not_matter(nodes, recording, expected, small_tasks, count):
+def test_nodes_do_not_matter(nodes, recording, expected, small_tasks, monkeypatch, count):
     nodes.be(count)
+    deal, shares = ray_shards._deal, []
+    monkeypatch.setattr(ray_shards, "_deal", lambda pieces: shares.extend(deal(pieces)) or shares)
     stages = []
     chunks = TrajectoryChunks(read(recording).trajectories, CUT)
     told = lambda *told: stages.append(told)  # noqa: E731
@@ -154,6 +156,7 @@ def test_nodes_do_not_matter(nodes, recording, expected, small_tasks, count):
     assert {s for s, _, _ in stages} == {"statistics", "quantize", "merge"}
     assert all(done <= total for _, done, total in stages)
     assert len([s for s, _, _ in stages if s == "quantize"]) > 5, "there are several tasks"
+    assert len({share.node for share in shares}) == count
 
 
 def test_the_command_line_fits_and_encodes_the_same(nodes, recording, tmp_path):

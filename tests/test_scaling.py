@@ -25,3 +25,15 @@ def test_twice_the_nodes_take_half_the_time_but_for_the_trips(results):
     assert two["merge_driver"] > one["merge_driver"]
     assert one["merge_driver_one_by_one"] > 2 * one["merge_driver"]
     assert measured["trips_one_by_one"] == measured["merges"]
+
+
+def test_the_driver_gets_the_counts_of_all_pairs_too(results):
+    measured = results["constants"]
+    one = scaling.project(measured | {"merges": 0}, 10_000_000, 10, 16)
+    assert one["driver_bytes"] == 10 * measured["pair_count_bytes"] > 0
+
+
+def test_a_fixed_cost_below_none_is_told(results):
+    for seconds, told in ((-0.02, True), (0.02, False)):
+        changed = results | {"constants": results["constants"] | {"shard_fixed_seconds": seconds}}
+        assert ("came out as -20 ms" in scaling.blocks(changed)["scaling-clusters"]) is told
