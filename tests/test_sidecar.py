@@ -26,6 +26,7 @@ import torch
 from fast_tokenizer import EmbodimentData, FastTokenizer, Relative
 from fast_tokenizer.io import BrokenDataError, read
 from fast_tokenizer.sidecar import Manifest, Sidecar, plan_sidecar, write_part, write_sidecar
+from fast_tokenizer.sidecar.run import Run
 from tests.lerobot_folders import EPISODES, tree, write_v2, write_v3
 
 T = 5
@@ -602,6 +603,35 @@ def test_another_run_in_the_middle_of_one(v2, tmp_path, monkeypatch, function, w
         possible = [alone[str(d)] for d, e in ((mine, ended), (others, second_ended)) if e]
         assert tree(out) in possible, (moment, calls[moment])
     assert lost >= {"replace": 11, "fsync": 5}.get(function, 1)
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_run_that_was_ended_when_its_parts_were_written(v2, done):
+    first = plan_sidecar(TOK, v2).begin()
+    counts = [write_part(TOK, job) for job in first.jobs]
+    second = plan_sidecar(TOK, v2).begin()
+    if done:
+        second.finish([write_part(TOK, job) for job in second.jobs])
+    assert not outcome(lambda: first.finish(counts))
+    assert second.run.folder.exists() is not done
+
+
+def test_of_two_that_begin_at_the_same_moment_one_goes_on(v2, monkeypatch):
+    """Each has made its folder before the other looked."""
+    out = v2.with_name("robot.tokens")
+    earlier, later = (Run(out, f"unfinished-1-{digit * 16}") for digit in "0f")
+    mkdir = os.mkdir
+
+    def both(path, *more, **options):
+        mkdir(path, *more, **options)
+        if Path(path) == earlier.folder:
+            mkdir(later.folder)
+
+    monkeypatch.setattr("secrets.token_hex", lambda _: "0" * 16)
+    monkeypatch.setattr(os, "mkdir", both)
+    assert not outcome(lambda: Run.begin(out))
+    later.end_others()
+    assert list(out.iterdir()) == [later.folder]
 
 
 def test_many_that_write_one_sidecar_at_once(v2, tmp_path):
