@@ -1,6 +1,6 @@
 """Builds and runs the fuzz targets: `python -m scripts.fuzz --seconds 60`.
 
-The C++ targets (tests/fuzz/*.cpp) need clang with its runtime library, the Python ones (tests/fuzz/readers.py)
+The C++ targets (tests/fuzz/*.cpp) need clang with its runtime library, the Python ones (tests/fuzz/targets.py)
 `pip install 'fast-tokenizer[fuzz]'`. Inputs that are new go to `build/fuzz/corpus`, findings to `build/fuzz/findings`;
 the corpus that is checked in only changes by `--minimise`. Ends with a table, and fails if anything was found.
 """
@@ -24,7 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "fuzz"
 CORPUS = ROOT / "tests" / "fuzz" / "corpus"
 CORE = ("artefact", "bpe", "chunks", "decode", "layout", "text", "utf8")
-READERS = ("artefact_json", "published_json", "csv", "npz", "tfrecord", "hdf5", "zarr", "lerobot")
+READERS = (
+    *("artefact_json", "published_json", "csv", "npz", "tfrecord", "hdf5", "zarr", "lerobot"),
+    *("sidecar", "tokens", "toml"),
+)
 #: Inputs of a Python target that are added to its corpus at a time.
 NEWEST = 20
 #: Memory goes back to the system seldom, and stacks of allocations are not kept: most of the time would go into both.

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from scripts import fuzz
-from tests.fuzz import readers
+from tests.fuzz import readers, targets
 
 CORPUS = Path(__file__).parent / "fuzz" / "corpus"
 
 
-@pytest.mark.parametrize("target", readers.TARGETS)
+@pytest.mark.parametrize("target", targets.TARGETS)
 def test_every_input_of_the_corpus_is_read_or_refused_by_the_librarys_own_errors(target, tmp_path):
     inputs = sorted((CORPUS / target).iterdir())
     assert len(inputs) >= 10
@@ -20,18 +20,18 @@ def test_every_input_of_the_corpus_is_read_or_refused_by_the_librarys_own_errors
         warnings.simplefilter("ignore")  # of h5py and zarr, about what is wrong with a file
         for file in inputs:
             try:
-                readers.run(target, file.read_bytes(), tmp_path)
+                targets.run(target, file.read_bytes(), tmp_path)
             except BaseException as error:
                 error.add_note(f"input: {file}")
                 raise
 
 
-@pytest.mark.parametrize("target", readers.TARGETS)
+@pytest.mark.parametrize("target", targets.TARGETS)
 def test_what_no_choice_spoils_is_read(target, tmp_path, monkeypatch):
     """Else a target would only test how the first check fails. Input that is used up reads as zeros."""
     refused = []
     monkeypatch.setattr(readers, "expect_own", lambda error, where: refused.append(error))
-    readers.run(target, b"", tmp_path)
+    targets.run(target, b"", tmp_path)
     assert not refused
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import pickle
 import re
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -12,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fast_tokenizer.cli.files import load_tokens
+from fast_tokenizer.cli.mixture import read_mixture
 from fast_tokenizer.io import BrokenDataError, read
 from fast_tokenizer.io import csv as csv_reader
 from fast_tokenizer.io.dataset import Steps, as_many, blamed_on
@@ -274,3 +277,53 @@ def test_a_reader_that_fails_as_a_whole_names_what_it_was_to_read(tmp_path, monk
     monkeypatch.setattr(csv_reader, "of_files", fail)
     with pytest.raises(BrokenDataError, match=r"0\.csv: cannot be read: AttributeError: x"):
         read(tmp_path / "0.csv")
+
+
+# ---- What commands are given -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("seed = " + "1" * 5000, "not valid TOML: Exceeds the limit"),
+        ("spill_directory = " + "[" * 600 + "]" * 600, "not valid TOML: maximum recursion depth exceeded"),
+        ("memory_budget = 'x'", "expected bytes such as 2GiB"),
+        ("spill_directory = '~nobody-here/x'", "spill_directory '~nobody-here/x': there is no such user"),
+    ],
+)
+def test_a_mixture_s_options_are_refused_by_the_name_of_the_file(tmp_path, line, message):
+    (tmp_path / "m.toml").write_text(f"{line}\n[embodiments.arm]\ndata = '{tmp_path}'\n")
+    with pytest.raises(ValueError, match=rf"m\.toml: .*{message}"):
+        read_mixture(tmp_path / "m.toml")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("data = 'x.npz'\nweight = nan", "m.toml: weights must be positive and finite"),
+        ("data = 'x.npz'\nweight = 1" + "0" * 400, "embodiments.arm: weight must lie within +-2^63, got 401 digits"),
+        ("data = '~nobody-here/x.npz'", "embodiments.arm: data '~nobody-here/x.npz': there is no such user"),
+        (f"data = '{'x' * 300}.npz'", "File name too long"),
+        ("data = 'x.npz'\nhz = 1" + "0" * 400, "embodiments.arm: hz must lie within +-2^63, got 401 digits"),
+        ("data = 'x.npz'\nscale = [1, 1" + "0" * 400 + "]", "embodiment 'arm': int too large to convert to float"),
+        ("data = 'x.npz'\nstride = 1" + "0" * 400, "embodiments.arm: stride must lie within +-2^63"),
+    ],
+)
+def test_an_embodiment_s_options_are_refused_by_its_name(tmp_path, lines, message):
+    np.savez(tmp_path / "x.npz", actions=np.zeros((20, 2)), episode_ends=[10, 20])
+    (tmp_path / "m.toml").write_text(f"[embodiments.arm]\nhorizon = 2\n{lines}\n")
+
+    def run():
+        mixture = read_mixture(tmp_path / "m.toml")
+        mixture.entries[0].open(mixture, 1, lambda *_: None)
+
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run()
+
+
+def test_a_member_of_a_file_of_tokens_that_is_no_array_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "t.npz", "w") as file:
+        for name in ("ids", "offsets", "time_horizon", "action_dim", "fingerprint"):
+            file.writestr(f"{name}.npy", b"hello")
+    with pytest.raises(ValueError, match=r"t\.npz: 'ids' is no array"):
+        load_tokens(tmp_path / "t.npz")

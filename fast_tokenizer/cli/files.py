@@ -107,6 +107,8 @@ def load_tokens(path: Path) -> TokenFile:
         if name not in fields:
             continue
         allowed, what = kinds.get(name, ("iu", "integers"))
+        if not isinstance(fields[name], np.ndarray):  # numpy gives what is no array as bytes
+            raise ValueError(f"{path}: {name!r} is no array")
         if fields[name].ndim != rank or fields[name].dtype.kind not in allowed:
             got = f"{fields[name].dtype} of shape {fields[name].shape}"
             raise ValueError(f"{path}: {name!r} must be {what} of rank {rank}, got {got}")

@@ -93,7 +93,7 @@ class Entry:
             cut = to_cut(recording, steps, self.options.get("stride", 1), end)
             options = {**mixture.shared, **fitting, "name": self.name, "num_threads": threads}
             return prepare(recording, cut, mixture.holdout, **options)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, OverflowError, TypeError) as error:  # numbers of any size, lists of anything
             raise ValueError(f"embodiment {self.name!r}: {error}") from None
 
 
@@ -103,7 +103,7 @@ def read_mixture(path: Path) -> MixtureConfig:
         raise FileNotFoundError(f"{path}: no such file")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
         raise ValueError(f"{path}: not valid TOML: {error}") from None
     _check(values, _SHARED, str(path))
     tables = values.pop("embodiments", {})
@@ -124,23 +124,39 @@ def read_mixture(path: Path) -> MixtureConfig:
         entries.append(Entry(name, tuple(_located(p, path.parent, where) for p in paths), table))
     holdout = values.pop("holdout", 0.2)
     if "memory_budget" in values:
-        values["memory_budget"] = parse_bytes(str(values["memory_budget"]))
+        try:
+            values["memory_budget"] = parse_bytes(str(values["memory_budget"]))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
     if "spill_directory" in values:
-        values["spill_directory"] = str(path.parent / Path(values["spill_directory"]).expanduser())
+        values["spill_directory"] = str(_beside(values["spill_directory"], path.parent, f"{path}: spill_directory"))
     if values.get("end_of_block") == "none":  # TOML has no null
         values["end_of_block"] = None
-    has_weights = check_weights(weights)
+    try:
+        has_weights = check_weights(weights)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return MixtureConfig(tuple(entries), weights if has_weights else None, holdout, values)
 
 
 def _located(text: str, folder: Path, where: str) -> Path:
     """Relative to the file, never to where the command is run; a hub id is as it is."""
-    beside = folder / Path(text).expanduser()
-    if beside.exists():
-        return beside
+    beside = _beside(text, folder, f"{where}: data")
+    try:
+        if beside.exists():
+            return beside
+    except OSError as error:  # a name that is too long
+        raise ValueError(f"{where}: data {text!r}: {error.strerror}") from None
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.startswith(".") and not Path(text).exists():
         return Path(text)
     raise ValueError(f"{where}: data {text!r} is not there: {beside} does not exist")
+
+
+def _beside(text: str, folder: Path, where: str) -> Path:
+    try:
+        return folder / Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{where} {text!r}: there is no such user") from None
 
 
 def _check(values: dict[str, Any], allowed: dict[str, Any], where: str) -> None:
@@ -149,3 +165,5 @@ def _check(values: dict[str, Any], allowed: dict[str, Any], where: str) -> None:
             raise ValueError(f"{where}: unknown option {name!r}; there are {', '.join(allowed)}")
         if not isinstance(value, allowed[name]) or isinstance(value, bool):
             raise ValueError(f"{where}: {name} has a wrong type: {value!r}")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError(f"{where}: {name} must lie within +-2^63, got {len(str(abs(value)))} digits")

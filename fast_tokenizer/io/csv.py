@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import re
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -175,10 +176,11 @@ def _columns(file: Path, names: tuple[str, ...], source: Source) -> _Columns:
         first(_TIME),
         first(("task",)),
     )
+    counts = Counter(names)
     single = (i for i in (columns.episode, columns.time, columns.task) if i is not None)
     for i in (*columns.actions, *columns.state, *single):
-        if names.count(names[i]) > 1:
-            raise ValueError(f"{file}: line 1: has {names.count(names[i])} columns {names[i]!r}")
+        if counts[names[i]] > 1:
+            raise ValueError(f"{file}: line 1: has {counts[names[i]]} columns {names[i]!r}")
     return columns
 
 

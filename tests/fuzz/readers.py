@@ -2,28 +2,27 @@
 
 Every input gives a result or one of the library's own errors, which says where: never another exception. The bytes are
 choices (which part of a valid file to spoil, and how), so that most inputs get past the first check; zeros spoil
-nothing. No fuzzer is needed to run a target over its corpus; `run.py` is what `atheris` drives.
+nothing. `outputs.py` has what our own commands write and read again, `targets.py` the names of all. No fuzzer is needed
+to run a target over its corpus; `run.py` is what `atheris` drives.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import shutil
 import struct
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
 from fast_tokenizer import ArtefactError, FastTokenizer
 from fast_tokenizer import format as artefact
-from fast_tokenizer.io import BrokenDataError, dataset, read
+from fast_tokenizer.io import BrokenDataError, read
 from fast_tokenizer.mixture import MixtureSpec
 
 #: Stands for lists in lists, deeper than what goes through them may recurse.
@@ -534,7 +533,7 @@ def _parquet(what: str) -> bytes:
     return out.getvalue()
 
 
-def _with_columns(content: bytes, choices: Choices) -> bytes:
+def with_columns(content: bytes, choices: Choices) -> bytes:
     """The table with some columns left out, of another type, or with nulls."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -630,7 +629,7 @@ def read_lerobot(data: bytes, folder: Path) -> None:
         if choices.one_in(8):
             del files[name]
         elif name.endswith(".parquet"):
-            spoil = _with_columns if choices.below(2) else spoiled
+            spoil = with_columns if choices.below(2) else spoiled
             try:
                 files[name] = spoil(files[name], choices)
             except Exception:  # spoiled before, so that pyarrow does not read it
@@ -648,28 +647,3 @@ def read_lerobot(data: bytes, folder: Path) -> None:
         (root / name).write_bytes(content)
     if root.exists():
         read_all(root, choices)
-
-
-TARGETS: dict[str, Callable[[bytes, Path], None]] = {
-    "artefact_json": read_artefact,
-    "published_json": read_published,
-    "csv": read_csv,
-    "npz": read_npz,
-    "tfrecord": read_tfrecord,
-    "hdf5": read_hdf5,
-    "zarr": read_zarr,
-    "lerobot": read_lerobot,
-}
-
-
-def run(target: str, data: bytes, folder: Path) -> None:
-    """Runs one input; the folder is empty before and after. Errors that nobody thought of are not caught by a net."""
-    try:
-        with patch.object(dataset, "UNFORESEEN", (MemoryError,)):
-            TARGETS[target](data, folder)
-    finally:
-        for entry in folder.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()

@@ -1,4 +1,4 @@
-"""Drives one target of `readers.py`: `python tests/fuzz/run.py TARGET [corpus] [libFuzzer's options]`.
+"""Drives one target of `targets.py`: `python tests/fuzz/run.py TARGET [corpus] [libFuzzer's options]`.
 
 Needs `atheris` (`pip install 'fast-tokenizer[fuzz]'`).
 """
@@ -15,9 +15,11 @@ from pathlib import Path
 import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+from fast_tokenizer.cli import files, mixture  # noqa: F401
 from fast_tokenizer.compat import artefact, published  # noqa: F401
 from fast_tokenizer.io import csv, hdf5, lerobot, npz, rlds, zarr  # noqa: F401
-from tests.fuzz import readers
+from fast_tokenizer.sidecar import manifest, reading  # noqa: F401
+from tests.fuzz import targets
 
 
 def instrument() -> None:
@@ -34,7 +36,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
         folder = Path(name)
-        atheris.Setup(sys.argv, lambda data: readers.run(target, data, folder))
+        atheris.Setup(sys.argv, lambda data: targets.run(target, data, folder))
         atheris.Fuzz()
 
 
