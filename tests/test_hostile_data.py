@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zarr
 
 from fast_tokenizer.cli.files import load_tokens
 from fast_tokenizer.cli.mixture import read_mixture
@@ -140,12 +141,15 @@ def demos(path, **actions):
 GOOD = np.arange(15.0).reshape(5, 3)
 
 
-def test_an_array_that_claims_more_than_memory_costs_its_episode(tmp_path):
+@pytest.mark.parametrize(
+    ("rows", "message"), [(2**40, "Unable to allocate"), (2**60, "array is too big")], ids=["2^40", "2^60"]
+)
+def test_an_array_that_claims_more_than_memory_costs_its_episode(tmp_path, rows, message):
     path = demos(tmp_path / "x.hdf5", demo_0=GOOD)
     with h5py.File(path, "a") as file:
-        file.create_dataset("data/demo_1/actions", (2**40, 3), "f4", chunks=(1000, 3))
+        file.create_dataset("data/demo_1/actions", (rows, 3), "f4", chunks=(1000, 3))
     assert path.stat().st_size < 20_000
-    assert "demo_1: cannot be read: Unable to allocate" in refused(path, "x.hdf5")
+    assert f"demo_1: cannot be read: {message}" in refused(path, "x.hdf5")
     dataset = read(path, on_broken="skip")
     assert [t.episode for t in dataset.trajectories] == [0]
 
@@ -179,6 +183,16 @@ def test_numbers_of_thousands_of_digits_number_no_episode(tmp_path):
     assert sorted(["a10", f"a{digits}", "a9", "a010", "a2b", "a2a"], key=natural) == [
         "a2a", "a2b", "a9", "a10", "a010", f"a{digits}",
     ]  # fmt: skip
+
+
+def test_a_zarr_array_of_more_columns_than_there_can_be_is_none(tmp_path):
+    root = zarr.open_group(tmp_path / "z.zarr", mode="w", zarr_format=2)
+    root.create_array("data/action", data=GOOD)
+    root.create_array("meta/episode_ends", data=np.array([5]))
+    described = tmp_path / "z.zarr/data/action/.zarray"
+    metadata = json.loads(described.read_text()) | {"shape": [5, 10**30], "chunks": [5, 10**30]}
+    described.write_text(json.dumps(metadata))
+    assert "expected an array data/action of shape (N, D)" in refused(tmp_path / "z.zarr", "z.zarr")
 
 
 # ---- Names -------------------------------------------------------------------------------------------------

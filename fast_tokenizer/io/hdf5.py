@@ -187,8 +187,8 @@ class _Layout:
             return Steps(actions, state)
         except BrokenDataError as error:
             return BrokenDataError(error.reason, f"{where}: {error}")
-        # TypeError: NumPy has no such type. MemoryError: it need not hold what its shape claims.
-        except (OSError, KeyError, RuntimeError, UnicodeDecodeError, TypeError, MemoryError) as error:
+        # TypeError: NumPy has no such type. ValueError, MemoryError: it need not hold what its shape claims.
+        except (OSError, KeyError, RuntimeError, TypeError, ValueError, MemoryError) as error:
             return BrokenDataError("unreadable file", f"{where}: cannot be read: {error}")
 
 

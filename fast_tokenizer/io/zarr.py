@@ -30,6 +30,8 @@ MARKS = ("zarr.json", ".zgroup", ".zmetadata")
 _UMI_PARTS = ("eef_pos", "eef_rot_axis_angle", "gripper_width")
 #: Values that are read at a time, but for one episode at least.
 _BATCH_VALUES = 1 << 22
+#: Rows and columns are fewer.
+_MOST = 1 << 48
 
 
 def read_zarr(source: Source) -> Dataset:
@@ -223,7 +225,7 @@ def _shapes(path: Path, root: Any, names: list[str], keys: tuple[str, ...]) -> d
     with _reading(path):
         shapes = {key: _shape(root["data"], key) for key in keys if key in names}
     for key in keys:
-        if len(shapes.get(key, ())) not in (1, 2) or 0 in shapes[key]:
+        if len(shapes.get(key, ())) not in (1, 2) or not all(0 < n < _MOST for n in shapes[key]):
             every = {name: _shape(root["data"], name, readable=False) for name in names}
             raise ValueError(f"{path}: expected an array data/{key} of shape (N, D); there are {every}")
     return {key: (shape[0], shape[1] if len(shape) == 2 else 1) for key, shape in shapes.items()}
