@@ -30,7 +30,7 @@ def describe() -> dict[str, Any]:
     info = build_info()
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": commit(),
         "cpu": _cpu_model(),
         "cores": threads(),
         "memory_gib": round(_memory_gib(), 1),
@@ -49,14 +49,23 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _commit() -> str:
-    """The commit, marked when tracked files were changed; "unknown" outside of a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+def commit(root: Path = ROOT) -> str:
+    """The commit, "-dirty" when tracked files but results were changed; "unknown" outside of a checkout.
+
+    Results are written while a run goes on: what they say does not change what is measured.
+    """
+    commands = (
+        ("rev-parse", "--short=12", "HEAD"),
+        ("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)benchmarks/results"),
+    )
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        name, changed = (
+            subprocess.run(["git", *c], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+            for c in commands
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return done.stdout.strip()
+    return f"{name}-dirty" if changed else name
 
 
 def _cpu_model() -> str:

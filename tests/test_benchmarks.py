@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from benchmarks import readme, results, suite
+from benchmarks import machine, readme, results, suite
 from benchmarks.case import ROOT, Case, run_fresh, watch
 from benchmarks.competitors.symbols import Corpus, expansions, symbols_in, symbols_of
 from benchmarks.contest import Contender, alone, race
@@ -434,3 +435,25 @@ def test_questions_that_were_not_asked_keep_their_results(tmp_path):
     about, rows = results.read(tmp_path)
     assert rows == [first[1], *again]
     assert set(about["measured"]) == {"encode", "fit"}
+
+
+def test_a_run_s_own_results_do_not_make_its_commit_dirty(tmp_path):
+    def git(*arguments):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    assert machine.commit(tmp_path) == "unknown"
+    results, code = tmp_path / "benchmarks" / "results" / "results.json", tmp_path / "code.py"
+    results.parent.mkdir(parents=True)
+    for file in (results, code):
+        file.write_text("before")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "all")
+    name = machine.commit(tmp_path)
+    assert re.fullmatch("[0-9a-f]{12}", name)
+    results.write_text("after")
+    (tmp_path / "new.py").touch()
+    assert machine.commit(tmp_path) == name
+    code.write_text("after")
+    assert machine.commit(tmp_path) == f"{name}-dirty"
