@@ -36,8 +36,7 @@ class TrajectoryChunks:
     """The chunks of trajectories, which the workers of a cluster read: `FastTokenizer.fit(chunks, engine="ray")`.
 
     Statistics are of the recorded steps of trajectories that have a chunk, once each, or of every chunk's steps where
-    actions are relative. Of
-    `max_chunks` or `sample_fraction` the sample is that of one machine.
+    actions are relative. Of `max_chunks` or `sample_fraction` the sample is that of one machine.
 
     Attributes:
         trajectories: Those to fit on; their files must be there on every node, under the same path.

@@ -111,7 +111,7 @@ class Sidecar:
             whole = f". It has the ids of {name!r}, one of several embodiments: give the tokenizer that has them all"
             raise ValueError(
                 f"{path}: was written with the tokenizer {written[:16]}, but this one is {wanted[:16]}; "
-                "its ids mean something else: write the sidecar anew, or load the tokenizer that it was written with"
+                "its ids may mean something else: write the sidecar anew, or load the tokenizer it was written with"
                 + ("" if name is None else whole)
             )
         if problem := _unlike(sidecar.manifest, tokenizer):
